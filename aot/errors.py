@@ -1,0 +1,26 @@
+"""Errors of the reduction.
+
+    AOTError
+      InvalidConfig     a constant outside what the method allows
+      InvalidFeatures   tensors that do not fit together, or are not finite
+
+Every error has a stable `code` and says what was got, what was expected, what to do.
+"""
+
+
+class AOTError(ValueError):
+    """Base of all errors raised by `aot`."""
+
+    code = "AOTError"
+
+
+class InvalidConfig(AOTError):
+    """A constant lies outside what the method allows."""
+
+    code = "InvalidConfig"
+
+
+class InvalidFeatures(AOTError):
+    """Tensors do not fit together, or hold NaN or infinity."""
+
+    code = "InvalidFeatures"

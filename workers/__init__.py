@@ -1,0 +1,1 @@
+"""What runs on a machine: decoding, the model's two halves, compressing, answering."""

@@ -1,0 +1,91 @@
+"""Errors of the workers.
+
+    WorkerError
+      InvalidSource        a stream id, range or rate that cannot be
+      SourceError          the video; carries the source with credentials removed
+        SourceUnreachable    not there, not readable, or no answer
+        SourceRefused        not allowed: protocol, format, or place
+        NoVideoStream        opened, but holds no picture
+        NoKeyframe           no frame to start decoding from
+        NoFrames             opened, but nothing could be decoded
+        UnsupportedCodec     no decoder for it
+        TooLarge             pixels, bytes or frames beyond the cap
+      ModelError           the checkpoint
+        ModelNotFound        no such folder, or not to be had from the hub
+        UnsupportedModel     a model type without an adapter
+        NoVisionTower        a checkpoint that cannot see
+        UnsafeWeights        no safetensors
+      WorkerLost           a worker died and could not be replaced
+
+Every error has a stable `code` (its class name) and says what was got, what was expected, what to
+do, in one line.
+"""
+
+
+class WorkerError(Exception):
+    """Base of all errors raised by `workers`."""
+
+    @property
+    def code(self) -> str:
+        """A stable name for programs."""
+        return type(self).__name__
+
+
+class InvalidSource(WorkerError, ValueError):
+    """A stream id, a range or a rate that cannot be."""
+
+
+class SourceError(WorkerError):
+    """The video cannot be read as asked."""
+
+
+class SourceUnreachable(SourceError):
+    """Not there, not readable, or no answer in time."""
+
+
+class SourceRefused(SourceError):
+    """Not allowed: protocol, container format, or place."""
+
+
+class NoVideoStream(SourceError):
+    """The file holds no video track."""
+
+
+class NoKeyframe(SourceError):
+    """No frame was found from which decoding can start."""
+
+
+class NoFrames(SourceError):
+    """The file opens, but no frame could be decoded."""
+
+
+class UnsupportedCodec(SourceError):
+    """There is no decoder for the video track."""
+
+
+class TooLarge(SourceError):
+    """Pixels, bytes or frames beyond the cap."""
+
+
+class ModelError(WorkerError):
+    """The checkpoint cannot be used."""
+
+
+class ModelNotFound(ModelError):
+    """No such folder, or not to be had from the hub."""
+
+
+class UnsupportedModel(ModelError):
+    """The model type has no adapter."""
+
+
+class NoVisionTower(ModelError):
+    """The checkpoint has no vision half."""
+
+
+class UnsafeWeights(ModelError):
+    """The weights are not safetensors."""
+
+
+class WorkerLost(WorkerError):
+    """A worker died and could not be replaced in time."""

@@ -1,0 +1,132 @@
+"""The values that workers take and give: sources, frames, clips, compressed clips.
+
+Times are seconds of the stream (`pts_s`, `start_s`) unless they say wall. Nothing here knows of
+Ray, of a decoder or of a store.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from aot import ClipTokens
+from workers.errors import InvalidSource
+
+STREAM_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """One video to ingest under one stream id."""
+
+    url: str
+    """A path or a URL; credentials in it are removed before it is shown or stored."""
+    stream_id: str
+    fps: float | None = 1.0
+    """Frames sampled per second of the stream; None keeps every frame."""
+    start_s: float = 0.0
+    end_s: float | None = None
+    wall_start_s: float | None = None
+    """Unix time of stream second 0; None when the wall clock is not known."""
+
+    def __post_init__(self) -> None:
+        if not STREAM_ID.fullmatch(self.stream_id):
+            raise InvalidSource(
+                f"stream id {self.stream_id[:80]!r} is not 1 to 64 of A-Z a-z 0-9 . _ -; rename it"
+            )
+        if self.fps is not None and not 0 < self.fps <= 240:
+            raise InvalidSource(f"fps must be above 0 and at most 240, got {self.fps}")
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """The size and interpolation a model's image processor asks for (made by its adapter)."""
+
+    height: int
+    width: int
+    resample: str = "bicubic"
+    """`bicubic` or `bilinear`, always with antialiasing."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One sampled frame, resized for the model, not yet normalised."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    pts_s: float
+    """Presentation time in seconds of the stream."""
+    epoch: int = 0
+    """Rises by one where the source's clock starts anew."""
+    cut: bool = False
+    """True when a clip must not span from the previous frame to this one (gap, jump, new size)."""
+    damaged: bool = False
+    """True when the decoder reported damage in or before this frame."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of one clip in presentation order (the paper's segment)."""
+
+    stream_id: str
+    epoch: int
+    index: int
+    """Counts the stream's clips in order, across epochs."""
+    pixels: UInt8[np.ndarray, "t h w 3"]
+    pts_s: Float[np.ndarray, " t"]
+    end_s: float
+    """Time up to which the clip speaks for the stream: last pts plus one sampling interval."""
+    decode_s: float = 0.0
+    """CPU seconds spent decoding it."""
+    damaged: int = 0
+    """How many of its frames the decoder reported as damaged."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Clip({self.stream_id}/{self.epoch}/{self.index}, {self.pixels.shape}, "
+            f"{self.pts_s[0]:.3f}..{self.end_s:.3f} s)"
+        )
+
+
+@dataclass(frozen=True)
+class ClipStats:
+    """What a clip cost and what it gave; numbers travel with the data."""
+
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    reduce_s: float = 0.0
+    frames_in: int = 0
+    tokens_in: int = 0
+    """Pooled tokens before the reduction."""
+    tokens_out: int = 0
+    damaged: int = 0
+    shed: int = 0
+    """Frames dropped because the workers could not keep up."""
+
+    @property
+    def retention(self) -> float:
+        """Tokens kept over tokens before reduction, measured."""
+        return self.tokens_out / self.tokens_in if self.tokens_in else 0.0
+
+
+@dataclass(frozen=True)
+class CompressedClip:
+    """What is stored of a clip."""
+
+    stream_id: str
+    epoch: int
+    index: int
+    start_s: float
+    end_s: float
+    pts_s: tuple[float, ...]
+    """Presentation time of every frame that went in."""
+    tokens: ClipTokens
+    wall_start_s: float | None = None
+    """Unix time of `start_s`."""
+    stats: ClipStats = field(default_factory=ClipStats)
+
+    def __repr__(self) -> str:
+        return (
+            f"CompressedClip({self.stream_id}/{self.epoch}/{self.index}, "
+            f"{self.start_s:.3f}..{self.end_s:.3f} s, {self.tokens!r})"
+        )
