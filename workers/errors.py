@@ -2,6 +2,7 @@
 
     WorkerError
       InvalidSource        a stream id, range or rate that cannot be
+      InvalidSettings      a number of workers, threads or clips that cannot be
       SourceError          the video; carries the source with credentials removed
         SourceUnreachable    not there, not readable, or no answer
         SourceRefused        not allowed: protocol, format, or place
@@ -16,6 +17,8 @@
         NoVisionTower        a checkpoint that cannot see
         UnsafeWeights        no safetensors
       WorkerLost           a worker died and could not be replaced
+      ClipsFailed          no worker could compress several clips in a row
+      ClusterUnreachable   no Ray cluster at the address, or one of another version
 
 Every error has a stable `code` (its class name) and says what was got, what was expected, what to
 do, in one line.
@@ -33,6 +36,10 @@ class WorkerError(Exception):
 
 class InvalidSource(WorkerError, ValueError):
     """A stream id, a range or a rate that cannot be."""
+
+
+class InvalidSettings(WorkerError, ValueError):
+    """A number of workers, threads or clips that cannot be."""
 
 
 class SourceError(WorkerError):
@@ -89,3 +96,11 @@ class UnsafeWeights(ModelError):
 
 class WorkerLost(WorkerError):
     """A worker died and could not be replaced in time."""
+
+
+class ClipsFailed(WorkerError):
+    """Several clips in a row could not be compressed, so it is not the clips."""
+
+
+class ClusterUnreachable(WorkerError):
+    """No Ray cluster answers at the address in time, or it runs another version."""

@@ -1,0 +1,147 @@
+"""The seams of a session: what compresses clips, what keeps them, and what passes between.
+
+Three protocols and the values they exchange. Nothing here knows of Ray, of a decoder or of a
+store: `InlineWorkers` and `ClusterWorkers` are worker groups, a store offers sinks, and
+`run_session` is written against the protocols alone.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from aot.types import Grid
+from workers.types import Clip, CompressedClip, PixelFormat
+
+SessionState = Literal["starting", "running", "complete", "stopped", "failed"]
+GapReason = Literal["gap", "truncated", "failed"]
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What a session must know of the vision half that its workers have loaded."""
+
+    identity: str
+    """Names checkpoint, revision and processor; part of a stream's fingerprint."""
+    pixel_format: PixelFormat
+    """The size and interpolation frames are decoded to."""
+    grid: Grid
+    """Patch rows and columns of a frame, before pooling."""
+    pooling: str
+    dim: int
+    """Width of a token."""
+    dtype: str
+    """Of the tokens that come back."""
+
+
+@dataclass(frozen=True)
+class FailedClip:
+    """A clip that no worker could compress; it becomes a gap and the stream goes on."""
+
+    stream_id: str
+    epoch: int
+    index: int
+    start_s: float
+    end_s: float
+    detail: str
+    """What went wrong, in one line."""
+
+
+@dataclass(frozen=True)
+class StreamGap:
+    """A stretch of stream time without a clip, and why."""
+
+    stream_id: str
+    epoch: int
+    start_s: float
+    end_s: float
+    reason: GapReason
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a stream stands: its last stored clip."""
+
+    epoch: int
+    index: int
+    last_pts_s: float
+    """Presentation time of the clip's last frame; reading goes on behind it."""
+    end_s: float
+    complete: bool = False
+    """True when the source was read to its end, so that nothing is left to do."""
+
+
+@dataclass(frozen=True)
+class SessionReport:
+    """How a session ended; the sink keeps it as the stream's status."""
+
+    state: SessionState
+    truncated: bool = False
+    """The source ended before its own declared end."""
+    damaged: int = 0
+    """Frames the decoder reported as damaged."""
+    error_code: str | None = None
+    error: str | None = None
+
+
+@runtime_checkable
+class StopSignal(Protocol):
+    """Asks a running session to end soon; `threading.Event` is one."""
+
+    def is_set(self) -> bool: ...
+
+
+@runtime_checkable
+class WorkerGroup(Protocol):
+    """Workers that hold a loaded vision encoder and a reducer."""
+
+    @property
+    def info(self) -> EncoderInfo: ...
+
+    def compress_stream(
+        self, clips: Iterable[Clip], *, stop: StopSignal | None = None
+    ) -> Iterator[CompressedClip | FailedClip]:
+        """Compress clips in order, pulling them as needed and holding a bounded number.
+
+        An error of `clips` is raised after every clip pulled before it was yielded. Once `stop`
+        is set no clip is pulled any more; those in work are yielded if they come soon.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class ClipSink(Protocol):
+    """Where one stream's compressed clips go, in order; holds the right to write to it."""
+
+    def position(self) -> Cursor | None:
+        """The last stored clip, None for a stream that has none."""
+        ...
+
+    def put(self, clip: CompressedClip) -> int:
+        """Store a clip and move the position, both or neither; return the bytes stored.
+
+        Storing the same clip twice is the same as storing it once.
+        """
+        ...
+
+    def put_gap(self, gap: StreamGap) -> None: ...
+
+    def finish(self, report: SessionReport) -> None:
+        """Record how the session ended."""
+        ...
+
+    def close(self) -> None:
+        """Give the stream back to other writers."""
+        ...
+
+
+@runtime_checkable
+class SinkFactory(Protocol):
+    """A picklable recipe for a sink, opened where the session runs.
+
+    A session that is started again after a crash opens the same factory, so the factory carries
+    the writer's name: a new sink takes over what its predecessor of that name held.
+    """
+
+    def open(self) -> ClipSink: ...
