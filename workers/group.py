@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from aot.types import Grid
+from aot import AOTConfig, Grid
+from workers.models.base import ModelIdentity
 from workers.types import Clip, CompressedClip, PixelFormat
 
 SessionState = Literal["starting", "running", "complete", "stopped", "failed"]
@@ -17,20 +18,22 @@ GapReason = Literal["gap", "truncated", "failed"]
 
 
 @dataclass(frozen=True)
-class EncoderInfo:
-    """What a session must know of the vision half that its workers have loaded."""
+class WorkerInfo:
+    """What workers have loaded: what a session decodes for, and what decides a clip's tokens."""
 
-    identity: str
-    """Names checkpoint, revision and processor; part of a stream's fingerprint."""
+    identity: ModelIdentity
+    """Of the vision half."""
     pixel_format: PixelFormat
     """The size and interpolation frames are decoded to."""
     grid: Grid
     """Patch rows and columns of a frame, before pooling."""
-    pooling: str
     dim: int
     """Width of a token."""
-    dtype: str
-    """Of the tokens that come back."""
+    reducer: str
+    config: AOTConfig
+    """As it was derived for the model's grid and pooling."""
+    clip_frames: int
+    """Sampled frames in a clip."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class WorkerGroup(Protocol):
     """Workers that hold a loaded vision encoder and a reducer."""
 
     @property
-    def info(self) -> EncoderInfo: ...
+    def info(self) -> WorkerInfo: ...
 
     def compress_stream(
         self, clips: Iterable[Clip], *, stop: StopSignal | None = None
@@ -125,7 +128,9 @@ class ClipSink(Protocol):
         """
         ...
 
-    def put_gap(self, gap: StreamGap) -> None: ...
+    def put_gap(self, gap: StreamGap) -> None:
+        """Store a gap; storing the same gap twice is the same as storing it once."""
+        ...
 
     def finish(self, report: SessionReport) -> None:
         """Record how the session ended."""

@@ -1,0 +1,258 @@
+"""From clips to compressed clips: the vision half of a model, then a reducer.
+
+Clips of any streams go in, as many compressed clips come out in the same order. On a CPU every
+clip is encoded by itself on a fixed number of threads, so that its bytes depend neither on its
+neighbours nor on the machine's cores; on an accelerator the frames of all clips share one batch.
+Nothing here knows of Ray, of a decoder or of a store.
+"""
+
+import gc
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from aot import ClipTokens, FrameFeatures, InvalidFeatures, Reducer, make_reducer
+from workers.errors import InvalidSettings
+from workers.group import FailedClip, WorkerInfo
+from workers.models import VisionEncoder, open_vision_encoder
+from workers.types import Clip, ClipStats, CompressedClip
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3
+"""How often a clip that does not fit into memory by itself is tried before it is given up."""
+
+
+@dataclass(frozen=True)
+class CompressSettings:
+    """Everything that decides a clip's tokens; equal settings give equal tokens."""
+
+    model: str
+    """A hub id or a folder."""
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    reducer: str = "aot"
+    retention: float = 0.10
+    """Share of the tokens to keep; what is really kept is measured."""
+    clip_frames: int = 8
+    constants: dict[str, Any] = field(default_factory=dict)
+    """Fields of `AOTConfig` that are not to be derived from the retention and the model."""
+    threads: int = 1
+    """Threads of one worker on a CPU. Part of the settings because sums over other numbers of
+    threads round differently; more throughput comes from more workers."""
+    batch_clips: int = 8
+    """Clips that share one batch on an accelerator; without meaning on a CPU."""
+
+    def __post_init__(self) -> None:
+        for name in ("clip_frames", "threads", "batch_clips"):
+            if getattr(self, name) < 1:
+                raise InvalidSettings(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class CompressWorker:
+    """A loaded encoder and its reducer; what an actor or `InlineWorkers` holds."""
+
+    def __init__(self, settings: CompressSettings) -> None:
+        """Load the vision half.
+
+        Raises:
+            ModelError: the checkpoint cannot be used.
+            InvalidConfig: no such reducer, or a constant that cannot be.
+        """
+        self._settings = settings
+        self._encoder = open_vision_encoder(
+            settings.model,
+            revision=settings.revision,
+            device=settings.device,
+            dtype=settings.dtype,
+        )
+        self._reducer = reducer_for(self._encoder, settings)
+
+    @property
+    def info(self) -> WorkerInfo:
+        encoder = self._encoder
+        return WorkerInfo(
+            identity=encoder.identity,
+            pixel_format=encoder.pixel_format,
+            grid=encoder.grid,
+            dim=encoder.dim,
+            reducer=self._settings.reducer,
+            config=self._reducer.config,
+            clip_frames=self._settings.clip_frames,
+        )
+
+    def compress(self, clips: Sequence[Clip]) -> list[CompressedClip | FailedClip]:
+        """Compress clips of any streams, in order."""
+        if torch.device(self._settings.device).type == "cpu":
+            with fixed_threads(self._settings.threads):
+                return compress_each(self._encoder, self._reducer, clips)
+        return compress_batch(self._encoder, self._reducer, clips)
+
+    def close(self) -> None:
+        """Drop the model and give its device memory back before the process is ended."""
+        del self._encoder, self._reducer
+        _give_memory_back()
+
+
+def reducer_for(encoder: VisionEncoder, settings: CompressSettings) -> Reducer:
+    """The reducer the settings name, derived for the model's grid and pooling."""
+    constants = {"pooling": encoder.pooling, "clip_frames": settings.clip_frames}
+    return make_reducer(
+        settings.reducer,
+        settings.retention,
+        grid=encoder.grid,
+        **{**constants, **settings.constants},
+    )
+
+
+def compress_each(
+    encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip]
+) -> list[CompressedClip | FailedClip]:
+    """Compress every clip by itself, so that its bytes do not depend on its neighbours."""
+    return [result for clip in clips for result in compress_batch(encoder, reducer, [clip])]
+
+
+def compress_batch(
+    encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip]
+) -> list[CompressedClip | FailedClip]:
+    """Compress clips with one batch of frames; a batch that does not fit is halved.
+
+    A clip that does not fit by itself in three tries, or whose features are not finite, comes
+    back as a `FailedClip`; the others are not touched by it.
+    """
+    if len(clips) > 1 and len({clip.pixels.shape[1:] for clip in clips}) > 1:
+        return compress_each(encoder, reducer, clips)
+    for _ in range(TRIES if len(clips) == 1 else 1):
+        try:
+            return list(_compress_once(encoder, reducer, clips))
+        except InvalidFeatures as error:
+            failure = str(error)
+            break
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = f"no memory for {len(clips)} clips: {str(error).splitlines()[0]}"
+        # The failed batch is only let go once its exception is: so not in the except block.
+        _give_memory_back()
+    logger.warning("%d clips from %r not compressed: %s", len(clips), clips[0], failure)
+    if len(clips) == 1:
+        return [_failed(clips[0], failure)]
+    half = len(clips) // 2
+    return [
+        result
+        for part in (clips[:half], clips[half:])
+        for result in compress_batch(encoder, reducer, part)
+    ]
+
+
+def _compress_once(
+    encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip]
+) -> Iterator[CompressedClip]:
+    watch = _Stopwatch()
+    pixels = clips[0].pixels if len(clips) == 1 else np.concatenate([c.pixels for c in clips])
+    features = encoder.encode(pixels)
+    encode_s = watch.lap_s(features.tokens.device)
+    parts = split_features(features, [len(clip.pts_s) for clip in clips])
+    tokens = reducer.compress_clips(parts)
+    reduce_s = watch.lap_s(features.tokens.device)
+    for clip, part, kept in zip(clips, parts, tokens, strict=True):
+        share = part.tokens.shape[0] / features.tokens.shape[0]
+        stats = ClipStats(
+            decode_s=clip.decode_s,
+            encode_s=encode_s * share,
+            reduce_s=reduce_s * share,
+            frames_in=len(clip.pts_s),
+            tokens_in=len(clip.pts_s) * kept.grid[0] * kept.grid[1],
+            tokens_out=len(kept),
+            damaged=clip.damaged,
+        )
+        yield as_compressed(clip, to_host(kept, part.tokens.dtype), stats)
+
+
+def split_features(features: FrameFeatures, frames: Sequence[int]) -> list[FrameFeatures]:
+    """Cut the features of consecutive clips apart; `frames` says how many belong to each."""
+    if len(frames) == 1:
+        return [features]
+    columns = zip(
+        features.tokens.split(list(frames)),
+        features.local_attention.split(list(frames)),
+        features.global_attention.split(list(frames)),
+        strict=True,
+    )
+    return [FrameFeatures(*column, grid=features.grid) for column in columns]
+
+
+def to_host(kept: ClipTokens, dtype: torch.dtype) -> ClipTokens:
+    """The same tokens in host memory and in the model's dtype, owning no more than themselves."""
+    return replace(
+        kept,
+        tokens=kept.tokens.to(device="cpu", dtype=dtype).contiguous(),
+        **{
+            name: getattr(kept, name).to("cpu").contiguous()
+            for name in ("frame", "cell", "mass", "kind")
+        },
+    )
+
+
+def as_compressed(clip: Clip, tokens: ClipTokens, stats: ClipStats) -> CompressedClip:
+    return CompressedClip(
+        stream_id=clip.stream_id,
+        epoch=clip.epoch,
+        index=clip.index,
+        start_s=float(clip.pts_s[0]),
+        end_s=clip.end_s,
+        pts_s=tuple(float(pts) for pts in clip.pts_s),
+        tokens=tokens,
+        stats=stats,
+    )
+
+
+def _failed(clip: Clip, detail: str) -> FailedClip:
+    return FailedClip(
+        clip.stream_id, clip.epoch, clip.index, float(clip.pts_s[0]), clip.end_s, detail
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what torch and Python raise when memory is short, on a device or on the host."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _give_memory_back() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Stopwatch:
+    """CPU seconds of the process; on an accelerator, whose work no CPU clock sees, wall seconds."""
+
+    def __init__(self) -> None:
+        self._before = (time.process_time(), time.perf_counter())
+
+    def lap_s(self, device: torch.device) -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        before, self._before = self._before, (time.process_time(), time.perf_counter())
+        clock = 0 if device.type == "cpu" else 1
+        return self._before[clock] - before[clock]
+
+
+@contextmanager
+def fixed_threads(threads: int) -> Iterator[None]:
+    """Run torch on this many threads and leave the process as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,254 @@
+"""One stream's way from its source to its sink: read, compress, commit in order.
+
+`run_session` is a plain generator: it yields a `Progress` after every commit and ends with the
+stream. What is committed is the only memory it has. Started again after any kind of death it asks
+the sink where the stream stands and goes on behind that, with the same clips as if nothing had
+happened. It knows neither Ray nor a store.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from workers.errors import ClipsFailed, InvalidSettings
+from workers.group import (
+    ClipSink,
+    Cursor,
+    FailedClip,
+    SessionReport,
+    SessionState,
+    StopSignal,
+    StreamGap,
+    WorkerGroup,
+    WorkerInfo,
+)
+from workers.types import Clip, CompressedClip, VideoSource
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """What a session decides by itself; the tokens are decided by `CompressSettings`."""
+
+    max_failed_in_row: int = 3
+    """Clips that may fail one after the other before the session ends with an error."""
+
+    def __post_init__(self) -> None:
+        if self.max_failed_in_row < 1:
+            raise InvalidSettings(
+                f"max_failed_in_row must be at least 1, got {self.max_failed_in_row}"
+            )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a session has come; counts are of this run, times are of the stream."""
+
+    stream_id: str
+    state: SessionState = "starting"
+    frames: int = 0
+    clips: int = 0
+    failed_clips: int = 0
+    gaps: int = 0
+    damaged: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    stored_bytes: int = 0
+    footage_s: float = 0.0
+    """Stream seconds covered by the clips of this run."""
+    resumed_s: float | None = None
+    """End of the last clip of an earlier run; None when there was none."""
+    position_s: float = 0.0
+    """Stream time up to which everything is committed."""
+    total_s: float | None = None
+    """Stream time at which the source says it ends; None when it does not say."""
+    elapsed_s: float = 0.0
+    """Wall seconds since this run began."""
+    error: Exception | None = None
+
+    @property
+    def x_realtime(self) -> float:
+        """Stream seconds per wall second."""
+        return self.footage_s / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def retention(self) -> float:
+        """Tokens kept over tokens before reduction, measured."""
+        return self.tokens_out / self.tokens_in if self.tokens_in else 0.0
+
+    @property
+    def done(self) -> bool:
+        return self.state in ("complete", "stopped", "failed")
+
+
+@runtime_checkable
+class ClipReader(Protocol):
+    """Clips of one source, read lazily, with what is known once they are read."""
+
+    interval_s: float
+    """Seconds between two samples; a longer pause between clips is a gap."""
+    total_s: float | None
+    truncated: bool
+    """Known when the last clip was taken."""
+
+    def __iter__(self) -> Iterator[Clip]: ...
+
+
+OpenClips = Callable[[VideoSource, WorkerInfo, Cursor | None], AbstractContextManager[ClipReader]]
+"""Opens a source behind a cursor, as clips of the length and pixel format the workers take."""
+
+
+def run_session(
+    source: VideoSource,
+    settings: SessionSettings,
+    workers: WorkerGroup,
+    sink: ClipSink,
+    *,
+    open_clips: OpenClips,
+    stop: StopSignal | None = None,
+) -> Iterator[Progress]:
+    """Bring `source` into `sink` from where it stands, and yield the progress of every commit.
+
+    The last value has the state `complete` or `stopped`. A stop drops the open clip, which the
+    next run reads again, so that clips are cut at the same frames however often a run is stopped.
+
+    Raises:
+        SourceError: the source cannot be read; what came before is committed.
+        ClipsFailed: `max_failed_in_row` clips could not be compressed.
+        WorkerLost: the workers are gone.
+        Whatever the sink raises when it cannot store.
+    """
+    cursor = sink.position()
+    commits = _Commits(source, sink, cursor)
+    if cursor is not None and cursor.complete:
+        yield commits.progress("complete")
+        return
+    try:
+        yield commits.progress("running")
+        with open_clips(source, workers.info, cursor) as reader:
+            for result in workers.compress_stream(reader, stop=stop):
+                commits.add(result, reader.interval_s)
+                if commits.failed_in_row >= settings.max_failed_in_row:
+                    raise ClipsFailed(_too_many_failed(source, result, commits.failed_in_row))
+                yield commits.progress("running", total_s=reader.total_s)
+        state = "stopped" if stop is not None and stop.is_set() else "complete"
+        truncated = state == "complete" and reader.truncated
+        if truncated:
+            commits.add_truncation(reader.total_s)
+    except Exception as error:
+        commits.finish("failed", error=error)
+        raise
+    commits.finish(state, truncated=truncated)
+    yield commits.progress(state, total_s=reader.total_s)
+
+
+class _Commits:
+    """What one run has committed so far: the sink's only writer, and its counters."""
+
+    def __init__(self, source: VideoSource, sink: ClipSink, cursor: Cursor | None) -> None:
+        self._source = source
+        self._sink = sink
+        self._last = None if cursor is None else (cursor.epoch, cursor.end_s)
+        self._started_s = time.monotonic()
+        self._progress = Progress(
+            stream_id=source.stream_id,
+            resumed_s=None if cursor is None else cursor.end_s,
+            position_s=source.start_s if cursor is None else cursor.end_s,
+        )
+        self.failed_in_row = 0
+
+    def progress(self, state: SessionState, *, total_s: float | None = None) -> Progress:
+        elapsed_s = time.monotonic() - self._started_s
+        return replace(self._progress, state=state, elapsed_s=elapsed_s, total_s=total_s)
+
+    def add(self, result: CompressedClip | FailedClip, interval_s: float) -> None:
+        self._add_gap_before(result, interval_s)
+        if isinstance(result, FailedClip):
+            self._add_failed(result)
+        else:
+            self._add_clip(result)
+        self._last = (result.epoch, result.end_s)
+
+    def _add_clip(self, clip: CompressedClip) -> None:
+        wall_start_s = self._source.wall_start_s
+        if wall_start_s is not None and clip.wall_start_s is None:
+            clip = replace(clip, wall_start_s=wall_start_s + clip.start_s)
+        stored_bytes = self._sink.put(clip)
+        self.failed_in_row = 0
+        before = self._progress
+        self._progress = replace(
+            before,
+            frames=before.frames + clip.stats.frames_in,
+            clips=before.clips + 1,
+            damaged=before.damaged + clip.stats.damaged,
+            tokens_in=before.tokens_in + clip.stats.tokens_in,
+            tokens_out=before.tokens_out + clip.stats.tokens_out,
+            stored_bytes=before.stored_bytes + stored_bytes,
+            footage_s=before.footage_s + clip.end_s - clip.start_s,
+            position_s=clip.end_s,
+        )
+
+    def _add_failed(self, clip: FailedClip) -> None:
+        logger.warning("stream %s clip %d failed: %s", clip.stream_id, clip.index, clip.detail)
+        self._put_gap(StreamGap(clip.stream_id, clip.epoch, clip.start_s, clip.end_s, "failed"))
+        self.failed_in_row += 1
+        self._progress = replace(
+            self._progress,
+            failed_clips=self._progress.failed_clips + 1,
+            position_s=clip.end_s,
+        )
+
+    def _add_gap_before(self, clip: CompressedClip | FailedClip, interval_s: float) -> None:
+        """Within an epoch, a pause of more than one sample between two clips is a gap.
+
+        Between epochs the clock starts anew, so that there is no length to speak of.
+        """
+        if self._last is None or self._last[0] != clip.epoch:
+            return
+        end_s = self._last[1]
+        if clip.start_s - end_s > interval_s:
+            self._put_gap(StreamGap(clip.stream_id, clip.epoch, end_s, clip.start_s, "gap"))
+
+    def add_truncation(self, total_s: float | None) -> None:
+        """Record the stretch that the source declares and does not hold."""
+        epoch, end_s = self._last or (0, self._source.start_s)
+        limits_s = [limit for limit in (total_s, self._source.end_s) if limit is not None]
+        missing_to_s = min(limits_s, default=end_s)
+        gap = StreamGap(self._source.stream_id, epoch, end_s, max(end_s, missing_to_s), "truncated")
+        self._put_gap(gap)
+
+    def _put_gap(self, gap: StreamGap) -> None:
+        self._sink.put_gap(gap)
+        self._progress = replace(self._progress, gaps=self._progress.gaps + 1)
+
+    def finish(
+        self, state: SessionState, *, truncated: bool = False, error: Exception | None = None
+    ) -> None:
+        """Tell the sink how the run ended; a failing sink must not hide why the run failed."""
+        report = SessionReport(
+            state=state,
+            truncated=truncated,
+            damaged=self._progress.damaged,
+            error_code=None if error is None else getattr(error, "code", type(error).__name__),
+            error=None if error is None else str(error),
+        )
+        try:
+            self._sink.finish(report)
+        except Exception as finish_error:
+            if error is None:
+                raise
+            error.add_note(f"the sink could not record the end: {finish_error}")
+
+
+def _too_many_failed(
+    source: VideoSource, result: CompressedClip | FailedClip, failed_in_row: int
+) -> str:
+    detail = result.detail if isinstance(result, FailedClip) else "unknown"
+    return (
+        f"stream {source.stream_id}: {failed_in_row} clips in a row could not be compressed, the "
+        f"last because of: {detail}; use a smaller model or clip, or a device with more memory"
+    )
