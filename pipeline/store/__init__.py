@@ -1,0 +1,46 @@
+"""Where compressed clips are kept: records, keys, the store and its embedded server."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline.errors import InvalidSettings
+from pipeline.store.base import ClipStore, StoreConfig
+from pipeline.types import without_credentials
+
+__all__ = ["ClipStore", "StoreConfig", "open_store"]
+
+
+def open_store(config: StoreConfig) -> ClipStore:
+    """The store at `config.url`; an embedded server is started when it does not run yet.
+
+    Cheap to call in every process: hand `store.config` to workers, which opens the same data and
+    never starts a server of its own. Raises `StoreError`s, and `InvalidSettings` for a wrong URL.
+    """
+    scheme = urlsplit(config.url).scheme
+    if scheme == "memory":
+        from pipeline.store.memory import MemoryStore
+
+        return MemoryStore(config)
+    if scheme == "embedded":
+        from pipeline.store.embedded import start_embedded
+        from pipeline.store.redis import RedisStore
+
+        server = start_embedded(embedded_folder(config.url), appendfsync=config.appendfsync)
+        return RedisStore.at_socket(config, server.socket)
+    if scheme in ("redis", "rediss", "unix"):
+        from pipeline.store.redis import RedisStore
+
+        return RedisStore(config)
+    raise InvalidSettings(
+        f"store URL {without_credentials(config.url)!r}: expected embedded:///folder, "
+        "unix:///socket, redis://host:port/db or rediss://host:port/db"
+    )
+
+
+def embedded_folder(url: str) -> Path:
+    """The folder of an `embedded:///folder` URL; `~` is the home folder."""
+    parts = urlsplit(url)
+    path = unquote(parts.netloc + parts.path)
+    if parts.scheme != "embedded" or not path:
+        raise InvalidSettings(f"store URL {url!r}: expected embedded:///folder")
+    return Path(path).expanduser().absolute()

@@ -1,0 +1,106 @@
+"""Errors of the pipeline.
+
+    PipelineError
+      InvalidSettings        a setting that cannot be; names the setting and where it came from
+      InvalidQuery           a time range, a question or a budget that cannot be
+      StoreError             the store
+        StoreUnavailable       not there, no answer in time, or no permission
+        StoreFull              out of memory or out of disk
+        StoreReadOnly          a replica, or a server that takes no writes
+        StoreUnsafe            a server set up so that it would lose records by itself
+        InvalidRecord          a clip, a gap or an id that cannot be stored
+        CorruptValue           what is stored is not what was written
+          MissingValue           the index names a clip whose value is gone
+        SchemaMismatch         a record of a version or a shape this release does not read
+        Conflict               another value, or another writer, is there already
+          LeaseHeld              somebody else writes this stream
+        LeaseLost              this writer's lease ended or was taken over
+      UnknownStream          no such stream
+      NoFootage              the range holds no clip
+      FingerprintMismatch    tokens of another model or other settings
+      QueryTooLarge          more than the permitted number of clips, tokens or bytes
+
+Every error has a stable `code` (its class name) and says what was got, what was expected, what to
+do, in one line. No text holds a credential.
+"""
+
+
+class PipelineError(Exception):
+    """Base of all errors raised by `pipeline`."""
+
+    @property
+    def code(self) -> str:
+        """A stable name for programs."""
+        return type(self).__name__
+
+
+class InvalidSettings(PipelineError, ValueError):
+    """A setting that cannot be."""
+
+
+class InvalidQuery(PipelineError, ValueError):
+    """A time range, a question or a budget that cannot be."""
+
+
+class StoreError(PipelineError):
+    """The store cannot do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """Not there, no answer in time, or no permission."""
+
+
+class StoreFull(StoreError):
+    """Out of memory or out of disk; nothing was written."""
+
+
+class StoreReadOnly(StoreError):
+    """A replica, or a server that takes no writes; nothing was written."""
+
+
+class StoreUnsafe(StoreError):
+    """The server is set up so that it would lose records by itself."""
+
+
+class InvalidRecord(StoreError, ValueError):
+    """A clip, a gap or an id that cannot be stored."""
+
+
+class CorruptValue(StoreError):
+    """What is stored is not what was written."""
+
+
+class MissingValue(CorruptValue):
+    """The index names a clip whose value is gone."""
+
+
+class SchemaMismatch(StoreError):
+    """A record of a version or a shape that this release does not read."""
+
+
+class Conflict(StoreError):
+    """Another value, or another writer, is there already; nothing was written."""
+
+
+class LeaseHeld(Conflict):
+    """Somebody else writes this stream."""
+
+
+class LeaseLost(StoreError):
+    """This writer's lease ended or was taken over; nothing was written."""
+
+
+class UnknownStream(PipelineError):
+    """The store has no stream of that id."""
+
+
+class NoFootage(PipelineError):
+    """The range holds no clip."""
+
+
+class FingerprintMismatch(PipelineError):
+    """Tokens of another model, or made with other settings."""
+
+
+class QueryTooLarge(PipelineError):
+    """More clips, tokens or bytes than one query may load."""

@@ -1,0 +1,86 @@
+"""The outside of a record: magic, version, length and digest around an opaque body.
+
+    offset  bytes
+    0       8     magic
+    8       2     format version, little endian like all numbers here
+    10      6     reserved, zero
+    16      8     body length
+    24      8     reserved, zero
+    32      32    SHA-256 over bytes 0..32, the record id with its length, and the body
+    64      ...   body
+
+The digest is checked before anything looks into the body, and it covers the record id, so that a
+value copied to another key is found too. It finds accidents; against somebody who can write to the
+store it proves nothing, since it has no key. SHA-256 rather than BLAKE2b because current CPUs have
+instructions for it (measured 2.0 against 1.3 GB/s). Nothing here knows of Arrow.
+"""
+
+import hashlib
+import struct
+
+from pipeline.errors import CorruptValue, InvalidRecord, SchemaMismatch
+
+MAGIC = b"AOTCLIP\n"
+VERSION = 1
+"""The version this release writes. A new one comes with a reader of the older ones."""
+READABLE = (1,)
+HEADER_BYTES = 64
+MAX_BODY_BYTES = 256 << 20
+"""Above any clip (32 frames of 729 tokens of 3584 bf16 are 160 MiB), below Redis's 512 MiB."""
+
+_PREFIX = struct.Struct("<8sH6xQ8x")
+
+
+def seal(body: bytes | memoryview, record_id: str) -> bytes:
+    """The record: header, digest, `body`."""
+    if len(body) > MAX_BODY_BYTES:
+        raise InvalidRecord(
+            f"{record_id}: the record has {len(body)} bytes, at most {MAX_BODY_BYTES} can be "
+            "stored; use shorter clips or a lower retention"
+        )
+    prefix = _PREFIX.pack(MAGIC, VERSION, len(body))
+    return b"".join((prefix, _digest(prefix, record_id, body), body))
+
+
+def unseal(blob: bytes, record_id: str) -> tuple[int, memoryview]:
+    """(format version, body) of a record whose digest is right; the body is a view, no copy.
+
+    Raises `SchemaMismatch` for a version this release does not read, `CorruptValue` for all else.
+    """
+    if len(blob) < HEADER_BYTES or blob[:8] != MAGIC:
+        raise CorruptValue(
+            f"{record_id}: got {len(blob)} bytes starting {blob[:8]!r}, expected a record starting "
+            f"{MAGIC!r}; delete and ingest again"
+        )
+    _, version, body_bytes = _PREFIX.unpack_from(blob)
+    if version not in READABLE:
+        raise SchemaMismatch(
+            f"{record_id}: record version {version}, this release reads "
+            f"{', '.join(map(str, READABLE))}; "
+            + ("upgrade aot-stream" if version > VERSION else "ingest again")
+        )
+    if body_bytes > MAX_BODY_BYTES or body_bytes != len(blob) - HEADER_BYTES:
+        raise CorruptValue(
+            f"{record_id}: the header says {body_bytes} body bytes, got "
+            f"{len(blob) - HEADER_BYTES} (cap {MAX_BODY_BYTES}); delete and ingest again"
+        )
+    view = memoryview(blob)
+    if _digest(view[:32], record_id, view[HEADER_BYTES:]) != view[32:HEADER_BYTES]:
+        raise CorruptValue(
+            f"{record_id}: the digest does not match the {len(blob)} bytes stored; they changed "
+            "or belong to another key; delete and ingest again"
+        )
+    return version, view[HEADER_BYTES:]
+
+
+def digest_of(blob: bytes) -> str:
+    """The digest as the header states it, in hex; `unseal` is what checks it."""
+    return blob[32:HEADER_BYTES].hex()
+
+
+def _digest(prefix: bytes | memoryview, record_id: str, body: bytes | memoryview) -> bytes:
+    name = record_id.encode()
+    sha = hashlib.sha256(prefix)
+    sha.update(struct.pack("<H", len(name)) + name)
+    sha.update(body)  # releases the GIL: a reader may fetch the next value meanwhile
+    return sha.digest()

@@ -1,0 +1,69 @@
+"""Every key of the store, in one place.
+
+    aot:streams                      set     stream ids
+    aot:{id}:info                    hash    source, model, settings, fingerprint, status, position
+    aot:{id}:clips                   zset    one span per clip, scored by start time
+    aot:{id}:gaps                    zset    gaps, scored by start time
+    aot:{id}:clip:{epoch}:{index}    string  header + digest + Arrow IPC stream
+    aot:{id}:open                    string  reserved: the open clip of a live stream so far
+    aot:{id}:lease                   string  who writes, with a fencing token; expires
+    aot:{id}:fence                   string  the last fencing token given
+
+The braces around the stream id stand in the key: they are Redis Cluster's hash tag, so that all
+keys of one stream lie in one slot and one MULTI can write them.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.errors import InvalidSettings
+from pipeline.types import require_stream_id
+
+DEFAULT_NAMESPACE = "aot"
+
+
+def record_id(stream_id: str, epoch: int, index: int) -> str:
+    """What a record's digest says it is: the same in every namespace and every export."""
+    return f"{stream_id}/{epoch}/{index}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one namespace."""
+
+    namespace: str = DEFAULT_NAMESPACE
+
+    def __post_init__(self) -> None:
+        if not self.namespace or set(self.namespace) & set("{}*?[]\\ \n"):
+            raise InvalidSettings(
+                f"store namespace {self.namespace!r} is empty or holds one of {{}}*?[]\\ or a "
+                "blank; use a plain word such as 'aot'"
+            )
+
+    @property
+    def streams(self) -> str:
+        return f"{self.namespace}:streams"
+
+    def info(self, stream_id: str) -> str:
+        return self._of(stream_id, "info")
+
+    def clips(self, stream_id: str) -> str:
+        return self._of(stream_id, "clips")
+
+    def gaps(self, stream_id: str) -> str:
+        return self._of(stream_id, "gaps")
+
+    def clip(self, stream_id: str, epoch: int, index: int) -> str:
+        return self._of(stream_id, f"clip:{epoch}:{index}")
+
+    def open_clip(self, stream_id: str) -> str:
+        return self._of(stream_id, "open")
+
+    def lease(self, stream_id: str) -> str:
+        return self._of(stream_id, "lease")
+
+    def fence(self, stream_id: str) -> str:
+        return self._of(stream_id, "fence")
+
+    def _of(self, stream_id: str, what: str) -> str:
+        require_stream_id(stream_id)
+        return f"{self.namespace}:{{{stream_id}}}:{what}"
