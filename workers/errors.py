@@ -16,6 +16,8 @@
         UnsupportedModel     a model type without an adapter
         NoVisionTower        a checkpoint that cannot see
         UnsafeWeights        no safetensors
+        InvalidCheckpoint    files missing, damaged, or not fitting together
+        PromptTooLong        more tokens than the model's context
       WorkerLost           a worker died and could not be replaced
       ClipsFailed          no worker could compress several clips in a row
       ClusterUnreachable   no Ray cluster at the address, or one of another version
@@ -92,6 +94,14 @@ class NoVisionTower(ModelError):
 
 class UnsafeWeights(ModelError):
     """The weights are not safetensors."""
+
+
+class InvalidCheckpoint(ModelError):
+    """Files of the checkpoint are missing, damaged, or do not fit together."""
+
+
+class PromptTooLong(ModelError):
+    """Prompt and answer together are longer than the model's context."""
 
 
 class WorkerLost(WorkerError):

@@ -1,0 +1,125 @@
+"""Models in two halves: frames to tokens, tokens to answers. The family is told by the config.
+
+    encoder = open_vision_encoder("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", device="cuda")
+    features = encoder.encode(frames)                       # tokens, attention received
+    model = open_language_model("path/to/the/same/checkpoint")
+    "".join(model.stream_answer("What happens?", [VisualSegment("[00:12:30]", tokens)]))
+
+Knows of no cluster, no decoder and no store.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from workers.errors import ModelError, NoVisionTower, UnsupportedModel
+from workers.models import llava_onevision
+from workers.models.base import LanguageModel, ModelIdentity, VisionEncoder, VisualSegment
+from workers.models.checkpoint import Checkpoint, one_line, open_checkpoint
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "LanguageModel",
+    "ModelIdentity",
+    "VisionEncoder",
+    "VisualSegment",
+    "open_language_model",
+    "open_vision_encoder",
+]
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the two halves of a model family are loaded from an opened checkpoint."""
+
+    open_vision: Callable[[Checkpoint, torch.device, torch.dtype], VisionEncoder]
+    open_language: Callable[[Checkpoint, torch.device, torch.dtype], LanguageModel]
+
+
+FAMILIES = {
+    "llava_onevision": Family(llava_onevision.open_vision, llava_onevision.open_language),
+}
+"""Adapters by the `model_type` of the config."""
+
+
+def open_vision_encoder(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+) -> VisionEncoder:
+    """Load the vision half of a checkpoint; of the language half nothing is read.
+
+    Args:
+        model: a folder in the Hugging Face layout, or a hub id.
+        revision: commit, tag or branch of a hub repository.
+        device: as torch names it.
+        dtype: `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, NoVisionTower, UnsafeWeights, InvalidCheckpoint: what is
+            wrong with the checkpoint.
+        ModelError: there is no such device or dtype.
+    """
+    checkpoint, family = _open(model, revision)
+    return family.open_vision(checkpoint, _device(device), _dtype(dtype))
+
+
+def open_language_model(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+) -> LanguageModel:
+    """Load the language half of a checkpoint; of the vision tower's layers nothing is read.
+
+    Arguments and errors are those of `open_vision_encoder`.
+    """
+    checkpoint, family = _open(model, revision)
+    return family.open_language(checkpoint, _device(device), _dtype(dtype))
+
+
+def _open(model: str | Path, revision: str | None) -> tuple[Checkpoint, Family]:
+    checkpoint = open_checkpoint(model, revision)
+    family = FAMILIES.get(checkpoint.model_type)
+    if family is not None:
+        return checkpoint, family
+    if checkpoint.is_text_only():
+        raise NoVisionTower(
+            f"{checkpoint.model_id} is a {checkpoint.model_type} without a vision tower, expected "
+            f"a video-language model ({', '.join(FAMILIES)}); choose another"
+        )
+    raise UnsupportedModel(
+        f"{checkpoint.model_id} has model_type {checkpoint.model_type!r}, expected one of "
+        f"{', '.join(FAMILIES)}; choose another, or add an adapter to workers.models.FAMILIES"
+    )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"got device {str(device)!r}, which this machine cannot use ({one_line(error)}); "
+            "pass 'cpu', or install a torch built for the accelerator"
+        ) from error
+    return found
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ModelError(f"got dtype {str(dtype)!r}, expected one of {', '.join(DTYPES)}")
+    return found

@@ -1,0 +1,121 @@
+"""Attention received by every patch, read in single layers while SDPA runs everywhere.
+
+The attention a token *receives* in a layer is a column sum of the softmax matrix
+P = softmax(q kᵀ · scaling) over keys: received[h, j] = Σ_i P[h, i, j]. Its mean over tokens is 1,
+since every row of P adds up to 1. SDPA never forms P, so a probed layer computes the sums beside
+it, a block of queries at a time: one extra q kᵀ, about 2 MiB of memory, no t x heads x n x n.
+
+`PROBED_SDPA` is an entry of transformers' attention interface: SDPA that, in a module carrying an
+`AttentionProbe`, leaves the sums there. The interface passes the module but none of the model's
+keyword arguments, so the probe is an attribute of the module, and thread-local: two threads may
+run one encoder.
+"""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from workers.errors import UnsupportedModel
+
+PROBED_SDPA = "sdpa_with_received"
+WORKING_BYTES = 2 * 1024**2
+"""Scores and probabilities of one block on a CPU: about one L2 cache."""
+WORKING_BYTES_ACCELERATOR = 256 * 1024**2
+"""The same on an accelerator, which wants few large kernels."""
+_PROBE = "attention_probe"
+
+
+class AttentionProbe(threading.local):
+    """Holds what one layer's tokens received in the calling thread's last forward pass."""
+
+    _received: Tensor | None = None
+
+    def put(self, received: Float[Tensor, "b n"]) -> None:
+        self._received = received
+
+    def take(self) -> Float[Tensor, "b n"]:
+        """The sums, averaged over heads, float32; taken once."""
+        received, self._received = self._received, None
+        if received is None:
+            raise UnsupportedModel(
+                "a probed layer left no attention sums: its attention does not go through the "
+                "attention interface; use a tower of transformers' own classes"
+            )
+        return received
+
+
+def probe_attention(attention: nn.Module) -> AttentionProbe:
+    """Attach a probe to a self-attention module whose model runs `PROBED_SDPA`."""
+    probe = getattr(attention, _PROBE, None) or AttentionProbe()
+    setattr(attention, _PROBE, probe)
+    return probe
+
+
+def attention_received(
+    query: Float[Tensor, "b h n c"],
+    key: Float[Tensor, "b h n c"],
+    scaling: float,
+    working_bytes: int | None = None,
+) -> Float[Tensor, "b h n"]:
+    """Column sums of softmax(query keyᵀ · scaling) over keys, head by head, in float32.
+
+    Memory beyond the result is about `working_bytes` (default by device), whatever b, h and n.
+    """
+    if working_bytes is None:
+        on_cpu = query.device.type == "cpu"
+        working_bytes = WORKING_BYTES if on_cpu else WORKING_BYTES_ACCELERATOR
+    received = torch.zeros(query.shape[:3], dtype=torch.float32, device=query.device)
+    for frames, heads, rows in _blocks(query.shape[:3], working_bytes):
+        block = query[frames, heads, rows].float() * scaling
+        scores = block @ key[frames, heads].float().transpose(-1, -2)
+        received[frames, heads] += torch.softmax(scores, dim=-1).sum(-2)
+    return received
+
+
+def _blocks(shape: torch.Size, working_bytes: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Slices of (b, h, n) whose scores and probabilities fit `working_bytes`."""
+    num_frames, num_heads, num_tokens = shape
+    fitting_rows = max(1, working_bytes // (2 * 4 * num_tokens))
+    rows = min(num_tokens, fitting_rows)
+    heads = max(1, min(num_heads, fitting_rows // num_tokens))
+    frames = max(1, fitting_rows // (num_tokens * num_heads))
+    for frame in range(0, num_frames, frames):
+        for head in range(0, num_heads, heads):
+            for row in range(0, num_tokens, rows):
+                yield (
+                    slice(frame, frame + frames),
+                    slice(head, head + heads),
+                    slice(row, row + rows),
+                )
+
+
+def _probed_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    probe: AttentionProbe | None = getattr(module, _PROBE, None)
+    if probe is not None:
+        if attention_mask is not None:
+            raise UnsupportedModel(
+                "got an attention mask in a probed layer, expected full attention among the "
+                "patches of a frame; use a tower without masks"
+            )
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        probe.put(attention_received(query, key, scale).mean(1))
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
+
+
+AttentionInterface.register(PROBED_SDPA, _probed_sdpa)

@@ -1,0 +1,153 @@
+"""The seam between the product and a model family: its two halves and what passes between them.
+
+The vision half turns frames into projected tokens and the attention they received; the language
+half reads tokens back, whoever compressed or stored them meanwhile. A family is one adapter file
+that has both; `open_vision_encoder` and `open_language_model` choose it by the checkpoint's
+`model_type`. Nothing here knows of the reduction, of a store or of a cluster.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from aot import FrameFeatures, Grid, InvalidFeatures
+from workers.types import PixelFormat
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which tokens these are: what must agree for cached tokens to be read beside others."""
+
+    model_id: str
+    """Hub id, or the folder's name; for people, not part of the digest."""
+    revision: str
+    """Commit of the hub repository, or `local`; for people, not part of the digest."""
+    model_type: str
+    weights: str
+    """Digest of the weight files; a copy of the same checkpoint has the same one."""
+    processor: str
+    """Digest of the pixel settings: size, interpolation, rescaling, mean, deviation."""
+    dtype: str
+    """In which the half computes, e.g. `float32`."""
+
+    def digest(self) -> str:
+        """32 hex digits; equal for a hub id and for a copy of it in a folder."""
+        fields = [self.model_type, self.weights, self.processor, self.dtype]
+        return hashlib.blake2b(json.dumps(fields).encode(), digest_size=16).hexdigest()
+
+    def same_model(self, other: "ModelIdentity") -> bool:
+        """True when a language half of one may read tokens of the other, in whatever dtype."""
+        mine = (self.model_type, self.weights, self.processor)
+        return mine == (other.model_type, other.weights, other.processor)
+
+
+@dataclass(frozen=True)
+class VisualSegment:
+    """A text mark, and the visual tokens that are read after it as one run."""
+
+    mark: str
+    """Such as "[00:12:30]"; may be empty."""
+    tokens: Float[Tensor, "m d"]
+    positions: Int[Tensor, " m"] | None = None
+    """Where each token stood in the run before the reduction, `frame * cells + cell`; None reads
+    the tokens as neighbours."""
+    num_positions: int | None = None
+    """Tokens of the run before the reduction; given together with `positions`."""
+
+    def __post_init__(self) -> None:
+        if (self.positions is None) != (self.num_positions is None):
+            raise InvalidFeatures("got one of positions and num_positions; give both or neither")
+        if self.positions is not None and len(self.positions) != len(self.tokens):
+            raise InvalidFeatures(
+                f"got {len(self.positions)} positions for {len(self.tokens)} tokens; give one each"
+            )
+
+    def __repr__(self) -> str:
+        return f"VisualSegment({self.mark!r}, tokens={tuple(self.tokens.shape)})"
+
+
+@runtime_checkable
+class VisionEncoder(Protocol):
+    """Frames in, projected patch tokens and the attention they received out."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """Size and interpolation of the frames `encode` takes."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Patch rows and columns of a frame, before any pooling."""
+        ...
+
+    @property
+    def pooling(self) -> Literal["bilinear", "average"]:
+        """How the family pools a frame's grid before the language model reads it."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Width of a token: that of the language model."""
+        ...
+
+    def encode(
+        self, pixels: UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
+    ) -> FrameFeatures:
+        """Encode RGB frames that have the pixel format's size already.
+
+        Tokens come in the model's dtype, attention in float32, both on the model's device.
+
+        Raises:
+            InvalidFeatures: no frame, or frames of another size.
+        """
+        ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Answers questions from visual tokens alone."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+    @property
+    def dim(self) -> int:
+        """Width of the tokens it reads."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and answer together."""
+        ...
+
+    def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
+        """Length of the prompt in tokens: template, marks, visual tokens, newlines, question."""
+        ...
+
+    def stream_answer(
+        self,
+        question: str,
+        segments: Sequence[VisualSegment],
+        *,
+        max_new_tokens: int | None = None,
+    ) -> Iterator[str]:
+        """Yield the answer piece by piece; greedy unless the generation config says otherwise.
+
+        Leaving the iterator early stops the generation.
+
+        Raises:
+            PromptTooLong: prompt and answer do not fit the context.
+            ModelError: the generation failed, or gave nothing within its time limit.
+        """
+        ...
+
+    def logits(self, question: str, segments: Sequence[VisualSegment]) -> Float[Tensor, "l v"]:
+        """Next-token scores at every position of the prompt, float32."""
+        ...

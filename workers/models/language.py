@@ -1,0 +1,121 @@
+"""A language half that reads visual tokens from a cache, for any family of transformers' classes.
+
+Tokens enter `generate` through `mm_encoder_outputs`, where the vision half's output would be, so
+that the model's own code places them; a class without that argument gets `inputs_embeds`. What a
+family adds to a run, such as LLaVA-OneVision's learned newline, is appended here and never stored.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from aot import InvalidFeatures
+from workers.errors import PromptTooLong
+from workers.models.base import ModelIdentity, VisualSegment
+from workers.models.prompt import Prompt, PromptWriter
+from workers.models.streaming import stream_text
+
+MAX_NEW_TOKENS = 512
+"""Length of an answer where neither the caller nor the generation config says."""
+TOKEN_TIMEOUT_S = 600.0
+"""Longest wait for one token; a long prompt's prefill on a CPU takes minutes."""
+
+
+class CachedTokensLanguageModel:
+    """A `LanguageModel` over a class of transformers; open it by `open_language_model`."""
+
+    def __init__(
+        self,
+        half: Any,
+        writer: PromptWriter,
+        run_end: Float[Tensor, "e d"],
+        identity: ModelIdentity,
+        token_timeout_s: float = TOKEN_TIMEOUT_S,
+    ) -> None:
+        """
+        Args:
+            half: a `...ForConditionalGeneration` whose vision half is not used.
+            run_end: what the family appends to every run of visual tokens; may be empty.
+        """
+        text_config = half.config.get_text_config()
+        self.identity = identity
+        self.dim: int = text_config.hidden_size
+        self.context_length: int = text_config.max_position_embeddings
+        self._half = half
+        self._writer = writer
+        self._run_end = run_end
+        self._token_timeout_s = token_timeout_s
+
+    def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
+        """See `LanguageModel.count_tokens`."""
+        return self._writer.write(question, segments).input_ids.shape[1]
+
+    def stream_answer(
+        self,
+        question: str,
+        segments: Sequence[VisualSegment],
+        *,
+        max_new_tokens: int | None = None,
+    ) -> Iterator[str]:
+        """See `LanguageModel.stream_answer`."""
+        prompt = self._writer.write(question, segments)
+        limit = self._answer_limit(prompt, max_new_tokens)
+        inputs = self._inputs(prompt, segments)
+        generate = functools.partial(self._half.generate, **inputs, max_new_tokens=limit)
+        return stream_text(generate, self._writer.tokenizer, self._token_timeout_s)
+
+    @torch.no_grad()
+    def logits(self, question: str, segments: Sequence[VisualSegment]) -> Float[Tensor, "l v"]:
+        """See `LanguageModel.logits`."""
+        inputs = self._inputs(self._writer.write(question, segments), segments)
+        return self._half(**inputs).logits[0].float()
+
+    def _answer_limit(self, prompt: Prompt, max_new_tokens: int | None) -> int:
+        """Answer tokens to allow; an explicit number must fit, a default is cut to what does."""
+        length = prompt.input_ids.shape[1]
+        left = self.context_length - length
+        wanted = 1 if max_new_tokens is None else max_new_tokens
+        if left < wanted:
+            raise PromptTooLong(
+                f"got a prompt of {length} tokens and {wanted} for the answer, expected at most "
+                f"{self.context_length} together; ask for a smaller range or fewer tokens"
+            )
+        default = self._half.generation_config.max_new_tokens or MAX_NEW_TOKENS
+        return min(default, left) if max_new_tokens is None else max_new_tokens
+
+    def _inputs(self, prompt: Prompt, segments: Sequence[VisualSegment]) -> dict[str, Any]:
+        """Keyword arguments that `forward` and `generate` share."""
+        device = self._half.device
+        input_ids = prompt.input_ids.to(device)
+        # Given also where it is all ones: without it, gaps between position ids would be taken
+        # for borders between packed sequences.
+        inputs: dict[str, Any] = {"attention_mask": torch.ones_like(input_ids)}
+        if prompt.position_ids is not None:
+            inputs["position_ids"] = prompt.position_ids.to(device)
+        features = self._features(segments)
+        if features is None:
+            return inputs | {"input_ids": input_ids}
+        if self._half._supports_mm_encoder_outputs():
+            video: Any = BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
+            return inputs | {"input_ids": input_ids, "mm_encoder_outputs": {"video": video}}
+        embeddings = self._half.get_input_embeddings()(input_ids)
+        places = (input_ids == self._writer.video_token_id)[..., None]
+        return inputs | {"inputs_embeds": embeddings.masked_scatter(places, features)}
+
+    def _features(self, segments: Sequence[VisualSegment]) -> Float[Tensor, "1 n d"] | None:
+        """All runs in order, each with its end; None when no segment has a token."""
+        runs = []
+        for segment in segments:
+            if segment.tokens.shape[1] != self.dim:
+                raise InvalidFeatures(
+                    f"got tokens {segment.tokens.shape[1]} wide, expected {self.dim}; "
+                    "they were made by another model"
+                )
+            if len(segment.tokens):
+                runs += [segment.tokens.to(self._run_end), self._run_end]
+        return torch.cat(runs)[None] if runs else None

@@ -1,0 +1,134 @@
+"""From an opened checkpoint to transformers' objects: config, tokenizer, one half's weights.
+
+The library's many ways to fail come out as one line that names the file to mend. A weight that is
+not in the checkpoint would be random: that is an error, never a warning.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from workers.errors import InvalidCheckpoint, NoVisionTower
+from workers.models.base import ModelIdentity
+from workers.models.checkpoint import Checkpoint, one_line
+from workers.models.pixels import PixelSettings
+from workers.models.prompt import PromptWriter
+
+
+def load_config(checkpoint: Checkpoint, config_class: type[PretrainedConfig]) -> Any:
+    """The checkpoint's config as an instance of its class."""
+    try:
+        return config_class.from_pretrained(checkpoint.folder, local_files_only=True)
+    except Exception as error:  # the library's validation raises many types
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id}: config.json does not describe a {checkpoint.model_type} "
+            f"({one_line(error)}); fetch the checkpoint again"
+        ) from error
+
+
+def load_half(
+    half: type[PreTrainedModel],
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    **options: Any,
+) -> Any:
+    """An instance of `half` in eval mode on the CPU, with every one of its weights read.
+
+    Args:
+        half: a class that, with this config, lacks the layers of the other half; weights without
+            a place in it are not read.
+        options: further arguments of `from_pretrained`, such as dtype.
+    """
+    try:
+        with _quiet():
+            loaded: Any = half.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id}: the weights do not fit the config ({one_line(error)}); "
+            "fetch the checkpoint again"
+        ) from error
+    model, report = loaded
+    _check_complete(checkpoint, model, set(report["missing_keys"]))
+    return model.eval().requires_grad_(False)
+
+
+def open_prompt_writer(
+    checkpoint: Checkpoint, video_token_id: int, newline_tokens: int
+) -> PromptWriter:
+    """Tokenizer and chat template, proved to have a token that stands for video."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # missing and damaged files raise many types
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id} has no usable tokenizer ({one_line(error)}); "
+            "fetch the checkpoint again"
+        ) from error
+    if not tokenizer.chat_template:  # older repositories keep it with the processor
+        tokenizer.chat_template = checkpoint.read_json("chat_template.json").get("chat_template")
+    if not tokenizer.chat_template:
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id} has no chat template, expected chat_template.jinja; "
+            "fetch the checkpoint again"
+        )
+    video_token = tokenizer.convert_ids_to_tokens(video_token_id)
+    if video_token not in tokenizer.get_added_vocab():
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id}: token {video_token_id} is {video_token!r} in the tokenizer, "
+            "expected the special token that stands for video; mend the tokenizer"
+        )
+    return PromptWriter(tokenizer, video_token, video_token_id, newline_tokens)
+
+
+def identify(checkpoint: Checkpoint, settings: PixelSettings, dtype: torch.dtype) -> ModelIdentity:
+    """The identity both halves of a checkpoint share, up to the dtype."""
+    return ModelIdentity(
+        model_id=checkpoint.model_id,
+        revision=checkpoint.revision,
+        model_type=checkpoint.model_type,
+        weights=checkpoint.weights_digest(),
+        processor=settings.digest(),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def _check_complete(checkpoint: Checkpoint, model: torch.nn.Module, missing: set[str]) -> None:
+    if not missing:
+        return
+    layers = {name for name in model.state_dict() if ".vision_tower.encoder." in name}
+    if layers and layers <= missing:
+        raise NoVisionTower(
+            f"{checkpoint.model_id} holds no weights of a vision tower, expected "
+            f"{len(layers)} tensors; choose a checkpoint with its vision half"
+        )
+    raise InvalidCheckpoint(
+        f"{checkpoint.model_id} lacks {len(missing)} tensors, such as {min(missing)}; "
+        "fetch the checkpoint again"
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars, and its report of the other half's weights, to itself."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

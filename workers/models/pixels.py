@@ -1,0 +1,114 @@
+"""From decoded frames to what a vision tower takes: the part of preprocessing after the resize.
+
+The decoder delivers RGB frames at the checkpoint's size already (`PixelFormat`), so what is left
+of its image processor is x -> (x * rescale - mean) / std. The settings are the checkpoint's own:
+those for video when it has them, else those for images.
+"""
+
+import hashlib
+import json
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from aot import InvalidFeatures
+from workers.errors import InvalidCheckpoint, UnsupportedModel
+from workers.models.checkpoint import Checkpoint
+from workers.types import PixelFormat
+
+RESAMPLE = {2: "bilinear", 3: "bicubic"}
+"""PIL's numbers of the interpolations that the decoder has."""
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """What a checkpoint's processor does to a frame."""
+
+    format: PixelFormat
+    rescale: float
+    mean: tuple[float, ...]
+    """Of red, green, blue, after the rescaling."""
+    std: tuple[float, ...]
+
+    def digest(self) -> str:
+        """16 hex digits."""
+        return hashlib.blake2b(json.dumps(astuple(self)).encode(), digest_size=8).hexdigest()
+
+    def normalise(
+        self,
+        pixels: UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "t 3 h w"]:
+        """Rescale and normalise in float32, channels first."""
+        if isinstance(pixels, np.ndarray):
+            pixels = torch.from_numpy(np.array(pixels))  # a copy: shared memory is read-only
+        mean = torch.tensor(self.mean, device=device)
+        std = torch.tensor(self.std, device=device)
+        values = (pixels.to(device).float() * self.rescale - mean) / std
+        return values.permute(0, 3, 1, 2).to(dtype).contiguous()
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise InvalidFeatures unless frames of this shape are what the tower takes."""
+        expected = (self.format.height, self.format.width, 3)
+        if len(shape) != 4 or tuple(shape[1:]) != expected:
+            raise InvalidFeatures(
+                f"got frames of shape {tuple(shape)}, expected (t, {expected[0]}, {expected[1]}, 3)"
+                "; resize them to the encoder's pixel_format"
+            )
+        if shape[0] == 0:
+            raise InvalidFeatures("got an empty clip, expected at least one frame; skip it")
+
+
+def read_pixel_settings(checkpoint: Checkpoint) -> PixelSettings:
+    """Read the processor settings from whichever of its files the checkpoint has.
+
+    Raises:
+        InvalidCheckpoint: a setting is in none of them.
+        UnsupportedModel: an interpolation or a way of resizing that the decoder has not.
+    """
+    settings = _merged(checkpoint)
+    try:
+        rescale = float(settings["rescale_factor"]) if settings.get("do_rescale", True) else 1.0
+        normalises = settings.get("do_normalize", True)
+        mean = tuple(float(x) for x in settings["image_mean"]) if normalises else (0.0,) * 3
+        std = tuple(float(x) for x in settings["image_std"]) if normalises else (1.0,) * 3
+        size, resample = settings["size"], settings["resample"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id}: the processor settings lack or garble {error}, expected "
+            "preprocessor_config.json with size, resample, rescale_factor, image_mean, image_std; "
+            "fetch the checkpoint again"
+        ) from error
+    return PixelSettings(_pixel_format(checkpoint, size, resample), rescale, mean, std)
+
+
+def _merged(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Settings for images, overlaid with those for video; either file layout."""
+    processor = checkpoint.read_json("processor_config.json")
+    return {
+        **checkpoint.read_json("preprocessor_config.json"),
+        **processor.get("image_processor", {}),
+        **checkpoint.read_json("video_preprocessor_config.json"),
+        **processor.get("video_processor", {}),
+    }
+
+
+def _pixel_format(checkpoint: Checkpoint, size: Any, resample: Any) -> PixelFormat:
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
+        raise UnsupportedModel(
+            f"{checkpoint.model_id} resizes frames to {size}, expected a height and a width; "
+            "its processor is not supported"
+        )
+    if resample not in RESAMPLE:
+        raise UnsupportedModel(
+            f"{checkpoint.model_id} resamples by PIL filter {resample}, expected one of "
+            f"{RESAMPLE}; its processor is not supported"
+        )
+    return PixelFormat(int(size["height"]), int(size["width"]), RESAMPLE[resample])
