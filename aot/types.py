@@ -53,8 +53,8 @@ class FrameFeatures:
                 )
         if self.grid[0] * self.grid[1] != num_tokens:
             raise InvalidFeatures(
-                f"grid {self.grid} has {self.grid[0] * self.grid[1]} cells, got {num_tokens} tokens "
-                "per frame; pass the grid the tokens were cut from"
+                f"grid {self.grid} has {self.grid[0] * self.grid[1]} cells, got {num_tokens} "
+                "tokens per frame; pass the grid the tokens were cut from"
             )
 
     def __repr__(self) -> str:

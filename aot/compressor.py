@@ -1,0 +1,96 @@
+"""The whole reduction of a clip, incrementally: push frames as they come, finish at its end.
+
+Frames' features in, tokens out, state in the caller's hands: every call is a pure function, so
+any worker may take any push, and a push may be repeated. Knows no model, no clock, no storage.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from aot.anchors import select_anchors
+from aot.config import AOTConfig
+from aot.errors import InvalidFeatures
+from aot.spatial import merge_and_pool
+from aot.temporal import concatenate, finish_clip, push_frames
+from aot.types import ClipState, ClipTokens, FrameFeatures
+
+
+class ClipCompressor:
+    """Anchors and transport within and across the frames of clips (AOT).
+
+    A clip pushed at once, frame by frame, or in groups, alone or beside other clips, gives the
+    same tokens up to rounding.
+    """
+
+    def __init__(self, config: AOTConfig | None = None) -> None:
+        self.config = config or AOTConfig()
+
+    def push(
+        self, features: FrameFeatures, state: ClipState | None = None
+    ) -> tuple[ClipTokens, ClipState]:
+        """Take the next frames of one clip; None opens a new one.
+
+        Gives the tokens these frames emit, in the dtype of the features, and the state for the
+        clip's next frames.
+
+        Raises:
+            InvalidFeatures: no frames, NaN or infinity, or a state of another grid or width.
+            InvalidConfig: the grid has fewer tokens than anchors are asked for.
+        """
+        [result] = self.push_many([features], [state])
+        return result
+
+    def push_many(
+        self, features: Sequence[FrameFeatures], states: Sequence[ClipState | None]
+    ) -> list[tuple[ClipTokens, ClipState]]:
+        """`push` for several clips of one model in one batch, each with its own state."""
+        _check_batch(features, states)
+        grid, dtype = features[0].grid, features[0].tokens.dtype
+        tokens, local, deep = (
+            _joined([getattr(clip, name) for clip in features])
+            for name in ("tokens", "local_attention", "global_attention")
+        )
+        anchors = select_anchors(local, deep, grid, self.config)
+        frames = merge_and_pool(tokens, anchors, grid, self.config)
+        lengths = [clip.tokens.shape[0] for clip in features]
+        return push_frames(frames, lengths, states, self.config, dtype)
+
+    def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:
+        """The merged anchors that end a clip, in `dtype`."""
+        return finish_clip(state, self.config, dtype)
+
+    def compress_clips(self, features: Sequence[FrameFeatures]) -> list[ClipTokens]:
+        """Whole clips in reading order, batched."""
+        pushed = self.push_many(features, [None] * len(features))
+        return [
+            concatenate([emitted, self.finish(state, emitted.tokens.dtype)])
+            for emitted, state in pushed
+        ]
+
+
+def compress_clip(features: FrameFeatures, config: AOTConfig | None = None) -> ClipTokens:
+    """A whole clip in reading order: keyframe anchors, distinct tokens, merged anchors."""
+    [tokens] = ClipCompressor(config).compress_clips([features])
+    return tokens
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _check_batch(features: Sequence[FrameFeatures], states: Sequence[ClipState | None]) -> None:
+    if not features or len(features) != len(states):
+        raise InvalidFeatures(
+            f"got {len(features)} clips and {len(states)} states, expected one state per clip and "
+            "at least one clip"
+        )
+    for clip in features:
+        if not clip.tokens.shape[0]:
+            raise InvalidFeatures("a clip without frames has nothing to push; leave it out")
+    kinds = {(clip.grid, clip.tokens.shape[2], clip.tokens.dtype) for clip in features}
+    if len(kinds) > 1:
+        raise InvalidFeatures(
+            f"clips of one batch differ in (grid, width, dtype): got {sorted(map(str, kinds))}; "
+            "batch clips of one model only"
+        )

@@ -1,0 +1,241 @@
+"""The within-frame stage: a frame's anchors gather the frame's other tokens by transport.
+
+A plan is made from the tokens' likeness and distance, then applied (method section 3). Merging
+and the model's pooling are both linear in the tokens, and only the pooled cells that are kept are
+ever needed, so the two are applied as one product `weights[k n] @ tokens[n d]` a frame: about a
+tenth of the work of merging and pooling everything. Knows nothing of other frames.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from aot.config import AOTConfig
+from aot.errors import InvalidFeatures
+from aot.pooling import pool_mask, pool_matrix, pooled_grid
+from aot.transport import exponentiate, scale_kernel
+from aot.types import Grid
+
+#: Norms are floored here before a cosine is taken (reference).
+_NORM_FLOOR = 1e-8
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """How every anchor of every frame is made of the frame's tokens."""
+
+    anchor: Int[Tensor, "t a"]
+    """Token index of each anchor, rising."""
+    weights: Float[Tensor, "t a n"]
+    """Row `a` times the frame's tokens is the merged anchor."""
+    mass: Float[Tensor, "t a"]
+    """Tokens each anchor stands for; adds up to `n`."""
+
+
+@dataclass(frozen=True)
+class PooledFrames:
+    """Kept cells of a batch of frames, padded at the end to the frame that kept most."""
+
+    tokens: Float[Tensor, "t k d"]
+    """float32 or better; zero in the padding."""
+    cell: Int[Tensor, "t k"]
+    mass: Float[Tensor, "t k"]
+    """Pooled input tokens each stands for; a frame adds up to the number of cells, or to zero when
+    it kept none."""
+    count: Int[Tensor, " t"]
+    grid: Grid
+    """The pooled grid."""
+
+    @property
+    def present(self) -> Bool[Tensor, "t k"]:
+        """False in the padding."""
+        steps = torch.arange(self.tokens.shape[1], device=self.count.device)
+        return steps < self.count[:, None]
+
+
+def merge_within_frame(
+    tokens: Float[Tensor, "t n d"], anchors: Bool[Tensor, "t n"], grid: Grid, config: AOTConfig
+) -> Float[Tensor, "t n d"]:
+    """Tokens with the anchor rows merged and all others as they came, in the input dtype.
+
+    For anchor `j` and the other tokens `i`, with plan `P` (uniform marginals) for the cost
+    `1 - cos(x_i, x_j) + position_weight * distance(i, j)`::
+
+        transported_j = (x_j + s sum_i P_ij x_i) / (1 + s sum_i P_ij)
+        averaged_j    = (x_j + sum_{i nearest to j} x_i) / (1 + number of them)
+        merged_j      = (1 - nearest_blend) transported_j + nearest_blend averaged_j
+
+    where "nearest" is by cosine alone and `s` is `spatial_scale`. The maths is in float32.
+
+    Raises:
+        InvalidFeatures: the tokens do not fit the grid, hold NaN or infinity, or the frames have
+            different numbers of anchors.
+    """
+    exact = _exact(tokens)
+    plan = plan_within_frame(exact, anchors, grid, config)
+    merged = torch.bmm(plan.weights, exact)
+    index = plan.anchor[:, :, None].expand(-1, -1, tokens.shape[2])
+    return tokens.scatter(1, index, merged.to(tokens.dtype))
+
+
+def merge_and_pool(
+    tokens: Float[Tensor, "t n d"], anchors: Bool[Tensor, "t n"], grid: Grid, config: AOTConfig
+) -> PooledFrames:
+    """What `merge_within_frame`, pooling and keeping the marked cells would give, in one product.
+
+    Mass is counted in pooled tokens: anchors share the frame's tokens by their plan, a pooled cell
+    gathers the mass of its anchors by the pooling weights, and the kept cells of a frame are
+    scaled to add up to the number of its cells.
+
+    Raises:
+        InvalidFeatures: as `merge_within_frame`.
+    """
+    exact = _exact(tokens)
+    pooled = pooled_grid(grid, config.pooling, stride=config.pool_stride)
+    kept = pool_mask(
+        anchors, grid, config.pooling, stride=config.pool_stride, threshold=config.pool_threshold
+    )
+    count, cell = _ragged(kept)
+    pooling = pool_matrix(grid, config.pooling, stride=config.pool_stride, like=exact)
+    taps = pooling[cell]  # (t, k, n)
+    if config.anchors_per_frame is None:
+        weights, mass = taps, torch.ones_like(taps[:, :, 0])
+        _check_finite(torch.linalg.vector_norm(exact, dim=2))
+    else:
+        plan = plan_within_frame(exact, anchors, grid, config)
+        index = plan.anchor[:, None, :].expand(-1, cell.shape[1], -1)
+        of_anchors = taps.gather(2, index)  # (t, k, a)
+        weights = torch.baddbmm(taps.scatter(2, index, 0.0), of_anchors, plan.weights)
+        mass = torch.bmm(of_anchors, plan.mass[:, :, None])[:, :, 0]
+    frames = PooledFrames(torch.bmm(weights, exact), cell, mass, count, pooled)
+    return _without_padding_values(frames)
+
+
+def plan_within_frame(
+    tokens: Float[Tensor, "t n d"], anchors: Bool[Tensor, "t n"], grid: Grid, config: AOTConfig
+) -> FramePlan:
+    """The plan of `merge_within_frame` for tokens in float32 or better.
+
+    Every token is taken as a source, anchors with zero mass: one product over all tokens is
+    cheaper than gathering the others first.
+    """
+    index = _anchor_index(anchors, tokens, grid)
+    similarity = _similarity(tokens, index)  # (t, a, n): contiguous along tokens
+    others = (~anchors).to(tokens.dtype)
+    nearest, tally = _nearest(similarity, others)
+    # The negative cost, its constant included: the stop rule of the scaling is absolute.
+    score = similarity.sub_((1 + config.position_weight * _distances(grid, tokens))[index])
+    num_others, num_anchors = others.shape[1] - index.shape[1], index.shape[1]
+    source = others / max(num_others, 1)
+    anchor = torch.full_like(tally, 1 / num_anchors)
+    kernel, shift = exponentiate(score.mT, config.epsilon)
+    scaling = scale_kernel(
+        kernel,
+        shift,
+        source,
+        anchor,
+        max_iterations=config.max_iterations,
+        tolerance=config.tolerance,
+    )
+    mass = _gathered_mass(kernel, scaling.anchor, others, tally, config)
+    # The anchors' update comes last in an iteration: an anchor's load is its marginal, exactly.
+    load = anchor if num_others else torch.zeros_like(anchor)
+    transported = (1 - config.nearest_blend) / (1 + config.spatial_scale * load)
+    averaged = config.nearest_blend / (1 + tally)
+    weights = kernel.mT.mul_(scaling.source[:, None, :])
+    weights.mul_((scaling.anchor * config.spatial_scale * transported)[:, :, None])
+    weights.scatter_add_(1, nearest[:, None, :], (averaged.gather(1, nearest) * others)[:, None, :])
+    weights.scatter_(2, index[:, :, None], (transported + averaged)[:, :, None])
+    return FramePlan(index, weights, mass)
+
+
+def _exact(tokens: Tensor) -> Tensor:
+    return tokens if tokens.dtype == torch.float64 else tokens.float()
+
+
+def _anchor_index(anchors: Tensor, tokens: Tensor, grid: Grid) -> Int[Tensor, "t a"]:
+    if anchors.shape != tokens.shape[:2] or anchors.shape[1] != grid[0] * grid[1]:
+        raise InvalidFeatures(
+            f"got tokens {tuple(tokens.shape)} and anchor mask {tuple(anchors.shape)}, expected "
+            f"{grid[0] * grid[1]} tokens per frame in both for grid {grid}"
+        )
+    count = anchors.sum(dim=1)
+    if tokens.shape[0] and not bool((count == count[0]).all() & (count[0] > 0)):
+        raise InvalidFeatures(
+            f"frames have {sorted(set(count.tolist()))} anchors, expected one number above 0 for "
+            "all; select anchors with one configuration"
+        )
+    return anchors.nonzero()[:, 1].view(tokens.shape[0], -1)
+
+
+def _similarity(
+    tokens: Float[Tensor, "t n d"], index: Int[Tensor, "t a"]
+) -> Float[Tensor, "t a n"]:
+    norm = torch.linalg.vector_norm(tokens, dim=2)
+    _check_finite(norm)
+    norm = norm.clamp(min=_NORM_FLOOR)
+    rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
+    anchors = tokens[rows, index] / norm.gather(1, index)[:, :, None]
+    return torch.bmm(anchors, tokens.mT).div_(norm[:, None, :])
+
+
+def _check_finite(norm: Tensor) -> None:
+    if not bool(torch.isfinite(norm).all()):
+        frame, token = (~torch.isfinite(norm)).nonzero()[0].tolist()
+        raise InvalidFeatures(
+            f"token {token} of frame {frame} holds NaN or infinity; check the vision tower's output"
+        )
+
+
+def _nearest(
+    similarity: Float[Tensor, "t a n"], others: Float[Tensor, "t n"]
+) -> tuple[Int[Tensor, "t n"], Float[Tensor, "t a"]]:
+    """The most similar anchor of every token, and how many other tokens chose each anchor."""
+    nearest = similarity.argmax(dim=1)
+    tally = torch.zeros_like(similarity[:, :, 0]).scatter_add_(1, nearest, others)
+    return nearest, tally
+
+
+def _distances(grid: Grid, like: Tensor) -> Float[Tensor, "n n"]:
+    """Euclidean distances between cells; rows and columns both span [0, 1]."""
+    rows, columns = (torch.linspace(0, 1, max(size, 2), device=like.device)[:size] for size in grid)
+    points = torch.cartesian_prod(rows.to(like.dtype), columns.to(like.dtype))
+    difference = points[:, None] - points[None]
+    return difference.square().sum(dim=2).sqrt()
+
+
+def _gathered_mass(
+    kernel: Float[Tensor, "t n a"],
+    anchor_scaling: Float[Tensor, "t a"],
+    others: Float[Tensor, "t n"],
+    tally: Float[Tensor, "t a"],
+    config: AOTConfig,
+) -> Float[Tensor, "t a"]:
+    """One for the anchor itself, and its share of every other token.
+
+    Two iterations leave the plan's rows short of their marginal, so each row is taken relative to
+    its own sum: every token is given away whole.
+    """
+    row_sum = torch.bmm(kernel, anchor_scaling[:, :, None])
+    share = torch.bmm(kernel.mT, others[:, :, None] / row_sum.clamp(min=1e-30))[:, :, 0]
+    transported = (1 - config.nearest_blend) * share * anchor_scaling
+    return 1 + transported + config.nearest_blend * tally
+
+
+def _ragged(kept: Bool[Tensor, "t p"]) -> tuple[Int[Tensor, " t"], Int[Tensor, "t k"]]:
+    """Count and raster-ordered cells of every row, padded with other cells to the longest."""
+    count = kept.sum(dim=1)
+    longest = int(count.max()) if kept.shape[0] else 0
+    return count, (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+
+
+def _without_padding_values(frames: PooledFrames) -> PooledFrames:
+    """Zero tokens and mass in the padding, and scale the mass of each frame to its cells."""
+    present = frames.present.to(frames.mass.dtype)
+    mass = frames.mass * present
+    num_cells = frames.grid[0] * frames.grid[1]
+    mass = mass * (num_cells / mass.sum(dim=1, keepdim=True).clamp(min=1e-30))
+    tokens = frames.tokens.mul_(present[:, :, None])
+    return PooledFrames(tokens, frames.cell, mass, frames.count, frames.grid)

@@ -1,0 +1,365 @@
+"""The across-frames stage: a keyframe's anchors gather what is alike in the clip's later frames.
+
+Frame by frame, each later frame's tokens are transported onto the current anchors; those the plan
+spreads thinnest are distinct and come out as they are, the rest are merged into the anchors,
+which are read out at the clip's end (method section 6; paper section 3.3). Many clips run side by
+side, padded; the frames of one clip are a recurrence, hence the one loop. Knows nothing of grids
+or of time in seconds: the clock of the time kernel is the position in the clip.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from aot.config import AOTConfig
+from aot.errors import InvalidFeatures
+from aot.spatial import PooledFrames
+from aot.transport import exponentiate, scale_kernel
+from aot.types import ClipState, ClipTokens, FrameTokens, Grid, TokenKind
+
+#: The reference's guards against division by zero and against a cosine of exactly one.
+_NORM_FLOOR, _SUM_FLOOR, _COSINE_LIMIT = 1e-12, 1e-9, 1 - 1e-6
+#: Plan shares this close (relative) are ties: like the reference's strict comparison, but not left
+#: to rounding, tokens tied at the quantile are all merged. Equal tokens are equally explained.
+_TIE = 1e-5
+
+
+@dataclass(frozen=True)
+class OpenClips:
+    """The states of a batch of clips, padded to the one with most anchors."""
+
+    anchors: Float[Tensor, "b a d"]
+    cell: Int[Tensor, "b a"]
+    mass: Float[Tensor, "b a"]
+    count: Int[Tensor, " b"]
+    keyframe: Int[Tensor, " b"]
+    position: Int[Tensor, " b"]
+
+    @property
+    def present(self) -> Bool[Tensor, "b a"]:
+        """False in the padding."""
+        steps = torch.arange(self.anchors.shape[1], device=self.count.device)
+        return steps < self.count[:, None]
+
+
+@dataclass(frozen=True)
+class StepTokens:
+    """One frame of every clip, or a number of steps of them, padded."""
+
+    tokens: Float[Tensor, "*b k d"]
+    cell: Int[Tensor, "*b k"]
+    mass: Float[Tensor, "*b k"]
+    present: Bool[Tensor, "*b k"]
+
+
+def merge_across_frames(
+    frames: list[FrameTokens], config: AOTConfig, *, grid: Grid | None = None
+) -> ClipTokens:
+    """The across-frames stage alone, on one clip's frames; see `push_frames` for the maths.
+
+    `grid` is only passed on; without it the cells are taken as one row.
+
+    Raises:
+        InvalidFeatures: no frames, or frames of different widths.
+    """
+    if not frames:
+        raise InvalidFeatures("a clip needs at least one frame, got none")
+    if len({frame.tokens.shape[1] for frame in frames}) > 1:
+        raise InvalidFeatures("frames of a clip differ in token width; encode them with one model")
+    num_cells = 1 + max((int(frame.cell.max()) for frame in frames if len(frame.cell)), default=0)
+    padded = _pad_frames(frames, grid or (1, num_cells))
+    [(emitted, state)] = push_frames(padded, [len(frames)], [None], config, frames[0].tokens.dtype)
+    return concatenate([emitted, finish_clip(state, config, frames[0].tokens.dtype)])
+
+
+def push_frames(
+    frames: PooledFrames,
+    lengths: Sequence[int],
+    states: Sequence[ClipState | None],
+    config: AOTConfig,
+    dtype: torch.dtype,
+) -> list[tuple[ClipTokens, ClipState]]:
+    """Take the next frames of several clips; give each clip's emitted tokens and its new state.
+
+    `frames` holds `lengths[0]` frames of the first clip, then `lengths[1]` of the second, and so
+    on. For a later frame at distance `l` from the keyframe, with tokens `x_i` and anchors `y_j`::
+
+        C_ij = (1 - cos(x_i, y_j) - min C) (1 - exp(-l^2 / (2 time_sigma^2)))
+        P    = Sinkhorn(C), rows then scaled to one;  q_i = max_j P_ij
+        kept = tokens with q strictly below the distinct_fraction quantile of q
+        y_j := (y_j + s sum_{i not kept} P_ij x_i) / (1 + s sum_{i not kept} P_ij)
+
+    A frame without tokens is passed over: its mass goes to the anchors in equal parts, and if it
+    came before the keyframe, the keyframe's tokens carry it.
+    """
+    batch = _arrange(frames, lengths)  # (clips, steps, ...)
+    clips = _open(states, batch, frames.grid)
+    emitted, kinds = [], []
+    active = _steps_of(lengths, frames.count.device)
+    for step in range(batch.present.shape[1]):
+        # One frame after the other: each is matched to what the ones before it made of the anchors.
+        current = _step(batch, step)
+        clips, emit, mass, kind = _take_frame(clips, current, active[:, step], frames.grid, config)
+        emitted.append(StepTokens(current.tokens, current.cell, mass, emit))
+        kinds.append(kind)
+    return _outcome(emitted, kinds, clips, states, frames.grid, dtype)
+
+
+def finish_clip(state: ClipState, config: AOTConfig, dtype: torch.dtype) -> ClipTokens:
+    """The merged anchors of a clip; none when no frame followed its keyframe."""
+    merged = config.merge_frames and state.position > state.keyframe + 1
+    count = state.anchors.shape[0] if merged else 0
+    device = state.anchors.device
+    return ClipTokens(
+        tokens=state.anchors[:count].to(dtype),
+        frame=torch.full((count,), state.keyframe, dtype=torch.int64, device=device),
+        cell=state.cell[:count],
+        mass=state.mass[:count],
+        kind=torch.full((count,), TokenKind.MERGED, dtype=torch.uint8, device=device),
+        grid=state.pooled_grid,
+    )
+
+
+def concatenate(parts: Sequence[ClipTokens]) -> ClipTokens:
+    """One clip's parts in the order they were emitted."""
+    columns = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("tokens", "frame", "cell", "mass", "kind")
+    }
+    return ClipTokens(**columns, grid=parts[0].grid)
+
+
+def _take_frame(
+    clips: OpenClips, frame: StepTokens, active: Tensor, grid: Grid, config: AOTConfig
+) -> tuple[OpenClips, Bool[Tensor, "b k"], Float[Tensor, "b k"], Tensor]:
+    """One frame of every active clip: its keyframe where it has none yet, else a later frame.
+
+    Gives the new clips, which of the frame's tokens come out, with which mass, and their kind.
+    """
+    filled = frame.present.any(dim=1) & active
+    waiting = clips.count == 0
+    starts, follows = filled & waiting, filled & ~waiting
+    keep, clips = _follow(clips, frame, follows, config)
+    clips = _start(clips, frame, starts)
+    # Mass of frames that kept nothing: to the anchors, or to the keyframe that comes after them.
+    num_cells = grid[0] * grid[1]
+    lost = (active & ~filled & ~waiting) * num_cells / clips.count.clamp(min=1)
+    clips = replace(
+        clips,
+        mass=clips.mass + lost[:, None] * clips.present,
+        position=clips.position + active,
+        keyframe=clips.keyframe + (active & ~filled & waiting),
+    )
+    emit = (keep & follows[:, None]) | (frame.present & starts[:, None])
+    mass = frame.mass * torch.where(starts, clips.position, 1)[:, None]
+    kind = torch.where(starts, int(TokenKind.KEYFRAME), int(TokenKind.DISTINCT))
+    return clips, emit, mass, kind
+
+
+def _start(clips: OpenClips, frame: StepTokens, starts: Bool[Tensor, " b"]) -> OpenClips:
+    """Make the frame the keyframe of the clips marked in `starts`."""
+    room = clips.anchors.shape[1] - frame.tokens.shape[1]
+    wide = [torch.nn.functional.pad(frame.tokens, (0, 0, 0, room))]
+    wide += [torch.nn.functional.pad(column, (0, room)) for column in (frame.cell, frame.present)]
+    here = starts[:, None]
+    return replace(
+        clips,
+        anchors=torch.where(here[:, :, None], wide[0], clips.anchors),
+        cell=torch.where(here, wide[1], clips.cell),
+        count=torch.where(starts, wide[2].sum(dim=1), clips.count),
+    )
+
+
+def _follow(
+    clips: OpenClips, frame: StepTokens, follows: Bool[Tensor, " b"], config: AOTConfig
+) -> tuple[Bool[Tensor, "b k"], OpenClips]:
+    """Transport a later frame onto the anchors: which tokens are distinct, and the new anchors."""
+    if not config.merge_frames:
+        return frame.present, clips
+    sources = frame.present & follows[:, None]
+    similarity = _cosine(frame.tokens, clips.anchors)
+    share = _shares(similarity, sources, clips, config)
+    keep = _distinct(share, similarity, sources, clips.present, config)
+    given = share * (sources & ~keep)[:, :, None]
+    scale = config.temporal_scale
+    gathered = torch.bmm(given.mT, frame.tokens)
+    load = given.sum(dim=1)[:, :, None]
+    anchors = (clips.anchors + scale * gathered) / (1 + scale * load)
+    mass = clips.mass + torch.bmm(given.mT, frame.mass[:, :, None])[:, :, 0]
+    return keep, replace(clips, anchors=anchors, mass=mass)
+
+
+def _cosine(
+    tokens: Float[Tensor, "b k d"], anchors: Float[Tensor, "b a d"]
+) -> Float[Tensor, "b k a"]:
+    left, right = (
+        values / torch.linalg.vector_norm(values, dim=2, keepdim=True).clamp(min=_NORM_FLOOR)
+        for values in (tokens, anchors)
+    )
+    return torch.bmm(left, right.mT).clamp_(-_COSINE_LIMIT, _COSINE_LIMIT)
+
+
+def _shares(
+    similarity: Float[Tensor, "b k a"],
+    sources: Bool[Tensor, "b k"],
+    clips: OpenClips,
+    config: AOTConfig,
+) -> Float[Tensor, "b k a"]:
+    """What part of each source goes to each anchor: the plan with its rows scaled to one."""
+    valid = sources[:, :, None] & clips.present[:, None, :]
+    # The cost is taken from its minimum over the whole frame (reference); see the stop rule.
+    most_alike = similarity.masked_fill(~valid, -2.0).amax(dim=(1, 2), keepdim=True)
+    distance = (clips.position - clips.keyframe).to(similarity.dtype)
+    time_cost = 1 - torch.exp(-(distance**2) / (2 * config.time_sigma**2 + 1e-9))
+    score = (similarity - most_alike) * time_cost[:, None, None]
+    kernel, shift = exponentiate(score.masked_fill(~clips.present[:, None], -1e4), config.epsilon)
+    kernel = kernel * clips.present[:, None]
+    scaling = scale_kernel(
+        kernel,
+        shift,
+        _uniform(sources, similarity.dtype),
+        _uniform(clips.present, similarity.dtype),
+        max_iterations=config.max_iterations,
+        tolerance=config.tolerance,
+    )
+    plan = scaling.source[:, :, None] * kernel * scaling.anchor[:, None, :]
+    return plan / plan.sum(dim=2, keepdim=True).clamp(min=_SUM_FLOOR)
+
+
+def _distinct(
+    share: Float[Tensor, "b k a"],
+    similarity: Float[Tensor, "b k a"],
+    sources: Bool[Tensor, "b k"],
+    anchors: Bool[Tensor, "b a"],
+    config: AOTConfig,
+) -> Bool[Tensor, "b k"]:
+    """Which sources no anchor explains, by the configured rule."""
+    best = share.amax(dim=2)
+    if config.keep_rule == "plan":
+        return sources & (best < config.keep_threshold)
+    if config.keep_rule == "cost":
+        closest = similarity.masked_fill(~anchors[:, None], -1.0).amax(dim=2)
+        return sources & (1 - closest > config.keep_threshold)
+    tie = best.masked_fill(~sources, math.inf).double().sort(dim=1).values
+    rank = config.distinct_fraction * (sources.sum(dim=1) - 1).clamp(min=0).double()
+    low, high = (tie.gather(1, edge.long()[:, None])[:, 0] for edge in (rank.floor(), rank.ceil()))
+    quantile = torch.lerp(low, high, rank - rank.floor())
+    return sources & (best < (quantile * (1 - _TIE))[:, None])
+
+
+def _uniform(present: Bool[Tensor, "b k"], dtype: torch.dtype) -> Float[Tensor, "b k"]:
+    return present.to(dtype) / present.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _steps_of(lengths: Sequence[int], device: torch.device) -> Bool[Tensor, "b s"]:
+    counts = torch.tensor(lengths, device=device)
+    return torch.arange(max(lengths, default=0), device=device) < counts[:, None]
+
+
+def _arrange(frames: PooledFrames, lengths: Sequence[int]) -> StepTokens:
+    """The frames as (clips, steps, ...); steps past a clip's last frame repeat it, not present."""
+    steps = max(lengths, default=0)
+    device = frames.count.device
+    first = torch.tensor([0, *lengths[:-1]], device=device).cumsum(dim=0)
+    last = first + torch.tensor(lengths, device=device).clamp(min=1) - 1
+    index = torch.minimum(first[:, None] + torch.arange(steps, device=device), last[:, None])
+    present = frames.present[index] & _steps_of(lengths, device)[:, :, None]
+    shape = (len(lengths), steps)
+    if all(length == steps for length in lengths):  # the common case needs no copy
+        return StepTokens(
+            frames.tokens.view(*shape, *frames.tokens.shape[1:]),
+            frames.cell.view(*shape, -1),
+            frames.mass.view(*shape, -1),
+            present,
+        )
+    return StepTokens(frames.tokens[index], frames.cell[index], frames.mass[index], present)
+
+
+def _step(batch: StepTokens, step: int) -> StepTokens:
+    return StepTokens(
+        batch.tokens[:, step], batch.cell[:, step], batch.mass[:, step], batch.present[:, step]
+    )
+
+
+def _open(states: Sequence[ClipState | None], batch: StepTokens, grid: Grid) -> OpenClips:
+    tokens = batch.tokens
+    width = max([tokens.shape[2], *(len(state.cell) for state in states if state)])
+    number, like = len(states), tokens
+    for state in states:
+        if state is not None and (
+            state.pooled_grid != grid or state.anchors.shape[1] != tokens.shape[3]
+        ):
+            raise InvalidFeatures(
+                f"state is of grid {state.pooled_grid} and width {state.anchors.shape[1]}, frames "
+                f"are of grid {grid} and width {tokens.shape[3]}; a clip stays with one model"
+            )
+    anchors = like.new_zeros(number, width, tokens.shape[3])
+    cell = torch.zeros(number, width, dtype=torch.int64, device=like.device)
+    mass = like.new_zeros(number, width)
+    numbers = torch.zeros(3, number, dtype=torch.int64, device=like.device)
+    for row, state in enumerate(states):
+        if state is not None:
+            count = len(state.cell)
+            anchors[row, :count], cell[row, :count] = state.anchors, state.cell
+            mass[row, :count] = state.mass
+            numbers[:, row] = torch.tensor([count, state.keyframe, state.position])
+    return OpenClips(anchors, cell, mass, *numbers)
+
+
+def _outcome(
+    emitted: list[StepTokens],
+    kinds: list[Tensor],
+    clips: OpenClips,
+    states: Sequence[ClipState | None],
+    grid: Grid,
+    dtype: torch.dtype,
+) -> list[tuple[ClipTokens, ClipState]]:
+    """Cut the batch into clips again, tokens in the order of frames, then of cells."""
+    emit = torch.stack([step.present for step in emitted], dim=1)
+    clip, step, _ = emit.nonzero(as_tuple=True)
+    begun = torch.tensor([state.position if state else 0 for state in states], device=clip.device)
+    flat = {
+        "tokens": _select(emitted, "tokens", emit).to(dtype),
+        "frame": step + begun[clip],
+        "cell": _select(emitted, "cell", emit),
+        "mass": _select(emitted, "mass", emit),
+        "kind": torch.stack(kinds, dim=1)[clip, step].to(torch.uint8),
+    }
+    sizes = torch.bincount(clip, minlength=len(states)).tolist()
+    columns = {name: column.split(sizes) for name, column in flat.items()}
+    counts, keyframes, positions = (
+        values.tolist() for values in (clips.count, clips.keyframe, clips.position)
+    )
+    result = []
+    for row, count in enumerate(counts):
+        tokens = ClipTokens(**{name: parts[row] for name, parts in columns.items()}, grid=grid)
+        state = ClipState(
+            clips.anchors[row, :count].clone(),
+            clips.cell[row, :count].clone(),
+            clips.mass[row, :count].clone(),
+            keyframes[row],
+            positions[row],
+            grid,
+        )
+        result.append((tokens, state))
+    return result
+
+
+def _select(emitted: list[StepTokens], name: str, emit: Bool[Tensor, "b s k"]) -> Tensor:
+    return torch.stack([getattr(step, name) for step in emitted], dim=1)[emit]
+
+
+def _pad_frames(frames: list[FrameTokens], grid: Grid) -> PooledFrames:
+    pad = torch.nn.utils.rnn.pad_sequence
+    exact = torch.float64 if frames[0].tokens.dtype == torch.float64 else torch.float32
+    return PooledFrames(
+        pad([frame.tokens.to(exact) for frame in frames], batch_first=True),
+        pad([frame.cell.long() for frame in frames], batch_first=True),
+        pad([frame.mass.to(exact) for frame in frames], batch_first=True),
+        torch.tensor([len(frame.cell) for frame in frames], device=frames[0].tokens.device),
+        grid,
+    )

@@ -1,0 +1,129 @@
+r"""Entropic optimal transport between many tokens and few anchors, by Sinkhorn's scaling.
+
+Minimises `<P, C> - epsilon H(P)` over plans `P >= 0` with row sums `u` (source marginal) and
+column sums `v` (anchor marginal). With `K = exp(-C / epsilon)` the plan is `diag(r) K diag(c)`;
+one iteration is `r = u / (K c)`, then `c = v / (K^T r)` (Cuturi 2013; method section 4).
+
+Everything runs in float32 or better. Row minima are taken off the cost before the exponential,
+which cancels in `r` and keeps every row of `K` away from zero. Knows nothing of video.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aot.errors import InvalidFeatures
+
+#: Denominators below this come from anchors no source can reach; it keeps scalings finite.
+_FLOOR = 1e-30
+#: exp of more than this is infinite in float32; costs that high never meet the stop rule anyway.
+_LARGEST_SHIFT = 80.0
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The two scalings and how they were found; `plan = r[:, :, None] * kernel * c[:, None]`."""
+
+    source: Float[Tensor, "b s"]
+    anchor: Float[Tensor, "b a"]
+    iterations: Int[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class TransportPlan:
+    """A batch of plans."""
+
+    plan: Float[Tensor, "b s a"]
+    iterations: Int[Tensor, " b"]
+    """Iterations each element took."""
+    marginal_error: Float[Tensor, " b"]
+    """L1 distance of the plan's row sums from the source marginal; columns are exact."""
+
+
+def sinkhorn(
+    cost: Float[Tensor, "b s a"],
+    source_marginal: Float[Tensor, "b s"] | None = None,
+    anchor_marginal: Float[Tensor, "b a"] | None = None,
+    *,
+    epsilon: float = 0.1,
+    max_iterations: int = 100,
+    tolerance: float = 1e-2,
+) -> TransportPlan:
+    """Transport plans for a batch of costs; uniform marginals unless given.
+
+    Zero entries of a marginal mark padding: such rows and columns carry no mass. Each batch
+    element stops by itself after the update in which the mean of `|r - r_previous|` over its
+    sources falls below `tolerance` (absolute, `r` starts at one), so that a result does not
+    depend on its neighbours in the batch.
+
+    Raises:
+        InvalidFeatures: the cost is not finite.
+    """
+    cost = cost if cost.dtype == torch.float64 else cost.float()
+    if not bool(torch.isfinite(cost).all()):
+        raise InvalidFeatures("cost holds NaN or infinity; check the tokens it was made from")
+    batch, sources, anchors = cost.shape
+    u = cost.new_full((batch, sources), 1 / sources) if source_marginal is None else source_marginal
+    v = cost.new_full((batch, anchors), 1 / anchors) if anchor_marginal is None else anchor_marginal
+    kernel, shift = exponentiate(cost.neg(), epsilon)
+    kernel = kernel * (v > 0)[:, None, :]
+    scaling = scale_kernel(kernel, shift, u, v, max_iterations=max_iterations, tolerance=tolerance)
+    plan = scaling.source[:, :, None] * kernel * scaling.anchor[:, None, :]
+    error = (plan.sum(dim=2) - u).abs().sum(dim=1)
+    return TransportPlan(plan, scaling.iterations, error)
+
+
+def exponentiate(
+    score: Float[Tensor, "b s a"], epsilon: float
+) -> tuple[Float[Tensor, "b s a"], Float[Tensor, "b s"]]:
+    """Kernel of the negative cost `score`, and what shifting its rows took out of it.
+
+    `score` is overwritten: it is the largest tensor of the reduction. The unshifted kernel is
+    `kernel * exp(-shift)[:, :, None]`.
+    """
+    score.div_(epsilon)
+    highest = score.amax(dim=2)
+    return score.sub_(highest[:, :, None]).exp_(), highest.neg_()
+
+
+def scale_kernel(
+    kernel: Float[Tensor, "b s a"],
+    shift: Float[Tensor, "b s"],
+    source_marginal: Float[Tensor, "b s"],
+    anchor_marginal: Float[Tensor, "b a"],
+    *,
+    max_iterations: int,
+    tolerance: float,
+) -> Scaling:
+    """Sinkhorn's loop on a kernel whose rows were shifted by `exp(shift)`.
+
+    The stop rule looks at the unshifted scaling `r * exp(shift)`, as the reference does. An
+    element that has stopped is frozen. On a CPU the loop ends once all have; on an accelerator
+    it runs to `max_iterations`, since asking whether all have stopped would make the host wait.
+    """
+    present = source_marginal > 0
+    unit = present / present.sum(dim=1, keepdim=True).clamp(min=1)
+    weight = unit * shift.clamp(max=_LARGEST_SHIFT).exp()
+    r = torch.zeros_like(source_marginal)
+    c = torch.ones_like(anchor_marginal)
+    iterations = torch.zeros(kernel.shape[0], dtype=torch.int64, device=kernel.device)
+    active = torch.ones_like(iterations, dtype=torch.bool)
+    previous = unit
+    for _ in range(max_iterations):
+        new_r = source_marginal / _times(kernel, c).clamp_(min=_FLOOR)
+        new_c = anchor_marginal / _times(kernel.mT, new_r).clamp_(min=_FLOOR)
+        r = torch.where(active[:, None], new_r, r)
+        c = torch.where(active[:, None], new_c, c)
+        iterations = iterations + active
+        unshifted = r * weight
+        active = active & ((unshifted - previous).abs().sum(dim=1) >= tolerance)
+        previous = unshifted
+        if not kernel.is_cuda and not bool(active.any()):
+            break
+    return Scaling(r, c, iterations)
+
+
+def _times(matrix: Float[Tensor, "b p q"], vector: Float[Tensor, "b q"]) -> Float[Tensor, "b p"]:
+    return torch.bmm(matrix, vector[:, :, None])[:, :, 0]
