@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.checkpoints import normalised_pixels, random_frames, write_tiny_checkpoint
 from torch.nn.functional import interpolate
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from aot import InvalidFeatures
+from tests.checkpoints import normalised_pixels, random_frames, write_tiny_checkpoint
 from workers.errors import PromptTooLong
 from workers.models import (
     LanguageModel,
