@@ -1,0 +1,40 @@
+"""Clips to Arrow records and back; the only home of pyarrow, and the only place of the pipeline
+where stored bytes become tensors.
+
+A record is an envelope around one Arrow IPC stream of one record batch, a row per token:
+
+    token   fixed_size_list<uint16>[d]   bf16 bits       or fixed_size_list<int8>[d] with
+                                                         scale float32, value = token * scale
+    frame   int16      position of the frame in the clip
+    cell    int16      row-major cell of the pooled grid
+    mass    float32    how many original tokens it stands for
+    kind    uint8      `aot.TokenKind`
+
+The reader trusts nothing: magic, version, size and digest come first (`envelope`), then the shape
+of the messages, schema equality, `validate(full=True)`, then ranges. Arrow's own validation is not
+enough (more than half of mutated streams pass it with changed data), and without it some kill the
+process. Records are not compressed: bf16 tokens hardly shrink, and inflating is where bombs live.
+"""
+
+from pipeline.store.arrow.columns import TokenDtype
+from pipeline.store.arrow.export import export_clips, iter_exported
+from pipeline.store.arrow.record import (
+    ClipRecord,
+    decode_clip,
+    encode_clip,
+    record_body,
+    same_content,
+)
+from pipeline.store.arrow.stream import record_schema
+
+__all__ = [
+    "ClipRecord",
+    "TokenDtype",
+    "decode_clip",
+    "encode_clip",
+    "export_clips",
+    "iter_exported",
+    "record_body",
+    "record_schema",
+    "same_content",
+]

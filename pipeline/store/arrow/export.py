@@ -1,0 +1,184 @@
+"""Many clips as one Arrow file that opens anywhere, and back.
+
+The file is an Arrow IPC file (Feather version 2), one record batch per clip, uncompressed:
+
+    epoch, index    int32      the clip
+    start_s, end_s  float64    of the clip, seconds of the stream
+    time_s          float64    of the token's frame
+    token ...       as in a record
+
+    pandas.read_feather("clips.arrow")
+    pyarrow.ipc.open_file("clips.arrow").read_all()
+
+bf16 tokens are uint16 bits: `(bits.astype("u4") << 16).view("f4")` is their value. Each batch
+carries its record's metadata and a digest over metadata and values, and the import checks both, so
+that a clip that comes back is the clip that went out.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import CorruptValue, NoFootage, SchemaMismatch, StoreFull, StoreUnavailable
+from pipeline.store import envelope
+from pipeline.store.arrow.stream import (
+    ARROW_ERRORS,
+    as_text,
+    check_batch,
+    check_batch_message,
+    from_batch,
+    read_batch,
+    serialise,
+)
+from pipeline.store.metadata import ClipMetadata, from_text
+
+DIGEST = "aot.content_sha256"
+PLACE = (
+    ("epoch", pa.int32()),
+    ("index", pa.int32()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("time_s", pa.float64()),
+)
+_FILE_MAGIC_BYTES = 8
+"""An Arrow file is `ARROW1\\0\\0`, then an IPC stream, then a footer."""
+
+
+def export_clips(records: Iterable[tuple[str, bytes]], path: Path) -> int:
+    """Write (record id, record) pairs to `path`; how many. One clip in memory at a time.
+
+    The file appears whole or not at all. All clips must be of one dtype and width. Raises
+    `NoFootage` for none, `CorruptValue` for one that is not what was written.
+    """
+    num_clips = 0
+    widened = (_widen(key, blob) for key, blob in records)
+    with _replacing(path) as sink:
+        first = next(widened, None)
+        if first is None:
+            raise NoFootage("no clips to export; widen the range")
+        schema = first[0].schema
+        with pa.ipc.new_file(sink, schema) as writer:
+            for batch, metadata in chain([first], widened):
+                if not batch.schema.equals(schema):
+                    raise SchemaMismatch(
+                        f"clip {num_clips} of the export is of another dtype or width than the "
+                        "first; export clips of one fingerprint at a time"
+                    )
+                writer.write_batch(batch, custom_metadata=metadata)
+                num_clips += 1
+    return num_clips
+
+
+def iter_exported(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The (record id, record) pairs of an exported file, each checked, one at a time.
+
+    Raises `CorruptValue` for a file that is not what was written, whatever happened to it.
+    """
+    with _opened(path) as handle:
+        try:
+            _check_messages(handle)
+            handle.seek(0)
+            reader = pa.ipc.open_file(handle)
+        except ARROW_ERRORS as error:
+            raise CorruptValue(
+                f"{path.name}: not an exported Arrow file: {error!r:.200}"
+            ) from error
+        for number in range(reader.num_record_batches):
+            try:
+                wide = reader.get_batch_with_custom_metadata(number)
+                wide.batch.validate(full=True)
+                metadata = dict(wide.custom_metadata or {})
+            except ARROW_ERRORS as error:
+                raise CorruptValue(f"{path.name}, clip {number}: {error!r:.200}") from error
+            yield _narrow(wide.batch, metadata, f"{path.name}, clip {number}")
+
+
+def _widen(key: str, blob: bytes) -> tuple[pa.RecordBatch, dict[str, str]]:
+    """The batch of a record with the columns that say where it lies, and its metadata apart."""
+    version, body = envelope.unseal(blob, key)
+    batch = read_batch(pa.py_buffer(body), key)
+    clip = check_batch(batch, key, version)
+    text = as_text(batch.schema.metadata, key)
+    schema = pa.schema(
+        [*(pa.field(name, type_, nullable=False) for name, type_ in PLACE), *batch.schema]
+    )
+    arrays = [*_place(clip, batch), *batch.columns]
+    return pa.record_batch(arrays, schema=schema), {**text, DIGEST: _content_digest(text, batch)}
+
+
+def _place(clip: ClipMetadata, batch: pa.RecordBatch) -> list[pa.Array]:
+    times_s = np.asarray(clip.pts_s)[batch.column("frame").to_numpy()]
+    constants = (clip.epoch, clip.index, clip.start_s, clip.end_s)
+    columns = [np.full(batch.num_rows, value) for value in constants] + [times_s]
+    return [pa.array(column, type=type_) for column, (_, type_) in zip(columns, PLACE, strict=True)]
+
+
+def _narrow(wide: pa.RecordBatch, metadata: dict[bytes, bytes], where: str) -> tuple[str, bytes]:
+    """The record of one exported batch, after its values and metadata proved to be unchanged."""
+    text = as_text(metadata, where)
+    digest = text.pop(DIGEST, "")
+    clip = from_text(text)
+    names = [name for name in wide.schema.names if name not in dict(PLACE)]
+    schema = pa.schema([wide.schema.field(name) for name in names], metadata=text)
+    batch = pa.record_batch([wide.column(name) for name in names], schema=schema)
+    check_batch(batch, clip.record_id, int(text["aot.version"]))
+    if _content_digest(text, batch) != digest:
+        raise CorruptValue(f"{where}: values or metadata of {clip.record_id} changed; export again")
+    expected = _place(clip, batch)
+    if not all(wide.column(name).equals(e) for (name, _), e in zip(PLACE, expected, strict=True)):
+        raise CorruptValue(f"{where}: times or numbers of {clip.record_id} changed; export again")
+    return clip.record_id, envelope.seal(serialise(batch), clip.record_id)
+
+
+def _content_digest(text: Mapping[str, str], batch: pa.RecordBatch) -> str:
+    """SHA-256 over metadata and values, whatever the layout of the stream around them."""
+    sha = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+    for name, column in sorted(from_batch(batch).items()):
+        sha.update(name.encode())
+        sha.update(np.ascontiguousarray(column).data)
+    return sha.hexdigest()
+
+
+def _check_messages(handle: BinaryIO) -> None:
+    """Refuse compressed and oversized batches before the file reader would load them."""
+    handle.seek(_FILE_MAGIC_BYTES)
+    messages = pa.ipc.MessageReader.open_stream(handle)
+    schema = pa.ipc.read_schema(messages.read_next_message())
+    for message in messages:
+        if message.type != "record batch":
+            raise ValueError(f"a message of type {message.type!r} in an export")
+        check_batch_message(message, schema)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        handle = path.open("rb")
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error.strerror}; check the path") from error
+    with handle:
+        yield handle
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place when the block ends well."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as handle:
+            yield handle
+        part.replace(path)
+    except OSError as error:
+        kind = StoreFull if "No space left" in str(error) else StoreUnavailable
+        raise kind(f"{path}: {error.strerror or error}; nothing was written there") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

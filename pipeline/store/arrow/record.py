@@ -1,0 +1,97 @@
+"""A clip as one record: `encode_clip`, `decode_clip`."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import pyarrow as pa
+
+from pipeline.errors import InvalidRecord
+from pipeline.store import envelope
+from pipeline.store.arrow.columns import TokenDtype, problem_of, to_columns, to_tokens
+from pipeline.store.arrow.stream import (
+    check_batch,
+    from_batch,
+    read_batch,
+    record_schema,
+    serialise,
+    to_batch,
+)
+from pipeline.store.metadata import describe, to_text
+from workers.types import CompressedClip
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """A clip as it was stored."""
+
+    clip: CompressedClip
+    """Tokens are bfloat16, or float32 for int8 records; the seconds in its stats are 0."""
+    fingerprint: str
+    dtype: TokenDtype
+    coverage: float
+    """Share of the clip's sampled frames that are in it."""
+    digest: str
+    """SHA-256 of the record, in hex."""
+
+
+def encode_clip(clip: CompressedClip, *, fingerprint: str, dtype: TokenDtype = "bf16") -> bytes:
+    """The record of `clip`, the same bytes every time.
+
+    bf16 tokens are kept bit for bit, others are rounded to bf16 once; int8 has one scale per token
+    and an error of at most half of it. Raises `InvalidRecord` for what could not be read back.
+    """
+    if dtype not in get_args(TokenDtype):
+        raise InvalidRecord(f"dtype {dtype!r}, expected one of {get_args(TokenDtype)}")
+    metadata = describe(clip, fingerprint=fingerprint, dtype=dtype)
+    columns = to_columns(clip.tokens, dtype)
+    problem = problem_of(columns, metadata)
+    if problem:
+        raise InvalidRecord(f"{metadata.record_id}: {problem}")
+    schema = record_schema(dtype, clip.tokens.tokens.shape[1])
+    schema = schema.with_metadata(to_text(metadata, envelope.VERSION))
+    return envelope.seal(serialise(to_batch(columns, schema)), metadata.record_id)
+
+
+def decode_clip(blob: bytes, *, key: str) -> ClipRecord:
+    """The clip in a record read from where `key` (a `keys.record_id`) should lie.
+
+    One copy, from the record into the tensors. Raises `SchemaMismatch` for a version or a schema
+    of another release, `CorruptValue` for anything else that is not exactly what was written.
+    """
+    version, body = envelope.unseal(blob, key)
+    batch = read_batch(pa.py_buffer(body), key)
+    metadata = check_batch(batch, key, version)
+    columns = from_batch(batch)
+    clip = CompressedClip(
+        stream_id=metadata.stream_id,
+        epoch=metadata.epoch,
+        index=metadata.index,
+        start_s=metadata.start_s,
+        end_s=metadata.end_s,
+        pts_s=metadata.pts_s,
+        tokens=to_tokens(columns, metadata),
+        wall_start_s=metadata.wall_start_s,
+        stats=metadata.stats,
+    )
+    return ClipRecord(
+        clip=clip,
+        fingerprint=metadata.fingerprint,
+        dtype="bf16" if metadata.dtype == "bf16" else "int8",
+        coverage=metadata.coverage,
+        digest=envelope.digest_of(blob),
+    )
+
+
+def same_content(blob: bytes, other: bytes, *, key: str) -> bool:
+    """Whether two records hold the same clip, however an Arrow release laid it out."""
+    if blob == other:
+        return True
+    first, second = (
+        read_batch(pa.py_buffer(envelope.unseal(record, key)[1]), key) for record in (blob, other)
+    )
+    return first.equals(second, check_metadata=True)
+
+
+def record_body(blob: bytes, *, key: str) -> memoryview:
+    """The Arrow IPC stream inside a record, digest checked: what a client may download."""
+    return envelope.unseal(blob, key)[1]

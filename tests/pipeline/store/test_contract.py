@@ -1,0 +1,310 @@
+"""What every store promises, on every store."""
+
+import dataclasses
+import time
+
+import pytest
+import torch
+
+from pipeline.errors import (
+    Conflict,
+    FingerprintMismatch,
+    InvalidQuery,
+    InvalidRecord,
+    LeaseHeld,
+    LeaseLost,
+    MissingValue,
+    UnknownStream,
+)
+from pipeline.store.arrow import encode_clip
+from pipeline.types import Gap, Position, StreamInfo
+
+
+@pytest.fixture
+def lease(store, info):
+    store.put_info(info)
+    return store.acquire_lease("lobby", "tests", ttl_s=30)
+
+
+def put(store, clip, lease):
+    return store.put_clip(clip, lease, fingerprint="f1")
+
+
+def assert_same_clip(got, expected):
+    for name in ("tokens", "frame", "cell", "mass", "kind"):
+        assert torch.equal(getattr(got.tokens, name), getattr(expected.tokens, name)), name
+    assert got.tokens.grid == expected.tokens.grid
+    without = {"tokens": expected.tokens}
+    assert dataclasses.replace(got, **without) == dataclasses.replace(expected, **without)
+
+
+def test_a_clip_comes_back_as_it_was(store, lease, make_clip):
+    clip = make_clip(3, wall_start_s=1.7e9)
+    span = put(store, clip, lease)
+    assert_same_clip(store.get_clip(span), clip)
+
+
+def test_a_span_tells_the_cost_before_anything_is_loaded(store, lease, make_clip):
+    put(store, make_clip(2, num_tokens=7, wall_start_s=1.5e9), lease)
+    (span,) = store.list_spans("lobby")
+    assert (span.epoch, span.index, span.start_s, span.end_s) == (0, 2, 8.0, 12.0)
+    assert (span.num_tokens, span.wall_start_s) == (7, 1.5e9)
+    assert span.size_bytes == len(store.get_record(span))
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "expected"),
+    [
+        (None, None, [0, 1, 2, 3]),
+        (4.0, 8.0, [1]),
+        (3.999, 8.001, [0, 1, 2]),
+        (5.0, 5.5, [1]),
+        (None, 4.0, [0]),
+        (12.0, None, [3]),
+        (16.0, 20.0, []),
+        (-5.0, 0.0, []),
+    ],
+)
+def test_a_range_gives_every_clip_that_has_a_part_in_it(
+    store, lease, make_clip, start_s, end_s, expected
+):
+    for index in (2, 0, 3, 1):
+        put(store, make_clip(index), lease)
+    found = [span.index for span in store.list_spans("lobby", start_s, end_s)]
+    assert found == expected
+
+
+def test_a_long_clip_before_short_ones_is_found(store, lease, make_clip):
+    put(store, make_clip(0, start_s=0.0, length_s=100.0), lease)
+    put(store, make_clip(1, start_s=10.0), lease)
+    assert [span.index for span in store.list_spans("lobby", 50, 60)] == [0]
+
+
+def test_spans_come_in_the_order_the_stream_was_seen(store, lease, make_clip):
+    put(store, make_clip(0, epoch=0, start_s=100.0), lease)
+    put(store, make_clip(1, epoch=1, start_s=0.0), lease)
+    assert [(s.epoch, s.index) for s in store.list_spans("lobby")] == [(0, 0), (1, 1)]
+
+
+def test_putting_a_clip_again_changes_nothing(store, lease, make_clip):
+    first = put(store, make_clip(1), lease)
+    put(store, make_clip(2), lease)
+    assert put(store, make_clip(1), lease) == first
+    assert len(store.list_spans("lobby")) == 2
+    assert store.get_position("lobby").index == 2
+
+
+def test_another_clip_under_the_same_key_is_a_conflict(store, lease, make_clip):
+    span = put(store, make_clip(1), lease)
+    with pytest.raises(Conflict, match="lobby/0/1 holds another clip"):
+        put(store, make_clip(1, seed=9), lease)
+    assert_same_clip(store.get_clip(span), make_clip(1))
+
+
+def test_the_position_is_the_end_of_the_last_clip(store, lease, make_clip):
+    assert store.get_position("lobby") is None
+    put(store, make_clip(0), lease)
+    put(store, make_clip(1), lease)
+    assert store.get_position("lobby") == Position(0, 1, 8.0, 7.0)
+
+
+def test_a_record_put_as_bytes_is_the_same_clip(store, lease, make_clip):
+    blob = encode_clip(make_clip(4), fingerprint="f1")
+    span = store.put_record("lobby/0/4", blob, lease)
+    assert store.get_record(span) == blob
+    assert_same_clip(store.get_clip(span), make_clip(4))
+
+
+def test_clips_are_iterated_in_the_order_asked_for(store, lease, make_clip):
+    spans = [put(store, make_clip(index), lease) for index in range(7)]
+    got = [clip.index for clip in store.iter_clips(reversed(spans))]
+    assert got == [6, 5, 4, 3, 2, 1, 0]
+
+
+def test_iteration_may_be_left_early(store, lease, make_clip):
+    spans = [put(store, make_clip(index), lease) for index in range(5)]
+    clips = store.iter_clips(spans)
+    assert next(clips).index == 0
+    clips.close()
+    assert store.get_clip(spans[4]).index == 4
+
+
+def test_a_missing_value_is_named(store, lease, make_clip):
+    span = put(store, make_clip(0), lease)
+    gone = dataclasses.replace(span, index=5)
+    with pytest.raises(MissingValue, match="lobby/0/5"):
+        store.get_clip(gone)
+    with pytest.raises(MissingValue):
+        list(store.iter_clips([span, gone]))
+
+
+def test_skip_leaves_out_what_cannot_be_read_and_says_so(store, lease, make_clip, caplog):
+    span = put(store, make_clip(0), lease)
+    spans = [dataclasses.replace(span, index=5), span]
+    assert [clip.index for clip in store.iter_clips(spans, on_corrupt="skip")] == [0]
+    assert "lobby clip 5 left out" in caplog.text
+
+
+def test_verify_reads_every_record(store, lease, make_clip):
+    for index in range(3):
+        put(store, make_clip(index), lease)
+    report = store.verify("lobby")
+    assert (report.ok, report.num_clips, report.num_tokens) == (True, 3, 15)
+
+
+def test_gaps_are_kept_once_and_in_order(store, lease):
+    late = Gap("lobby", 0, 60.0, 62.5, "overload")
+    early = Gap("lobby", 0, 10.0, 12.0, "disconnected", wall_start_s=1.7e9)
+    for gap in (late, early, late):
+        store.put_gap(gap, lease)
+    assert store.list_gaps("lobby") == [early, late]
+
+
+def test_info_comes_back_without_the_credentials(store):
+    given = StreamInfo(
+        "hall",
+        "rtsp://admin:secret@10.0.0.7/live?token=abc&channel=1",
+        "org/model",
+        "f9",
+        status="failed",
+        error="SourceStalled: nothing for 20 s",
+        settings={"retention": 0.1, "detach": True, "end_s": None},
+        declared_duration_s=3600.5,
+        wall_start_s=1.7e9,
+    )
+    store.put_info(given)
+    assert store.get_info("hall") == given
+    assert given.source == "rtsp://10.0.0.7/live?token=***&channel=1"
+
+
+def test_info_can_change_without_touching_the_position(store, lease, info, make_clip):
+    put(store, make_clip(0), lease)
+    store.put_info(dataclasses.replace(info, status="complete"), lease=lease)
+    assert store.get_info("lobby").status == "complete"
+    assert store.get_position("lobby").index == 0
+
+
+def test_streams_are_listed(store, info):
+    for stream_id in ("b", "a"):
+        store.put_info(dataclasses.replace(info, stream_id=stream_id))
+    assert store.list_streams() == ["a", "b"]
+
+
+def test_an_unknown_stream_is_named(store, make_clip):
+    for ask in (store.get_info, store.list_spans, store.delete_stream, store.verify):
+        with pytest.raises(UnknownStream, match="'nobody'"):
+            ask("nobody")
+    lease = store.acquire_lease("lobby", "tests")
+    with pytest.raises(UnknownStream):
+        put(store, make_clip(0), lease)
+
+
+def test_tokens_of_another_fingerprint_are_refused(store, lease, info, make_clip):
+    put(store, make_clip(0), lease)
+    with pytest.raises(FingerprintMismatch, match="fingerprint f1, got f2"):
+        store.put_clip(make_clip(1), lease, fingerprint="f2")
+    with pytest.raises(FingerprintMismatch, match="fingerprint f1, got f2"):
+        store.put_info(dataclasses.replace(info, fingerprint="f2"))
+    assert len(store.list_spans("lobby")) == 1
+
+
+def test_the_fingerprint_of_a_stream_without_clips_may_change(store, lease, info):
+    store.put_info(dataclasses.replace(info, fingerprint="f2"))
+    assert store.get_info("lobby").fingerprint == "f2"
+
+
+def test_a_second_writer_is_told_who_holds_the_lease(store, lease):
+    with pytest.raises(LeaseHeld, match="lobby is being written by tests"):
+        store.acquire_lease("lobby", "others")
+    assert store.get_lease("lobby") == lease
+
+
+def test_a_takeover_shuts_the_first_writer_out(store, lease, info, make_clip):
+    second = store.acquire_lease("lobby", "others", takeover=True)
+    assert second.token > lease.token
+    for write in (
+        lambda: put(store, make_clip(0), lease),
+        lambda: store.put_gap(Gap("lobby", 0, 0, 1, "paused"), lease),
+        lambda: store.put_info(info, lease=lease),
+        lambda: store.renew_lease(lease),
+    ):
+        with pytest.raises(LeaseLost, match="taken over by others"):
+            write()
+    assert store.list_spans("lobby") == []
+    put(store, make_clip(0), second)
+
+
+def test_a_lease_ends_by_itself(store, info, make_clip):
+    store.put_info(info)
+    lease = store.acquire_lease("lobby", "tests", ttl_s=0.05)
+    time.sleep(0.1)
+    with pytest.raises(LeaseLost, match=r"ended after 0\.05 s"):
+        put(store, make_clip(0), lease)
+    store.acquire_lease("lobby", "others")
+
+
+def test_renewal_keeps_a_lease(store, info, make_clip):
+    store.put_info(info)
+    lease = store.acquire_lease("lobby", "tests", ttl_s=0.4)
+    for _ in range(3):
+        time.sleep(0.2)
+        store.renew_lease(lease)
+    put(store, make_clip(0), lease)
+
+
+def test_a_released_lease_is_free_and_releasing_twice_is_harmless(store, lease):
+    store.release_lease(lease)
+    second = store.acquire_lease("lobby", "others")
+    store.release_lease(lease)
+    assert store.get_lease("lobby") == second
+
+
+def test_a_lease_is_for_one_stream(store, lease, make_clip):
+    with pytest.raises(LeaseLost, match="lease is for stream lobby, the write for hall"):
+        put(store, make_clip(0, stream_id="hall"), lease)
+
+
+def test_deleting_removes_everything_and_says_how_much(store, lease, make_clip):
+    spans = [put(store, make_clip(index), lease) for index in range(3)]
+    store.put_gap(Gap("lobby", 0, 12, 13, "paused"), lease)
+    counts = store.delete_stream("lobby")
+    assert (counts.clips, counts.gaps) == (3, 1)
+    assert counts.size_bytes == sum(span.size_bytes for span in spans)
+    assert store.list_streams() == []
+    with pytest.raises(MissingValue):
+        store.get_clip(spans[0])
+
+
+def test_a_writer_of_a_deleted_stream_is_shut_out_for_good(store, lease, info, make_clip):
+    store.delete_stream("lobby")
+    store.put_info(info)
+    store.acquire_lease("lobby", "others")
+    with pytest.raises(LeaseLost):
+        put(store, make_clip(0), lease)
+
+
+def test_a_clip_that_cannot_be_read_back_is_not_stored(store, lease, make_clip):
+    clip = make_clip(0)
+    clip.tokens.tokens[0, 0] = float("nan")
+    with pytest.raises(InvalidRecord, match="NaN or infinity"):
+        put(store, clip, lease)
+    assert store.list_spans("lobby") == []
+
+
+@pytest.mark.parametrize("stream_id", ["", "a b", "../x", "a{b}", "x" * 65, "a\n"])
+def test_a_wrong_stream_id_is_refused(store, stream_id):
+    for ask in (store.get_info, store.list_spans, store.get_lease):
+        with pytest.raises(InvalidRecord, match="stream id"):
+            ask(stream_id)
+
+
+def test_a_range_that_is_no_number_is_refused(store, lease):
+    with pytest.raises(InvalidQuery):
+        store.list_spans("lobby", float("nan"), 3.0)
+
+
+def test_usage_and_health_can_be_asked(store, lease, make_clip):
+    put(store, make_clip(0), lease)
+    assert store.stats().used_bytes >= store.list_spans("lobby")[0].size_bytes
+    assert store.stats().num_streams == 1
+    assert store.check().server
