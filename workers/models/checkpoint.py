@@ -5,8 +5,10 @@ class of transformers sees it: the weights are safetensors (pickle runs code whi
 file of them is complete, and the config names a family without asking for code of its own.
 """
 
+import fnmatch
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +21,10 @@ from transformers import CONFIG_MAPPING
 
 from workers.errors import InvalidCheckpoint, ModelNotFound, NoVisionTower, UnsafeWeights
 
+logger = logging.getLogger(__name__)
+
+HUB_TIMEOUT_S = 10.0
+"""Longest wait for the hub to say which commit and files there are."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 HUB_FILES = ("*.json", "*.jinja", "*.safetensors", "*.model", "merges.txt", "vocab.txt")
 """What is fetched from a hub repository: never pickle, never code."""
@@ -112,19 +118,49 @@ def one_line(error: BaseException) -> str:
 
 
 def _fetch(model: str, revision: str | None) -> Path:
+    """The snapshot of a hub repository: fetched, or from the cache when the hub gives no answer."""
     if not HUB_ID.fullmatch(model):
         raise ModelNotFound(f"no folder {model!r}, and it is not a hub id; check the path")
     try:
-        folder = huggingface_hub.snapshot_download(
-            model, revision=revision, allow_patterns=list(HUB_FILES)
+        info = huggingface_hub.HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # transport, hub and offline mode raise unrelated types
+        return _cached(model, revision, error)
+    names = [file.rfilename for file in info.siblings or ()]
+    wanted = [name for name in names if any(fnmatch.fnmatch(name, p) for p in HUB_FILES)]
+    try:
+        # By its name, so that the cache knows which commit a branch or tag was.
+        huggingface_hub.hf_hub_download(
+            model, "config.json", revision=revision, etag_timeout=HUB_TIMEOUT_S
         )
-    except (OSError, ValueError, RuntimeError) as error:  # the hub's errors are of these
-        at = f" at revision {revision!r}" if revision else ""
-        raise ModelNotFound(
-            f"{model!r}{at} is no folder, not cached and not to be had from the hub "
-            f"({type(error).__name__}); check the name, or pass the path of a folder"
-        ) from error
+        paths = [
+            huggingface_hub.hf_hub_download(
+                model, name, revision=info.sha, etag_timeout=HUB_TIMEOUT_S
+            )
+            for name in wanted
+            if "/" not in name
+        ]
+    except Exception as error:  # as above
+        raise _not_found(model, revision, error) from error
+    return Path(paths[0]).parent
+
+
+def _cached(model: str, revision: str | None, reason: Exception) -> Path:
+    try:
+        folder = huggingface_hub.snapshot_download(
+            model, revision=revision, allow_patterns=list(HUB_FILES), local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise _not_found(model, revision, reason) from error
+    logger.warning("the hub gave no answer (%s): %s comes from the cache", one_line(reason), model)
     return Path(folder)
+
+
+def _not_found(model: str, revision: str | None, reason: Exception) -> ModelNotFound:
+    at = f" at revision {revision!r}" if revision else ""
+    return ModelNotFound(
+        f"{model!r}{at} is no folder, not cached and not to be had from the hub "
+        f"({type(reason).__name__}); check the name, or pass the path of a folder"
+    )
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
