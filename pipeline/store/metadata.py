@@ -113,6 +113,7 @@ def to_text(metadata: ClipMetadata, version: int) -> dict[str, str]:
 def from_text(text: Mapping[str, str]) -> ClipMetadata:
     """The other way. Raises `CorruptValue` for anything `to_text` would not have written."""
     try:
+        version = int(text["aot.version"])
         rows, columns = text["aot.grid"].split("x")
         wall = text["aot.wall_start_s"]
         metadata = ClipMetadata(
@@ -131,7 +132,7 @@ def from_text(text: Mapping[str, str]) -> ClipMetadata:
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptValue(f"metadata of a record does not read: {error!r:.200}") from error
-    if to_text(metadata, int(text.get("aot.version", "0"))) != dict(text):
+    if to_text(metadata, version) != dict(text):
         raise CorruptValue(
             f"{metadata.record_id}: metadata holds keys or spellings this version does not write"
         )

@@ -64,7 +64,9 @@ def make_clip() -> MakeClip:
 
 @pytest.fixture
 def info() -> StreamInfo:
-    return StreamInfo("lobby", "rtsp://camera/1", "tiny", "f1", created_at_s=1.5, settings={"fps": 1})
+    return StreamInfo(
+        "lobby", "rtsp://camera/1", "tiny", "f1", created_at_s=1.5, settings={"fps": 1}
+    )
 
 
 @pytest.fixture(scope="session")
