@@ -1,0 +1,115 @@
+"""What every token could know of the past: targets that teach the language half to remember.
+
+A question gives a gradient for one word; the tokens it hangs on have to carry which frame they
+are from, what came before them and how long it is ago long before any question is answered. Small
+heads on a middle layer ask the tokens just that while the model trains. The heads are not
+exported. Everything asked follows from the frames up to the token's own.
+"""
+
+import numpy as np
+from jaxtyping import Int64
+
+from demo.labels import CLASSES, IGNORE
+from demo.questions import SEEN, Window, find_direction
+from demo.scenes import DIRECTIONS
+
+FACTS: dict[str, int] = {
+    "colour": 9,
+    "shape": 5,
+    "letter": 13,
+    "second": 60,
+    "first_second": 60,
+    "rank": 6,
+    "previous_colour": 9,
+    "previous_shape": 5,
+    "previous_letter": 13,
+    "slide_letter": 13,
+    "slide_colour": 9,
+    "slide_shape": 5,
+    "direction": 5,
+}
+"""Fact -> number of classes; class 0 is "none" where there can be none."""
+
+
+def state_facts(
+    window: Window, owner: Int64[np.ndarray, "t n"]
+) -> Int64[np.ndarray, "facts t slots"]:
+    """Class per fact for every cell of every frame, then for the newline after them.
+
+    IGNORE where a fact says nothing of a token; background cells are asked nothing.
+    """
+    frames, cells = owner.shape
+    facts = np.full((len(FACTS), frames, cells + 1), IGNORE, np.int64)
+    content = _item_facts(window)
+    for frame, cell in np.argwhere(owner >= 0):
+        known = content.get((int(owner[frame, cell]), int(frame)))
+        if known is not None:
+            facts[:, frame, cell] = known
+    facts[:, :, cells] = _frame_facts(window)
+    return facts
+
+
+def _pack(values: dict[str, int]) -> list[int]:
+    return [values.get(name, IGNORE) for name in FACTS]
+
+
+def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
+    """(item, frame) -> facts, for every frame the item is seen in."""
+    known = classify_items_of(window)
+    order = {kind: window.select(kind) for kind in ("object", "letter", "figure")}
+    letters = {i.slide: known["letter"][k] for k, i in enumerate(window.items) if i.letter}
+    firsts = [window.first_frame(k) for k in range(len(window.items))]
+    facts: dict[tuple[int, int], list[int]] = {}
+    for kind, items in order.items():
+        for rank, k in enumerate(items):
+            tied = [j for j in items if j != k and firsts[j] == firsts[k]]
+            earlier = [j for j in items if firsts[j] < firsts[k]]
+            before = earlier[-1] if earlier else None
+            for frame in np.flatnonzero(window.visible[:, k] >= SEEN):
+                values = {name: known[name][k] for name in ("colour", "shape", "letter")}
+                values["second"] = int(window.times_s[frame]) % 60
+                values["first_second"] = int(window.times_s[firsts[k]]) % 60
+                if not tied and window.is_clear(k):
+                    values["rank"] = min(rank + 1, 5)
+                    for name in ("colour", "shape", "letter"):
+                        values[f"previous_{name}"] = 0 if before is None else known[name][before]
+                if kind == "figure":
+                    values["slide_letter"] = letters[window.items[k].slide]
+                if kind == "object":
+                    way = find_direction(window, k, until=int(frame) + 1)
+                    values["direction"] = DIRECTIONS.index(way) + 1 if way else 0
+                facts[k, int(frame)] = _pack(values)
+    return facts
+
+
+def _frame_facts(window: Window) -> np.ndarray:
+    """Facts of the newline that closes each frame: how many so far, and what the slide shows."""
+    known = classify_items_of(window)
+    columns = []
+    clear = {}
+    for kind in ("object", "letter"):
+        chosen = [k for k, i in enumerate(window.items) if i.kind == kind]
+        clear[kind] = all(window.is_clear(k) for k in chosen)
+    kind = "object" if window.kind == "surveillance" else "letter"
+    firsts = [window.first_frame(k) for k in window.select(kind)]
+    for frame, time_s in enumerate(window.times_s):
+        values = {"second": int(time_s) % 60}
+        if clear[kind]:
+            values["rank"] = min(sum(first <= frame for first in firsts), 5)
+        for k, item in enumerate(window.items):
+            if item.slide >= 0 and window.visible[frame, k] >= SEEN:
+                names = ("letter",) if item.kind == "letter" else ("colour", "shape")
+                values |= {f"slide_{name}": known[name][k] for name in names}
+        columns.append(_pack(values))
+    return np.array(columns, np.int64).T
+
+
+def classify_items_of(window: Window) -> dict[str, list[int]]:
+    """Class index + 1 of colour, shape and letter per item of a window, 0 for none."""
+    return {
+        name: [
+            CLASSES[name].index(value) + 1 if (value := getattr(item, name)) else 0
+            for item in window.items
+        ]
+        for name in CLASSES
+    }

@@ -1,0 +1,103 @@
+"""Scenes seen once by the frozen vision half: cached pooled tokens with their ground truth.
+
+The language half trains for many passes on the same scenes with ever new questions and windows,
+so the tower's work is done once per scene and kept in shards. A shard depends on its index, the
+seed and the tower alone; whoever needs one that is not there makes it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import BFloat16, Float, Int64
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from aot.pooling import pool_grid
+from demo.labels import choose_owner, cover_cells
+from demo.model import CELLS, IMAGE_SIZE, PATCHES
+from demo.render import render
+from demo.scenes import Scene, generate_scene
+from demo.train_tower import normalise, shrink
+
+FRAMES = 8
+"""Frames of a scene, one a second."""
+SHARD_SCENES = 250
+TRAIN_SEEDS = 2_000_000
+"""First seed of the pool's scenes; evaluation uses seeds below 1,000,000."""
+_MAX_ITEMS = 8
+
+
+@dataclass(frozen=True)
+class SeenScene:
+    """A scene, what its frames show, and what the vision half made of them."""
+
+    scene: Scene
+    tokens: BFloat16[Tensor, "t n d"] | Float[Tensor, "t n d"]
+    """Projected and pooled."""
+    visible: Float[np.ndarray, "t items"]
+    owner: Int64[np.ndarray, "t n"]
+    """Item a pooled cell shows, -1 nothing, IGNORE a mere touch."""
+
+
+def see_scene(
+    model: LlavaOnevisionForConditionalGeneration, scene: Scene, size: int = IMAGE_SIZE
+) -> SeenScene:
+    """Render a scene at one frame a second and encode it."""
+    shown = render(scene, np.arange(FRAMES, dtype=np.float64), size)
+    cover = cover_cells(shown.items, len(scene.items), CELLS)
+    owner = choose_owner(cover, owns=0.12, touches=0.02)
+    tokens = encode_frames(model, torch.from_numpy(shrink(shown.pixels)))
+    return SeenScene(scene, tokens, shown.visible, owner)
+
+
+@torch.no_grad()
+def encode_frames(
+    model: LlavaOnevisionForConditionalGeneration, pixels: Tensor
+) -> Float[Tensor, "t n d"]:
+    """Tower, projector and the family's pooling, without the attention sums."""
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model.model.vision_tower(
+            pixel_values=normalise(pixels), output_hidden_states=True
+        )
+        tokens = model.model.multi_modal_projector(outputs.hidden_states[-1])
+    return pool_grid(tokens.float(), (PATCHES, PATCHES), "bilinear")
+
+
+def load_shard(
+    model: LlavaOnevisionForConditionalGeneration, folder: Path, index: int
+) -> list[SeenScene]:
+    """Scenes of one shard: read from `folder`, made first when it is not there."""
+    path = folder / f"shard-{index:04d}.safetensors"
+    seeds = [TRAIN_SEEDS + index * SHARD_SCENES + k for k in range(SHARD_SCENES)]
+    scenes = [generate_scene("lecture" if s % 2 else "surveillance", s) for s in seeds]
+    if not path.is_file():
+        _save_shard(path, [see_scene(model, scene) for scene in scenes])
+    columns = load_file(path)
+    return [
+        SeenScene(
+            scene,
+            columns["tokens"][k],
+            columns["visible"][k, :, : len(scene.items)].numpy(),
+            columns["owner"][k].long().numpy(),
+        )
+        for k, scene in enumerate(scenes)
+    ]
+
+
+def _save_shard(path: Path, seen: list[SeenScene]) -> None:
+    visible = torch.zeros(len(seen), FRAMES, _MAX_ITEMS)
+    for k, one in enumerate(seen):
+        visible[k, :, : one.visible.shape[1]] = torch.from_numpy(one.visible)
+    columns = {
+        "tokens": torch.stack([one.tokens for one in seen]).bfloat16(),
+        "visible": visible,
+        "owner": torch.stack([torch.from_numpy(one.owner) for one in seen]).to(torch.int16),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+    save_file(columns, partial)
+    os.replace(partial, path)

@@ -1,0 +1,313 @@
+"""Stage 3: the language half learns to answer, on cached tokens of the frozen vision half.
+
+A curriculum of phases: two-frame windows and nothing but "was there ...?" until tokens are
+matched with words, then all kinds on longer and longer windows up to eight frames. All tokens are
+there in every phase: the model is never trained on dropped tokens, so that no reducer is favoured.
+Beside the answers, `demo.facts` teaches a middle layer to remember. Kinds that are answered badly
+are asked more often.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from demo.checkpoint import load_state, save_state
+from demo.facts import FACTS, state_facts
+from demo.labels import IGNORE
+from demo.optim import build_optimizers, set_rates
+from demo.pool import FRAMES, SHARD_SCENES, SeenScene, load_shard
+from demo.questions import KINDS, Question, ask, open_window
+from demo.sequence import (
+    FRAME_LENGTH,
+    MARK_TOKENS,
+    block_mask,
+    embed_videos,
+    open_vocabulary,
+    position_ids,
+    write_marks,
+    write_slots,
+)
+
+logger = logging.getLogger(__name__)
+
+FACT_LAYER = 3
+"""Hidden states after this many layers are asked for facts; the layers above answer."""
+VIDEOS_PER_STEP = 16
+END_WEIGHT = 0.2
+"""Of the `<|end|>` after an answer, which is easy."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the curriculum."""
+
+    frames: int
+    steps: int
+    slots: int
+    kinds: tuple[str, ...] | None = None
+    """None asks all."""
+
+
+def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
+    """The curriculum; `scale` stretches every phase."""
+    warm = ("exist", "slide_exist")
+    plan = (
+        Phase(2, 300, 8, warm),
+        Phase(3, 1200, 10),
+        Phase(5, 700, 10),
+        Phase(8, 1300, 10),
+    )
+    return tuple(Phase(p.frames, max(round(p.steps * scale), 1), p.slots, p.kinds) for p in plan)
+
+
+class FactHeads(nn.Module):
+    """Reads facts off hidden states; not exported."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(dim)
+        self.classify = nn.Linear(dim, sum(FACTS.values()))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of one step."""
+
+    tokens: Tensor
+    marks: Tensor
+    slot_ids: Tensor
+    targets: Tensor
+    facts: Tensor
+    kinds: list[list[str | None]]
+
+
+@dataclass
+class Progress:
+    """How well each kind is answered while training, as a running mean."""
+
+    right: Tensor
+
+    @property
+    def weights(self) -> np.ndarray:
+        """How eagerly a kind is asked: the worse, the more."""
+        return np.clip(1.0 - self.right.numpy(), 0.12, 1.0)
+
+    def update(self, kinds: list[list[str | None]], right: Tensor) -> None:
+        """`right[b s]` is 1 where the whole answer was."""
+        for index, kind in enumerate(KINDS):
+            picked = [
+                float(right[b, s])
+                for b, row in enumerate(kinds)
+                for s, name in enumerate(row)
+                if name == kind
+            ]
+            if picked:
+                keep = 0.98 ** len(picked)
+                self.right[index] = keep * self.right[index] + (1 - keep) * np.mean(picked)
+
+
+def train_language(
+    model: LlavaOnevisionForConditionalGeneration,
+    runs: Path,
+    *,
+    phases: tuple[Phase, ...],
+    seed: int = 0,
+    max_shards: int = 32,
+    stop_s: float | None = None,
+) -> int:
+    """Train in place; resumes from `runs/language.safetensors`; returns the steps done.
+
+    `stop_s` ends the run early, saved, after so many seconds.
+    """
+    torch.manual_seed(seed)
+    trainer = _Trainer(model, runs, phases, seed, max_shards)
+    return trainer.run(stop_s)
+
+
+class _Trainer:
+    """State of stage 3 between steps."""
+
+    def __init__(self, model, runs: Path, phases, seed: int, max_shards: int) -> None:
+        self.model, self.runs, self.phases, self.seed = model, runs, phases, seed
+        self.max_shards = max_shards
+        self.language = model.model.language_model
+        self.newline = model.model.image_newline
+        self.heads = FactHeads(model.config.text_config.hidden_size)
+        self.progress = Progress(torch.zeros(len(KINDS)))
+        self.vocabulary = open_vocabulary()
+        self.shards: dict[int, list[SeenScene]] = {}
+        holder = nn.ParameterDict({"newline": self.newline})
+        progress = nn.Module()
+        progress.register_buffer("right", self.progress.right)
+        self.modules: dict[str, nn.Module] = {
+            "language": self.language, "heads": self.heads, "newline": holder,
+            "progress": progress,
+        }  # fmt: skip
+        others = [*self.language.embed_tokens.parameters(), *self.language.norm.parameters()]
+        self.optimizers = build_optimizers(
+            self.language.layers,
+            [*others, *self.heads.parameters(), self.newline],
+            muon_lr=3e-3,
+            adam_lr=1.5e-3,
+        )
+        self.path = runs / "language.safetensors"
+        self.steps = sum(p.steps for p in phases)
+
+    def run(self, stop_s: float | None) -> int:
+        start, begun_s = load_state(self.path, self.modules, self.optimizers), time.monotonic()
+        self.language.train()
+        for step in range(start, self.steps):
+            loss, fact_loss = self.step(step)
+            elapsed_s = time.monotonic() - begun_s
+            if step % 25 == 0 or step == self.steps - 1:
+                self.log(step, elapsed_s, loss, fact_loss)
+            stopping = stop_s is not None and elapsed_s > stop_s
+            if step % 100 == 99 or step == self.steps - 1 or stopping:
+                save_state(self.path, self.modules, self.optimizers, step + 1)
+            if stopping:
+                return step + 1
+        self.language.eval()
+        return self.steps
+
+    def step(self, step: int) -> tuple[float, float]:
+        set_rates(self.optimizers, step, self.steps)
+        phase = self.find_phase(step)
+        batch = self.draw(step, phase)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, fact_loss, right = self.losses(batch, phase)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        (loss + 0.5 * fact_loss).backward()
+        nn.utils.clip_grad_norm_([*self.language.parameters(), self.newline], 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.progress.update(batch.kinds, right)
+        return loss.item(), fact_loss.item()
+
+    def find_phase(self, step: int) -> Phase:
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+    def scene(self, step: int, rng: np.random.Generator) -> SeenScene:
+        """A scene of the pool, which grows with the steps so that training can start at once."""
+        known = min(4 + step // 40, self.max_shards)
+        index = int(rng.integers(known))
+        if index not in self.shards:
+            self.shards[index] = load_shard(self.model, self.runs / "pool", index)
+        return self.shards[index][int(rng.integers(SHARD_SCENES))]
+
+    def draw(self, step: int, phase: Phase) -> Batch:
+        rng = np.random.default_rng([self.seed, step, 3])
+        columns = []
+        while len(columns) < VIDEOS_PER_STEP:
+            seen = self.scene(step, rng)
+            begin = int(rng.integers(FRAMES - phase.frames + 1))
+            cut = slice(begin, begin + phase.frames)
+            clock_s = float(rng.integers(36_000))
+            times_s = np.arange(FRAMES, dtype=np.float64)[cut]
+            window = open_window(seen.scene, seen.visible[cut], times_s, clock_s)
+            questions = self.choose(
+                ask(window, rng, phase.kinds) for _ in range(6 if phase.kinds else 2)
+            )
+            chosen = self.pick(questions, phase.slots, rng)
+            slots = write_slots(chosen, self.vocabulary)
+            columns.append(
+                (
+                    seen.tokens[cut],
+                    torch.from_numpy(write_marks(window.times_s, self.vocabulary)),
+                    torch.from_numpy(slots.ids),
+                    torch.from_numpy(slots.targets),
+                    torch.from_numpy(state_facts(window, seen.owner[cut])),
+                    [q.kind if q else None for q in chosen],
+                )
+            )
+        tokens, marks, ids, targets, facts, kinds = zip(*columns, strict=True)
+        return Batch(
+            torch.stack(tokens).float(), torch.stack(marks), torch.stack(ids),
+            torch.stack(targets), torch.stack(facts), list(kinds),
+        )  # fmt: skip
+
+    @staticmethod
+    def choose(draws) -> list[Question]:
+        """Different questions of several draws."""
+        return list({(q.kind, q.text): q for draw in draws for q in draw}.values())
+
+    def pick(
+        self, questions: list[Question], slots: int, rng: np.random.Generator
+    ) -> list[Question | None]:
+        """As many as there are slots, badly answered kinds first by chance."""
+        if len(questions) > slots:
+            weights = self.progress.weights[[KINDS.index(q.kind) for q in questions]]
+            order = rng.choice(len(questions), slots, replace=False, p=weights / weights.sum())
+            questions = [questions[i] for i in order]
+        return [*questions, *[None] * (slots - len(questions))]
+
+    def losses(self, batch: Batch, phase: Phase) -> tuple[Tensor, Tensor, Tensor]:
+        embedded = embed_videos(
+            self.language, self.newline, batch.tokens, batch.marks, batch.slot_ids,
+            self.vocabulary,
+        )  # fmt: skip
+        mask = block_mask(phase.frames, phase.slots).expand(len(embedded), -1, -1, -1)
+        outputs = self.language(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=position_ids(phase.frames, phase.slots),
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        middle = outputs.hidden_states[FACT_LAYER]
+        answers = outputs.last_hidden_state[:, 1 + phase.frames * FRAME_LENGTH :]
+        loss, right = self.answer_loss(answers, batch.targets.flatten(1))
+        return loss, self.fact_loss(middle, batch.facts, phase.frames), right
+
+    def answer_loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the answers' words, and which slots are wholly right."""
+        asked = targets != IGNORE
+        logits = F.linear(hidden[asked], self.language.embed_tokens.weight).float()
+        goal = targets[asked]
+        weight = torch.where(goal == self.vocabulary.words["<|end|>"], END_WEIGHT, 1.0)
+        each = F.cross_entropy(logits, goal, reduction="none")
+        correct = torch.ones(targets.shape, dtype=torch.bool)
+        correct[asked] = logits.argmax(-1) == goal
+        slots = correct.unflatten(1, (-1, targets.shape[1] // self.slots_of(targets))).all(-1)
+        return (weight * each).sum() / weight.sum(), slots.float()
+
+    @staticmethod
+    def slots_of(targets: Tensor) -> int:
+        from demo.sequence import SLOT_LENGTH
+
+        return targets.shape[1] // SLOT_LENGTH
+
+    def fact_loss(self, hidden: Tensor, facts: Tensor, frames: int) -> Tensor:
+        """Mean over the facts of the cross-entropy where they are asked."""
+        hidden = hidden[:, 1 : 1 + frames * FRAME_LENGTH].unflatten(1, (frames, FRAME_LENGTH))
+        hidden = hidden[:, :, MARK_TOKENS:]
+        asked = (facts != IGNORE).any(1)
+        logits = self.heads.classify(self.heads.norm(hidden[asked].float()))
+        goals = facts.movedim(1, -1)[asked]
+        losses = [
+            F.cross_entropy(part.float(), goals[:, k], ignore_index=IGNORE, reduction="sum")
+            / (goals[:, k] != IGNORE).sum().clamp(min=1)
+            for k, part in enumerate(logits.split(list(FACTS.values()), dim=-1))
+        ]
+        return torch.stack(losses).mean()
+
+    def log(self, step: int, elapsed_s: float, loss: float, fact_loss: float) -> None:
+        kinds = " ".join(
+            f"{k}={v:.2f}" for k, v in zip(KINDS, self.progress.right.tolist(), strict=True)
+        )
+        logger.info(
+            "language %d %.0f s frames=%d loss=%.3f facts=%.3f mean=%.3f %s",
+            step, elapsed_s, self.find_phase(step).frames, loss, fact_loss,
+            self.progress.right.mean().item(), kinds,
+        )  # fmt: skip
