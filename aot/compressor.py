@@ -11,7 +11,7 @@ import torch
 from aot.anchors import select_anchors
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
-from aot.spatial import merge_and_pool
+from aot.spatial import PooledFrames, merge_and_pool, stack_frames
 from aot.temporal import concatenate, finish_clip, push_frames
 from aot.types import ClipState, ClipTokens, FrameFeatures
 
@@ -46,15 +46,12 @@ class ClipCompressor:
     ) -> list[tuple[ClipTokens, ClipState]]:
         """`push` for several clips of one model in one batch, each with its own state."""
         _check_batch(features, states)
-        grid, dtype = features[0].grid, features[0].tokens.dtype
-        tokens, local, deep = (
-            _joined([getattr(clip, name) for clip in features])
-            for name in ("tokens", "local_attention", "global_attention")
-        )
-        anchors = select_anchors(local, deep, grid, self.config)
-        frames = merge_and_pool(tokens, anchors, grid, self.config)
+        # An accelerator wants one large batch. On a CPU the tokens of one clip stay in its cache,
+        # and a batch would first have to be copied together.
+        blocks = [_joined(features)] if features[0].tokens.is_cuda else features
+        frames = stack_frames([self._within_frames(block) for block in blocks])
         lengths = [clip.tokens.shape[0] for clip in features]
-        return push_frames(frames, lengths, states, self.config, dtype)
+        return push_frames(frames, lengths, states, self.config, features[0].tokens.dtype)
 
     def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:
         """The merged anchors that end a clip, in `dtype`."""
@@ -68,6 +65,11 @@ class ClipCompressor:
             for emitted, state in pushed
         ]
 
+    def _within_frames(self, features: FrameFeatures) -> PooledFrames:
+        maps = features.local_attention, features.global_attention
+        anchors = select_anchors(*maps, features.grid, self.config)
+        return merge_and_pool(features.tokens, anchors, features.grid, self.config)
+
 
 def compress_clip(features: FrameFeatures, config: AOTConfig | None = None) -> ClipTokens:
     """A whole clip in reading order: keyframe anchors, distinct tokens, merged anchors."""
@@ -75,8 +77,10 @@ def compress_clip(features: FrameFeatures, config: AOTConfig | None = None) -> C
     return tokens
 
 
-def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _joined(clips: Sequence[FrameFeatures]) -> FrameFeatures:
+    names = ("tokens", "local_attention", "global_attention")
+    columns = (torch.cat([getattr(clip, name) for clip in clips]) for name in names)
+    return FrameFeatures(*columns, clips[0].grid)
 
 
 def _check_batch(features: Sequence[FrameFeatures], states: Sequence[ClipState | None]) -> None:

@@ -6,6 +6,7 @@ matrix, since merging and pooling are both linear in the tokens and are applied 
 """
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -65,11 +66,12 @@ def pool_mask(
     return pool_grid(mask.float()[:, :, None], grid, mode, stride=stride)[:, :, 0] >= threshold
 
 
+@lru_cache(maxsize=8)
 def pool_matrix(
-    grid: Grid, mode: Pooling = "bilinear", *, stride: int = 2, like: Tensor
+    grid: Grid, mode: PoolMode, stride: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "p n"]:
-    """The pooling of tokens as a matrix, in the dtype and on the device of `like`."""
-    eye = torch.eye(grid[0] * grid[1], dtype=like.dtype, device=like.device)
+    """The pooling as a matrix. Kept for the few grids a process sees; never written to."""
+    eye = torch.eye(grid[0] * grid[1], dtype=dtype, device=device)
     return pool_grid(eye[None], grid, mode, stride=stride)[0]
 
 

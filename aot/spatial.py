@@ -6,16 +6,19 @@ ever needed, so the two are applied as one product `weights[k n] @ tokens[n d]` 
 tenth of the work of merging and pooling everything. Knows nothing of other frames.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
 from aot.pooling import pool_mask, pool_matrix, pooled_grid
-from aot.transport import exponentiate, scale_kernel
+from aot.transport import exponentiate, scale_kernel, times
 from aot.types import Grid
 
 #: Norms are floored here before a cosine is taken (reference).
@@ -98,7 +101,7 @@ def merge_and_pool(
         anchors, grid, config.pooling, stride=config.pool_stride, threshold=config.pool_threshold
     )
     count, cell = _ragged(kept)
-    pooling = pool_matrix(grid, config.pooling, stride=config.pool_stride, like=exact)
+    pooling = pool_matrix(grid, config.pooling, config.pool_stride, exact.dtype, exact.device)
     taps = pooling[cell]  # (t, k, n)
     if config.anchors_per_frame is None:
         weights, mass = taps, torch.ones_like(taps[:, :, 0])
@@ -108,9 +111,21 @@ def merge_and_pool(
         index = plan.anchor[:, None, :].expand(-1, cell.shape[1], -1)
         of_anchors = taps.gather(2, index)  # (t, k, a)
         weights = torch.baddbmm(taps.scatter(2, index, 0.0), of_anchors, plan.weights)
-        mass = torch.bmm(of_anchors, plan.mass[:, :, None])[:, :, 0]
+        mass = times(of_anchors, plan.mass)
     frames = PooledFrames(torch.bmm(weights, exact), cell, mass, count, pooled)
     return _without_padding_values(frames)
+
+
+def stack_frames(blocks: Sequence[PooledFrames]) -> PooledFrames:
+    """Blocks of frames as one, padded to the frame that kept most of them all."""
+    if len(blocks) == 1:
+        return blocks[0]
+    longest = max(block.tokens.shape[1] for block in blocks)
+    columns = (
+        torch.cat([_widened(getattr(block, name), longest) for block in blocks])
+        for name in ("tokens", "cell", "mass")
+    )
+    return PooledFrames(*columns, torch.cat([block.count for block in blocks]), blocks[0].grid)
 
 
 def plan_within_frame(
@@ -126,7 +141,7 @@ def plan_within_frame(
     others = (~anchors).to(tokens.dtype)
     nearest, tally = _nearest(similarity, others)
     # The negative cost, its constant included: the stop rule of the scaling is absolute.
-    score = similarity.sub_((1 + config.position_weight * _distances(grid, tokens))[index])
+    score = similarity.sub_(_base_cost(grid, config, tokens.dtype, tokens.device)[index])
     num_others, num_anchors = others.shape[1] - index.shape[1], index.shape[1]
     source = others / max(num_others, 1)
     anchor = torch.full_like(tally, 1 / num_anchors)
@@ -177,8 +192,9 @@ def _similarity(
     _check_finite(norm)
     norm = norm.clamp(min=_NORM_FLOOR)
     rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
-    anchors = tokens[rows, index] / norm.gather(1, index)[:, :, None]
-    return torch.bmm(anchors, tokens.mT).div_(norm[:, None, :])
+    product = torch.bmm(tokens[rows, index], tokens.mT)
+    # Norms are divided out of the products, which are far smaller than the tokens.
+    return product.div_(norm.gather(1, index)[:, :, None]).div_(norm[:, None, :])
 
 
 def _check_finite(norm: Tensor) -> None:
@@ -193,17 +209,21 @@ def _nearest(
     similarity: Float[Tensor, "t a n"], others: Float[Tensor, "t n"]
 ) -> tuple[Int[Tensor, "t n"], Float[Tensor, "t a"]]:
     """The most similar anchor of every token, and how many other tokens chose each anchor."""
-    nearest = similarity.argmax(dim=1)
+    nearest = similarity.max(dim=1).indices  # four times faster than argmax on a CPU
     tally = torch.zeros_like(similarity[:, :, 0]).scatter_add_(1, nearest, others)
     return nearest, tally
 
 
-def _distances(grid: Grid, like: Tensor) -> Float[Tensor, "n n"]:
-    """Euclidean distances between cells; rows and columns both span [0, 1]."""
-    rows, columns = (torch.linspace(0, 1, max(size, 2), device=like.device)[:size] for size in grid)
-    points = torch.cartesian_prod(rows.to(like.dtype), columns.to(like.dtype))
+@lru_cache(maxsize=8)
+def _base_cost(grid: Grid, config: AOTConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Cost of tokens whose cosine is zero, [n n]: one, and the weighted distance of their cells.
+
+    Rows and columns both span [0, 1]. Kept for the few grids a process sees; never written to.
+    """
+    sides = (torch.linspace(0, 1, max(size, 2), dtype=dtype, device=device)[:size] for size in grid)
+    points = torch.cartesian_prod(*sides)
     difference = points[:, None] - points[None]
-    return difference.square().sum(dim=2).sqrt()
+    return 1 + config.position_weight * difference.square().sum(dim=2).sqrt()
 
 
 def _gathered_mass(
@@ -218,8 +238,8 @@ def _gathered_mass(
     Two iterations leave the plan's rows short of their marginal, so each row is taken relative to
     its own sum: every token is given away whole.
     """
-    row_sum = torch.bmm(kernel, anchor_scaling[:, :, None])
-    share = torch.bmm(kernel.mT, others[:, :, None] / row_sum.clamp(min=1e-30))[:, :, 0]
+    row_sum = times(kernel, anchor_scaling)
+    share = times(kernel.mT, others / row_sum.clamp(min=1e-30))
     transported = (1 - config.nearest_blend) * share * anchor_scaling
     return 1 + transported + config.nearest_blend * tally
 
@@ -229,6 +249,10 @@ def _ragged(kept: Bool[Tensor, "t p"]) -> tuple[Int[Tensor, " t"], Int[Tensor, "
     count = kept.sum(dim=1)
     longest = int(count.max()) if kept.shape[0] else 0
     return count, (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+
+
+def _widened(values: Tensor, width: int) -> Tensor:
+    return F.pad(values, (0, 0) * (values.dim() - 2) + (0, width - values.shape[1]))
 
 
 def _without_padding_values(frames: PooledFrames) -> PooledFrames:

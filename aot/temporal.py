@@ -18,7 +18,7 @@ from torch import Tensor
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
 from aot.spatial import PooledFrames
-from aot.transport import exponentiate, scale_kernel
+from aot.transport import exponentiate, scale_kernel, times
 from aot.types import ClipState, ClipTokens, FrameTokens, Grid, TokenKind
 
 #: The reference's guards against division by zero and against a cosine of exactly one.
@@ -189,7 +189,7 @@ def _follow(
     gathered = torch.bmm(given.mT, frame.tokens)
     load = given.sum(dim=1)[:, :, None]
     anchors = (clips.anchors + scale * gathered) / (1 + scale * load)
-    mass = clips.mass + torch.bmm(given.mT, frame.mass[:, :, None])[:, :, 0]
+    mass = clips.mass + times(given.mT, frame.mass)
     return keep, replace(clips, anchors=anchors, mass=mass)
 
 
@@ -197,10 +197,11 @@ def _cosine(
     tokens: Float[Tensor, "b k d"], anchors: Float[Tensor, "b a d"]
 ) -> Float[Tensor, "b k a"]:
     left, right = (
-        values / torch.linalg.vector_norm(values, dim=2, keepdim=True).clamp(min=_NORM_FLOOR)
+        torch.linalg.vector_norm(values, dim=2).clamp(min=_NORM_FLOOR)
         for values in (tokens, anchors)
     )
-    return torch.bmm(left, right.mT).clamp_(-_COSINE_LIMIT, _COSINE_LIMIT)
+    product = torch.bmm(tokens, anchors.mT).div_(left[:, :, None]).div_(right[:, None, :])
+    return product.clamp_(-_COSINE_LIMIT, _COSINE_LIMIT)
 
 
 def _shares(
