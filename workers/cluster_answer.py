@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from workers.answer import AnswerSettings, AnswerWorker
-from workers.cluster_pool import close_pool, original_error
+from workers.cluster_pool import close_pool, create_actor, original_error
 from workers.errors import WorkerLost
 from workers.models import VisualSegment
 
@@ -35,7 +35,10 @@ class AnswerActor:
     ) -> Iterator[str]:
         self.load()
         assert self._worker is not None
-        yield from self._worker.stream_answer(question, segments, max_new_tokens=max_new_tokens)
+        pieces = self._worker.stream_answer(question, segments, max_new_tokens=max_new_tokens)
+        # Not `yield from`: Ray sends values into the generator, which a plain iterator cannot take.
+        for piece in pieces:
+            yield piece
 
     def destroy(self) -> None:
         if self._worker is not None:
@@ -70,7 +73,8 @@ class ClusterAnswer:
                         f"the answer worker wrote nothing for {self._piece_timeout_s:.0f} s; ask "
                         "again, or over a shorter range"
                     )
-                yield ray.get(next(pieces))
+                piece: Any = ray.get(next(pieces))
+                yield piece
         except StopIteration:
             return
         except RayTaskError as error:
@@ -99,11 +103,8 @@ def open_answer(
     """
     if gpus is None:
         gpus = 1.0 if settings.device.startswith("cuda") else 0.0
-    actor = (
-        ray.remote(AnswerActor)
-        .options(num_cpus=cpus, num_gpus=gpus, resources=resources or {}, max_restarts=-1)
-        .remote(settings)
-    )
+    options = {"num_cpus": cpus, "num_gpus": gpus, "resources": resources or {}}
+    actor = create_actor(AnswerActor, settings, max_restarts=-1, **options)
     try:
         ray.get(actor.load.remote(), timeout=ready_timeout_s)
     except GetTimeoutError:

@@ -124,7 +124,7 @@ def open_pool(
     gpus = pool.worker_gpus
     if gpus is None:
         gpus = 1.0 if compress.device.startswith("cuda") else 0.0
-    actor_class = ray.remote(CompressActor).options(
+    options: dict[str, Any] = dict(
         num_cpus=pool.worker_cpus,
         num_gpus=gpus,
         resources=dict(pool.worker_resources),
@@ -136,18 +136,24 @@ def open_pool(
         lifetime="detached" if detached else None,
     )
     handles = [
-        actor_class.options(name=f"{name}-{number}").remote(compress)
+        create_actor(CompressActor, compress, name=f"{name}-{number}", **options)
         for number in range(pool.workers)
     ]
     try:
         infos = ray.get([h.describe.remote() for h in handles], timeout=pool.ready_timeout_s)
     except GetTimeoutError:
-        close_pool(handles)
+        close_pool(handles, timeout_s=0.0)
         raise WorkerLost(_not_ready(pool, gpus)) from None
     except RayTaskError as error:
         close_pool(handles)
         raise original_error(error) from None
     return handles, infos[0]
+
+
+def create_actor(actor_class: type, *args: Any, **options: Any) -> Any:
+    """An actor of a plain class; Ray's own types do not survive its decorators."""
+    remote_class: Any = ray.remote(actor_class)
+    return remote_class.options(**options).remote(*args)
 
 
 def close_pool(handles: Sequence[Any], *, timeout_s: float = 5.0) -> None:

@@ -13,10 +13,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+from ray import cloudpickle
+from ray.actor import exit_actor
+from ray.exceptions import (
+    ActorAlreadyExistsError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    RayActorError,
+)
 from ray.util import list_named_actors
 
-from workers.cluster_pool import ClusterWorkers, PoolSettings, close_pool, open_pool
+from workers.cluster_pool import (
+    ClusterWorkers,
+    PoolSettings,
+    close_pool,
+    create_actor,
+    open_pool,
+)
 from workers.compress import CompressSettings
 from workers.errors import WorkerError, WorkerLost
 from workers.group import SinkFactory
@@ -65,7 +78,7 @@ class SessionActor:
 
     def leave(self) -> None:
         """End this process for good: Ray does not start it again."""
-        ray.actor.exit_actor()
+        exit_actor()
 
     def _run(self) -> None:
         try:
@@ -163,23 +176,23 @@ def start_session(
     spec: SessionSpec, *, cpus: float, resources: dict[str, float], max_restarts: int
 ) -> SessionHandle:
     """Start a session under its stream's name."""
-    actor_class = ray.remote(SessionActor).options(
-        name=SESSION_PREFIX + spec.source.stream_id,
-        lifetime="detached" if spec.detached else None,
-        num_cpus=cpus,
-        resources=resources,
-        max_restarts=max_restarts,
-        max_concurrency=4,
-    )
     try:
-        return SessionHandle(actor_class.remote(spec), spec.source.stream_id)
-    except ValueError as error:
-        if "already" not in str(error):
-            raise
+        actor = create_actor(
+            SessionActor,
+            spec,
+            name=SESSION_PREFIX + spec.source.stream_id,
+            lifetime="detached" if spec.detached else None,
+            num_cpus=cpus,
+            resources=resources,
+            max_restarts=max_restarts,
+            max_concurrency=4,
+        )
+    except ActorAlreadyExistsError:
         raise WorkerError(
             f"stream {spec.source.stream_id} has a running session in this cluster; wait for its "
             "end or stop it first"
         ) from None
+    return SessionHandle(actor, spec.source.stream_id)
 
 
 def find_session(stream_id: str) -> SessionHandle | None:
@@ -208,7 +221,7 @@ def _close_pool_if_last(spec: SessionSpec, handles: list[Any]) -> None:
 def _picklable(error: Exception) -> Exception:
     """The error itself where it survives the way to the driver, else its text."""
     try:
-        copy = ray.cloudpickle.loads(ray.cloudpickle.dumps(error))
+        pickled = cloudpickle.dumps(error)  # pyright: ignore[reportPrivateImportUsage]
+        return cloudpickle.loads(pickled)
     except Exception:
         return WorkerError(f"{type(error).__name__}: {error}")
-    return copy

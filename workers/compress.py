@@ -129,6 +129,7 @@ def compress_batch(
     """
     if len(clips) > 1 and len({clip.pixels.shape[1:] for clip in clips}) > 1:
         return compress_each(encoder, reducer, clips)
+    failure = ""
     for _ in range(TRIES if len(clips) == 1 else 1):
         try:
             return list(_compress_once(encoder, reducer, clips))

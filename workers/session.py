@@ -29,6 +29,10 @@ from workers.types import Clip, CompressedClip, VideoSource
 
 logger = logging.getLogger(__name__)
 
+MIN_GAP_S = 2.0
+"""Two samples of an epoch that are further apart than this, and than three sampling intervals,
+have a gap between them; the decoder cuts clips by the same rule."""
+
 
 @dataclass(frozen=True)
 class SessionSettings:
@@ -90,7 +94,7 @@ class ClipReader(Protocol):
     """Clips of one source, read lazily, with what is known once they are read."""
 
     interval_s: float
-    """Seconds between two samples; a longer pause between clips is a gap."""
+    """Seconds between two samples."""
     total_s: float | None
     truncated: bool
     """Known when the last clip was taken."""
@@ -135,10 +139,10 @@ def run_session(
                 if commits.failed_in_row >= settings.max_failed_in_row:
                     raise ClipsFailed(_too_many_failed(source, result, commits.failed_in_row))
                 yield commits.progress("running", total_s=reader.total_s)
-        state = "stopped" if stop is not None and stop.is_set() else "complete"
-        truncated = state == "complete" and reader.truncated
-        if truncated:
-            commits.add_truncation(reader.total_s)
+            state = "stopped" if stop is not None and stop.is_set() else "complete"
+            truncated = state == "complete" and reader.truncated
+            if truncated:
+                commits.add_truncation(reader.total_s)
     except Exception as error:
         commits.finish("failed", error=error)
         raise
@@ -152,7 +156,7 @@ class _Commits:
     def __init__(self, source: VideoSource, sink: ClipSink, cursor: Cursor | None) -> None:
         self._source = source
         self._sink = sink
-        self._last = None if cursor is None else (cursor.epoch, cursor.end_s)
+        self._last = (0, source.start_s) if cursor is None else (cursor.epoch, cursor.end_s)
         self._started_s = time.monotonic()
         self._progress = Progress(
             stream_id=source.stream_id,
@@ -203,19 +207,15 @@ class _Commits:
         )
 
     def _add_gap_before(self, clip: CompressedClip | FailedClip, interval_s: float) -> None:
-        """Within an epoch, a pause of more than one sample between two clips is a gap.
-
-        Between epochs the clock starts anew, so that there is no length to speak of.
-        """
-        if self._last is None or self._last[0] != clip.epoch:
-            return
-        end_s = self._last[1]
-        if clip.start_s - end_s > interval_s:
+        """Between epochs the clock starts anew, so that a gap there has no length to speak of."""
+        epoch, end_s = self._last
+        step_s = clip.start_s - end_s + interval_s
+        if epoch == clip.epoch and step_s > max(MIN_GAP_S, 3 * interval_s):
             self._put_gap(StreamGap(clip.stream_id, clip.epoch, end_s, clip.start_s, "gap"))
 
     def add_truncation(self, total_s: float | None) -> None:
         """Record the stretch that the source declares and does not hold."""
-        epoch, end_s = self._last or (0, self._source.start_s)
+        epoch, end_s = self._last
         limits_s = [limit for limit in (total_s, self._source.end_s) if limit is not None]
         missing_to_s = min(limits_s, default=end_s)
         gap = StreamGap(self._source.stream_id, epoch, end_s, max(end_s, missing_to_s), "truncated")

@@ -65,7 +65,8 @@ class CannedReader:
             if index == self.options.get("break"):
                 raise SourceUnreachable("the source went away")
             time.sleep(self.options.get("delay", 0.0))
-            start_s = index * self.info.clip_frames + (100.0 if index >= jump else 0.0)
+            jumped_s = self.options.get("by", 100.0) if index >= jump else 0.0
+            start_s = index * self.info.clip_frames + jumped_s
             yield make_clip(self.source.stream_id, index, self.info, start_s=start_s)
         if self.options.get("truncated"):
             self.truncated = True

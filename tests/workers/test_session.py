@@ -15,6 +15,7 @@ from tests.workers.session_support import (
     open_canned,
     report,
 )
+from workers import decode, session
 from workers.errors import ClipsFailed, SourceUnreachable
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource
@@ -53,9 +54,9 @@ def test_progress_counts_what_was_committed(tmp_path):
 def test_a_session_started_again_gives_the_same_clips(tmp_path, died_after):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     list(run(whole))
-    session = run(broken)
-    list(islice(session, 1 + died_after))
-    session.close()
+    first_run = run(broken)
+    list(islice(first_run, 1 + died_after))
+    first_run.close()
     again = ModelFreeWorkers()
     first = next(steps := run(broken, workers=again))
     list(steps)
@@ -76,6 +77,20 @@ def test_a_jump_within_an_epoch_is_a_gap(tmp_path):
     last = list(run(tmp_path, "canned:clips=6,jump=3"))[-1]
     assert gaps(tmp_path) == [("gap", 12.0, 112.0)]
     assert last.gaps == 1
+
+
+def test_a_source_that_begins_late_has_a_gap_before_it(tmp_path):
+    list(run(tmp_path, "canned:clips=2,jump=0"))
+    assert gaps(tmp_path) == [("gap", 0.0, 100.0)]
+
+
+def test_a_pause_of_two_samples_is_no_gap(tmp_path):
+    list(run(tmp_path, "canned:clips=6,jump=3,by=2"))
+    assert gaps(tmp_path) == []
+
+
+def test_the_session_and_the_decoder_agree_on_what_a_gap_is():
+    assert session.MIN_GAP_S == decode.MIN_GAP_S
 
 
 def test_a_jump_is_found_when_the_session_was_started_again_before_it(tmp_path):
@@ -121,10 +136,10 @@ def test_a_source_that_breaks_keeps_what_came_before(tmp_path):
 
 def test_a_stop_ends_the_session_and_the_next_run_goes_on(tmp_path):
     stop = threading.Event()
-    session = run(tmp_path, stop=stop)
-    list(islice(session, 3))
+    first_run = run(tmp_path, stop=stop)
+    list(islice(first_run, 3))
     stop.set()
-    assert [step.state for step in session] == ["stopped"]
+    assert [step.state for step in first_run] == ["stopped"]
     assert report(tmp_path)["state"] == "stopped"
     assert list(digests(tmp_path)) == [0, 1]
     assert list(run(tmp_path))[-1].state == "complete"
