@@ -1,16 +1,64 @@
 """Frames in, clips out: cut by count, and early where the source breaks off.
 
 A clip is `clip_frames` sampled frames in presentation order whose pixels lie in one array. It
-ends early at a new epoch and before a frame marked `cut`; the last one may be short. Knows
-nothing of how frames are decoded.
+ends early at a new epoch and before a frame marked `cut`; the last one may be short.
+`open_clips` reads a file that way for a session; `cut_clips` takes frames from anywhere.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
-from workers.types import Clip, Frame
+from workers.decode import VideoReader
+from workers.group import Cursor, WorkerInfo
+from workers.types import Clip, Frame, VideoSource
+
+
+@contextmanager
+def open_clips(
+    source: VideoSource,
+    info: WorkerInfo,
+    cursor: Cursor | None,
+    *,
+    roots: Sequence[Path] = (),
+) -> Iterator["FileClips"]:
+    """A file's clips of the length and pixel format the workers take, from behind a cursor.
+
+    The clips behind a cursor are those of an undisturbed run: same frames, same index, same
+    pixels. Raises what `VideoReader` raises.
+    """
+    with VideoReader(source, info.pixel_format, after=cursor, roots=roots) as reader:
+        yield FileClips(reader, source.stream_id, info.clip_frames, cursor)
+
+
+class FileClips:
+    """Clips of an open file, to be iterated once (a session's `ClipReader`)."""
+
+    def __init__(
+        self, reader: VideoReader, stream_id: str, clip_frames: int, cursor: Cursor | None
+    ) -> None:
+        self.reader = reader
+        """The frames' source; its `report` tells what was damaged or missing."""
+        self.interval_s = reader.interval_s
+        self.total_s = reader.info.end_s
+        self._clips = cut_clips(
+            reader,
+            stream_id,
+            clip_frames,
+            interval_s=self.interval_s,
+            first_index=0 if cursor is None else cursor.index + 1,
+        )
+
+    def __iter__(self) -> Iterator[Clip]:
+        return self._clips
+
+    @property
+    def truncated(self) -> bool:
+        """The file ended before the end it declares; known once the clips are exhausted."""
+        return self.reader.report.truncated
 
 
 def cut_clips(

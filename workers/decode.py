@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from av.error import FFmpegError
 from av.packet import Packet
 
 from workers.decode_clock import Sampler, SamplingGrid, unwrap_packets
@@ -28,6 +29,7 @@ from workers.decode_gop import GopPart, iter_parts
 from workers.decode_open import OpenTrack, open_track, redact_url
 from workers.decode_plan import DecodedFrame, DecodeTally, GopDecoder
 from workers.errors import NoFrames, NoKeyframe, SourceError, SourceUnreachable, TooLarge
+from workers.group import Cursor
 from workers.types import Frame, PixelFormat, VideoSource
 
 MIN_GAP_S = 2.0
@@ -45,16 +47,6 @@ TRUNCATED_S = 1.0
 
 
 @dataclass(frozen=True)
-class Cursor:
-    """The last clip that is stored; decoding continues behind it."""
-
-    epoch: int
-    index: int
-    last_pts_s: float
-    """Time of the clip's last frame."""
-
-
-@dataclass(frozen=True)
 class VideoInfo:
     """What a file says of itself."""
 
@@ -64,7 +56,8 @@ class VideoInfo:
     height: int
     fps: float
     """Declared frames per second; 25 where nothing plausible is declared."""
-    duration_s: float | None
+    end_s: float | None
+    """Stream time at which the file says it ends."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,8 @@ class DecodeReport:
     """Packets passed over because no keyframe had come yet."""
     truncated: bool
     """The file ends before the end it declares, or reading it broke off."""
-    declared_s: float | None
+    declared_end_s: float | None
+    """Stream time at which the file says it ends."""
     end_s: float | None
     """Stream time at which the last packet read ends."""
     fell_back: str | None
@@ -186,7 +180,7 @@ class VideoReader:
             width=context.width,
             height=context.height,
             fps=float(track.rate),
-            duration_s=_declared_duration_s(track),
+            end_s=_declared_end_s(track),
         )
 
     @property
@@ -203,7 +197,7 @@ class VideoReader:
             read_errors=self._read_errors,
             before_keyframe=self._before_keyframe,
             truncated=self._is_truncated(),
-            declared_s=_declared_duration_s(track),
+            declared_end_s=_declared_end_s(track),
             end_s=None if last is None else float((last - track.origin) * track.time_base),
             fell_back=tally.fell_back,
             gops_planned=tally.gops_planned,
@@ -224,6 +218,8 @@ class VideoReader:
         sampler: Sampler | None = None
         for part in self._iter_parts():
             if sampler is None or part.epoch != self._epoch:
+                if sampler is not None:
+                    yield from ((d, sampler, self._epoch) for d in decoder.drain(sampler))
                 self._epoch, sampler = part.epoch, None
                 if not part.starts:
                     self._pass_over(part)
@@ -235,6 +231,8 @@ class VideoReader:
                 yield from ((d, sampler, part.epoch) for d in decoder.drain(sampler))
                 return
             yield from ((d, sampler, part.epoch) for d in decoder.decode(part, sampler))
+        if sampler is not None:
+            yield from ((d, sampler, self._epoch) for d in decoder.drain(sampler))
         self._reached_end = True
         self._check_any_frames(sampler)
 
@@ -281,7 +279,7 @@ class VideoReader:
                         )
                     yield packet
                 return
-            except av.error.FFmpegError:
+            except FFmpegError:
                 self._read_errors += 1
             except OSError as error:
                 reason = error.strerror or "read error"
@@ -300,7 +298,7 @@ class VideoReader:
         try:
             track.container.seek(ticks, stream=track.stream)
             packet = next(p for p in track.container.demux(track.stream))
-        except (av.error.FFmpegError, StopIteration):
+        except (FFmpegError, StopIteration):
             packet = None
         self._seeked = (
             packet is not None
@@ -367,16 +365,15 @@ class VideoReader:
     def _is_truncated(self) -> bool:
         if self._read_errors > MAX_READ_ERRORS:
             return True
-        if not self._reached_end:
+        track, last = self._opened, self._last_end
+        if not self._reached_end or self._epoch > 0:
             return False
-        track, stream = self._opened, self._opened.stream
-        if stream.frames and not self._seeked and self._packets < stream.frames:
+        if track.counts_frames and not self._seeked and self._packets < track.stream.frames:
             return True
-        declared_s = _declared_duration_s(track)
-        if declared_s is None or self._last_end is None or len(track.container.streams) > 1:
-            return False
-        start = stream.start_time if stream.start_time is not None else track.origin
-        return (self._last_end - start) * track.time_base < declared_s - TRUNCATED_S
+        declared_s = _declared_end_s(track)
+        if declared_s is None or last is None or len(track.container.streams) > 1:
+            return False  # another track may be the longer one
+        return float((last - track.origin) * track.time_base) < declared_s - TRUNCATED_S
 
 
 def _shape(picture: av.VideoFrame) -> tuple[int, int, str]:
@@ -385,12 +382,17 @@ def _shape(picture: av.VideoFrame) -> tuple[int, int, str]:
 
 def _first_tick(part: GopPart) -> int:
     """The earliest presentation time in a part."""
-    return min(p.pts if p.pts is not None else p.dts for p in part.packets)
+    return min(
+        clock for p in part.packets if (clock := p.pts if p.pts is not None else p.dts) is not None
+    )
 
 
-def _declared_duration_s(track: OpenTrack) -> float | None:
-    if track.stream.duration is not None:
-        return float(track.stream.duration * track.time_base)
+def _declared_end_s(track: OpenTrack) -> float | None:
+    """Stream time of the end as the container states it, of the track or else of the whole."""
+    stream = track.stream
+    if stream.duration is not None:
+        start = stream.start_time if stream.start_time is not None else track.origin
+        return float((start + stream.duration - track.origin) * track.time_base)
     if track.container.duration is not None:
         return track.container.duration / av.time_base
     return None

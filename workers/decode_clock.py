@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 JUMP_BACK_S = 1.0
 """A step back in decode time beyond this starts a new epoch; a smaller one is disorder."""
@@ -22,6 +22,7 @@ TOLERANCE_S = Fraction(1, 2000)
 """How early a frame may be for its target: half a tick of its clock, and never more than this."""
 
 
+@runtime_checkable
 class Timed(Protocol):
     """What the clock reads of a packet, and writes back once unwrapped."""
 

@@ -16,10 +16,12 @@ What is done, once and always in the same way:
 """
 
 import struct
+from typing import cast
 
 import numpy as np
 import torch
 from av import VideoFrame
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
@@ -80,9 +82,10 @@ def read_orientation(frame: VideoFrame) -> Orientation:
     The display matrix maps a sample (x, y) to (a x + c y, b x + d y), y pointing down; only its
     eight axis-parallel forms are honoured, others (skewed, all zero) count as not given.
     """
-    if SideDataType.DISPLAYMATRIX not in frame.side_data:
+    side_data = cast(SideDataContainer, frame.side_data)
+    if SideDataType.DISPLAYMATRIX not in side_data:
         return UPRIGHT
-    values = struct.unpack("=9i", bytes(frame.side_data[SideDataType.DISPLAYMATRIX])[:36])
+    values = struct.unpack("=9i", bytes(side_data[SideDataType.DISPLAYMATRIX])[:36])
     a, b, c, d = (np.sign(values[i]) for i in (0, 1, 3, 4))
     return _ORIENTATIONS.get((int(a), int(b), int(c), int(d)), UPRIGHT)
 

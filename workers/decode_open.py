@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 import av
+import av.logging
 from av.container import InputContainer
+from av.error import ArgumentError, FFmpegError
+from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from workers.decode_gop import Bitstream
@@ -97,6 +101,11 @@ class OpenTrack:
     """Frames per second as declared, or a guess."""
     by_decode_order: bool
     """Presentation times are not to be had (AVI): they follow from the order of the frames."""
+
+    @property
+    def counts_frames(self) -> bool:
+        """Whether `stream.frames` is a count to be trusted (AVI writes what it likes there)."""
+        return self.container.format.name.startswith("mov") and self.stream.frames > 0
 
     @property
     def interval(self) -> int:
@@ -186,16 +195,17 @@ def _open_container(file, shown: str) -> InputContainer:
         "threads": "1",
     }
     try:
-        return av.open(
-            file, "r", options=options, metadata_errors="replace", io_open=_refuse_nested
+        container = av.open(
+            file, mode="r", options=options, metadata_errors="replace", io_open=_refuse_nested
         )
+        return cast(InputContainer, container)
     except MemoryError as error:
         raise TooLarge(f"{shown}: opening it needs more memory than there is") from error
-    except av.error.ArgumentError as error:
+    except ArgumentError as error:
         raise SourceRefused(
             f"{shown}: its container format is not one that is read here; convert it to MP4 or MKV"
         ) from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError) as error:
         raise NoVideoStream(f"{shown}: {_explain(file)}") from error
 
 
@@ -217,11 +227,7 @@ def _choose_track(container: InputContainer, shown: str) -> VideoStream:
     """The video track with the most pixels, the first of equals; cover pictures do not count."""
     if len(container.streams) > MAX_TRACKS:
         raise TooLarge(f"{shown}: has {len(container.streams)} tracks, at most {MAX_TRACKS}")
-    tracks = [
-        s
-        for s in container.streams.video
-        if not s.disposition & av.stream.Disposition.attached_pic
-    ]
+    tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not tracks:
         raise NoVideoStream(f"{shown}: holds no video track; expected one")
     readable = [s for s in tracks if s.codec_context is not None]
@@ -245,7 +251,7 @@ def _choose_track(container: InputContainer, shown: str) -> VideoStream:
 def _prepare(container: InputContainer, stream: VideoStream) -> None:
     for other in container.streams:
         if other.index != stream.index:
-            other.discard = av.stream.Discard.all
+            other.discard = Discard.all
     context = stream.codec_context
     context.thread_count = 1
     context.thread_type = "NONE"

@@ -3,16 +3,17 @@
 The plan: choose the wanted timestamps from the packets alone, feed the decoder up to the last
 wanted packet, let it leave out unwanted pictures that nothing refers to. It applies to a closed,
 fully timed, undamaged GOP whose follower needs nothing from it. Everything else is decoded in
-full; so is a GOP whose plan turns out wrong on the way, from its start. Either way the decoder is
-drained and reset where a closed GOP begins: what a GOP gives depends on its own packets alone.
+full; so is a GOP whose plan turns out wrong on the way, from its start. The decoder is drained and
+reset where a sound GOP ends, so that what the next one gives depends on its own packets alone; it
+goes on without a reset after a damaged one, because it hides damage with what it saw before.
 """
 
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import av
 from av import VideoFrame
+from av.error import FFmpegError
 from av.packet import Packet
 
 from workers.decode_clock import Sampler
@@ -70,7 +71,7 @@ class GopDecoder:
         """Decode times of fed packets, where presentation times follow from the order."""
 
     def decode(self, part: GopPart, sampler: Sampler) -> Iterator[DecodedFrame]:
-        """The wanted frames of a part; its last ones with the next part unless it `ends`."""
+        """The wanted frames of a part; its last ones may come with the next part or `drain`."""
         if part.closed:
             self._damaged = False
         self._tally.corrupt_packets += sum(p.is_corrupt for p in part.packets)
@@ -97,6 +98,8 @@ class GopDecoder:
         self._reset()
 
     def _why_not_planned(self, part: GopPart) -> str | None:
+        if self._fed and part.closed:
+            return "damaged pictures before"
         if self._track.by_decode_order:
             return "the container has no presentation times"
         if self._broken_in_a_row >= MAX_BROKEN_PLANS:
@@ -115,7 +118,9 @@ class GopDecoder:
         return None
 
     def _decode_planned(self, part: GopPart, sampler: Sampler) -> Iterator[DecodedFrame]:
-        wanted = sampler.select(p.pts for p in part.packets if not p.is_discard and p.pts is not None)
+        wanted = sampler.select(
+            p.pts for p in part.packets if not p.is_discard and p.pts is not None
+        )
         if not wanted:
             self._tally.gops_skipped += 1
             return
@@ -149,15 +154,16 @@ class GopDecoder:
                 heapq.heappush(self._order, packet.dts)
             for picture in self._send(packet):
                 yield from self._choose(picture, sampler)
-        if part.ends:
+        if part.ends and not self._damaged:
             yield from self.drain(sampler)
 
     def _choose(self, picture: VideoFrame, sampler: Sampler) -> Iterator[DecodedFrame]:
         ticks = picture.pts
+        self._damaged = self._damaged or picture.is_corrupt
         if self._track.by_decode_order:
             ticks = heapq.heappop(self._order) if self._order else None
         if ticks is not None and sampler.choose(ticks):
-            yield DecodedFrame(picture, ticks, self._damaged or picture.is_corrupt)
+            yield DecodedFrame(picture, ticks, self._damaged)
 
     def _send(self, packet: Packet | None) -> list[VideoFrame]:
         """Feed one packet (None: drain) and take what comes out; a refusal is counted."""
@@ -166,7 +172,7 @@ class GopDecoder:
             pictures = self._context.decode(packet)
         except MemoryError as error:
             raise TooLarge("the decoder needs more memory than there is for a picture") from error
-        except av.error.FFmpegError:
+        except FFmpegError:
             self._tally.refused_packets += packet is not None
             self._damaged = True
             return []
