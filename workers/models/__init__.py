@@ -5,17 +5,17 @@
     model = open_language_model("path/to/the/same/checkpoint")
     "".join(model.stream_answer("What happens?", [VisualSegment("[00:12:30]", tokens)]))
 
-Knows of no cluster, no decoder and no store.
+Knows of no cluster, no decoder and no store. transformers, which takes seconds to import, is
+imported when a checkpoint is opened.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from workers.errors import ModelError, NoVisionTower, UnsupportedModel
-from workers.models import llava_onevision
 from workers.models.base import LanguageModel, ModelIdentity, VisionEncoder, VisualSegment
 from workers.models.checkpoint import Checkpoint, one_line, open_checkpoint
 
@@ -37,18 +37,23 @@ DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Family:
-    """How the two halves of a model family are loaded from an opened checkpoint."""
+@runtime_checkable
+class Family(Protocol):
+    """What an adapter module has: both halves, loaded from an opened checkpoint."""
 
-    open_vision: Callable[[Checkpoint, torch.device, torch.dtype], VisionEncoder]
-    open_language: Callable[[Checkpoint, torch.device, torch.dtype], LanguageModel]
+    def open_vision(
+        self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
+    ) -> VisionEncoder: ...
+
+    def open_language(
+        self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
+    ) -> LanguageModel: ...
 
 
 FAMILIES = {
-    "llava_onevision": Family(llava_onevision.open_vision, llava_onevision.open_language),
+    "llava_onevision": "workers.models.llava_onevision",
 }
-"""Adapters by the `model_type` of the config."""
+"""Adapter modules by the `model_type` of the config; imported when first needed."""
 
 
 def open_vision_encoder(
@@ -92,8 +97,9 @@ def open_language_model(
 
 def _open(model: str | Path, revision: str | None) -> tuple[Checkpoint, Family]:
     checkpoint = open_checkpoint(model, revision)
-    family = FAMILIES.get(checkpoint.model_type)
-    if family is not None:
+    module = FAMILIES.get(checkpoint.model_type)
+    if module is not None:
+        family: Any = importlib.import_module(module)
         return checkpoint, family
     if checkpoint.is_text_only():
         raise NoVisionTower(

@@ -17,7 +17,6 @@ from typing import Any
 
 import huggingface_hub
 from safetensors import SafetensorError, safe_open
-from transformers import CONFIG_MAPPING
 
 from workers.errors import InvalidCheckpoint, ModelNotFound, NoVisionTower, UnsafeWeights
 
@@ -79,6 +78,8 @@ class Checkpoint:
 
     def is_text_only(self) -> bool:
         """True for a type that transformers knows and that has no vision half."""
+        from transformers import CONFIG_MAPPING  # seconds to import
+
         has_vision = any("vision" in name or "visual" in name for name in self.config)
         return not has_vision and self.model_type in CONFIG_MAPPING
 

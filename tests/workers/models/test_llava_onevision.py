@@ -1,16 +1,14 @@
 """Parity of both halves with transformers' own pixel path, on a tiny random checkpoint."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import interpolate
+from jaxtyping import TypeCheckError
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from aot import InvalidFeatures
+from aot import InvalidFeatures, pool_grid
 from tests.checkpoints import normalised_pixels, random_frames, write_tiny_checkpoint
-from workers.errors import PromptTooLong
+from workers.errors import InvalidCheckpoint, PromptTooLong
 from workers.models import (
     LanguageModel,
     VisionEncoder,
@@ -18,6 +16,7 @@ from workers.models import (
     open_language_model,
     open_vision_encoder,
 )
+from workers.models.llava_onevision import attention_layers
 
 QUESTION = "what is the first shape ?"
 
@@ -43,11 +42,8 @@ def reference(folder):
 
 
 def pooled(features) -> torch.Tensor:
-    """What the model's own `apply_pooling` does, from its definition: bilinear to half, ceiled."""
-    rows, columns = features.grid
-    maps = features.tokens.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
-    size = (math.ceil(rows / 2), math.ceil(columns / 2))
-    return interpolate(maps, size=size, mode="bilinear").flatten(2).transpose(1, 2).flatten(0, 1)
+    """All tokens of a clip as the language model reads them at retention 1."""
+    return pool_grid(features.tokens, features.grid, "bilinear").flatten(0, 1)
 
 
 def pixel_inputs(folder, reference, frames, question=QUESTION) -> dict:
@@ -180,17 +176,17 @@ def test_count_is_the_length_of_what_the_model_reads(encoder, model):
     assert count == model.count_tokens(QUESTION, []) + 5 + 98 + 1
 
 
-def test_frames_encode_alike_alone_and_together(encoder):
-    frames = random_frames(11)
+@pytest.mark.parametrize("num_frames", [2, 8, 11])
+def test_a_frame_is_encoded_the_same_in_any_company(encoder, num_frames):
+    frames = random_frames(num_frames)
 
     together = encoder.encode(frames)
 
-    for i in (0, 7, 8, 10):
+    for i in {0, num_frames // 2, num_frames - 1}:
         alone = encoder.encode(frames[i : i + 1])
-        torch.testing.assert_close(together.tokens[i], alone.tokens[0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(
-            together.global_attention[i], alone.global_attention[0], rtol=0, atol=1e-5
-        )
+        assert torch.equal(together.tokens[i], alone.tokens[0])
+        assert torch.equal(together.local_attention[i], alone.local_attention[0])
+        assert torch.equal(together.global_attention[i], alone.global_attention[0])
 
 
 def test_arrays_and_tensors_encode_alike(encoder):
@@ -258,3 +254,80 @@ def test_the_halves_are_what_the_protocols_ask(encoder, model):
     assert isinstance(model, LanguageModel)
     assert encoder.identity == model.identity
     assert (encoder.dim, encoder.grid, encoder.pooling) == (64, (14, 14), "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "expected"),
+    [(26, (5, 24)), (27, (5, 25)), (8, (1, 6)), (4, (1, 2)), (2, (0, 0)), (1, (0, 0))],
+)
+def test_attention_layers_scale_with_the_depth(num_layers, expected):
+    assert attention_layers(num_layers) == expected
+
+
+@pytest.mark.parametrize("chosen", [[4, 0], [-5, 0], [1], [0, 1, 2]])
+def test_attention_layers_outside_the_tower_are_refused(chosen):
+    with pytest.raises(InvalidCheckpoint, match="of the 4 kept"):
+        attention_layers(4, chosen)
+
+
+def test_whole_runs_with_positions_read_as_without(encoder, model):
+    tokens = pooled(encoder.encode(random_frames(2)))
+    segments = [VisualSegment("[00:12]", tokens[:50]), VisualSegment("[00:20]", tokens[50:])]
+    placed = [
+        VisualSegment(s.mark, s.tokens, torch.arange(len(s.tokens)), len(s.tokens))
+        for s in segments
+    ]
+
+    torch.testing.assert_close(
+        model.logits(QUESTION, placed), model.logits(QUESTION, segments), rtol=0, atol=1e-5
+    )
+
+
+def test_kept_tokens_with_positions_are_the_full_run_with_the_others_masked(encoder, model):
+    tokens = pooled(encoder.encode(random_frames(2)))
+    kept = torch.randperm(len(tokens))[:30].sort().values
+    full = VisualSegment("[00:12]", tokens)
+    placed = VisualSegment("[00:12]", tokens[kept], kept, len(tokens))
+
+    logits = model.logits(QUESTION, [placed])
+
+    prompt = model._writer.write(QUESTION, [full])
+    inputs = model._inputs(prompt, [full])
+    places = (prompt.input_ids[0] == model._writer.video_token_id).nonzero()[:-1, 0]
+    mask = torch.ones_like(prompt.input_ids)
+    mask[0, places] = 0
+    mask[0, places[kept]] = 1
+    positions = torch.arange(mask.shape[1])[None]
+    with torch.no_grad():
+        masked = model._half(**inputs | {"attention_mask": mask, "position_ids": positions})
+    torch.testing.assert_close(logits, masked.logits[0, mask[0].bool()], rtol=0, atol=1e-4)
+    repacked = model.logits(QUESTION, [VisualSegment("[00:12]", tokens[kept])])
+    assert not torch.allclose(logits, repacked, atol=1e-2)
+
+
+def test_an_answer_with_positions_continues_them(encoder, model):
+    tokens = pooled(encoder.encode(random_frames(2)))
+    kept = torch.arange(0, len(tokens), 3)
+    segment = VisualSegment("", tokens[kept], kept, len(tokens))
+
+    answer = "".join(model.stream_answer(QUESTION, [segment], max_new_tokens=4))
+
+    inputs = model._inputs(model._writer.write(QUESTION, [segment]), [segment])
+    ids, positions = inputs["input_ids"], inputs["position_ids"]
+    for _ in range(4):  # token by token, without a cache
+        step = inputs | {"input_ids": ids, "position_ids": positions}
+        step["attention_mask"] = torch.ones_like(ids)
+        with torch.no_grad():
+            best = model._half(**step).logits[0, -1].argmax()
+        ids = torch.cat([ids, best.view(1, 1)], dim=1)
+        positions = torch.cat([positions, positions[:, -1:] + 1], dim=1)
+    expected = model._writer.tokenizer.decode(ids[0, -4:], skip_special_tokens=True)
+    assert answer == expected
+
+
+@pytest.mark.parametrize(
+    ("positions", "num_positions"), [(torch.arange(3), None), (None, 3), (torch.arange(2), 3)]
+)
+def test_positions_that_do_not_fit_are_refused(positions, num_positions):
+    with pytest.raises((InvalidFeatures, TypeCheckError)):  # the shapes' own check may be first
+        VisualSegment("", torch.zeros(3, 64), positions, num_positions)

@@ -1,0 +1,32 @@
+"""What importing the models needs and costs."""
+
+import subprocess
+import sys
+
+ABSENT = ["ray", "av", "redis", "pyarrow"]
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=50, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def test_models_import_without_cluster_decoder_and_store():
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
+
+    run(hidden + "import workers.models.llava_onevision")
+
+
+def test_transformers_waits_until_a_checkpoint_is_opened():
+    code = "import sys, workers.models; print('transformers' in sys.modules)"
+
+    assert run(code).strip() == "False"
+
+
+def test_every_public_name_is_there():
+    import workers.models
+
+    assert sorted(workers.models.__all__) == workers.models.__all__
+    assert all(hasattr(workers.models, name) for name in workers.models.__all__)
