@@ -1,0 +1,201 @@
+"""Path 1: from a video to the store, inline or on Ray, as one stream session.
+
+`ingest` yields the session's progress; everything that was committed stays, whatever happens to
+this process. The work is `workers.session.run_session`'s; here the parts are chosen and joined.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.errors import InvalidQuery
+from pipeline.settings import Settings
+from pipeline.sink import StoreSinkFactory, describe_source
+from pipeline.store import StoreConfig, open_store
+from pipeline.types import StreamInfo
+from workers.clips import open_clips
+from workers.cluster import (
+    Cluster,
+    ClusterSettings,
+    PoolSettings,
+    open_cluster,
+    start_local_cluster,
+)
+from workers.group import WorkerInfo
+from workers.inline import InlineWorkers
+from workers.session import Progress, SessionSettings, run_session
+from workers.types import VideoSource
+
+VIDEO_SUFFIXES = (
+    *(".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+    *(".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
+)
+
+
+@dataclass(frozen=True)
+class IngestRequest:
+    """One video to bring in."""
+
+    source: VideoSource
+    resume: bool = False
+    """Go on with a stream although its file lies elsewhere now."""
+
+
+def ingest(settings: Settings, requests: list[IngestRequest]) -> Iterator[Progress]:
+    """Ingest videos one after the other with workers that are loaded once.
+
+    Raises:
+        SourceError, ModelError, StoreError, LeaseHeld, FingerprintMismatch: what stopped it.
+            The videos before it are stored, and of this one what came before.
+    """
+    store = _shared_config(settings.store_config())
+    if not settings.ray.enabled:
+        with InlineWorkers(settings.compress_settings()) as workers:
+            for request in requests:
+                yield from _run_inline(settings, store, request, workers)
+        return
+    with open_cluster(ClusterSettings(address=settings.ray.address)) as cluster:
+        for request in requests:
+            yield from _start_on_ray(settings, store, request, cluster).watch()
+
+
+def detach(settings: Settings, requests: list[IngestRequest]) -> list[str]:
+    """Start sessions that go on after this process; return their stream ids.
+
+    Without a cluster's address, one is started on this machine; `ray stop` ends it.
+    """
+    store = _shared_config(settings.store_config())
+    joined = ClusterSettings(address=settings.ray.address)
+    if joined.address is None:
+        joined = start_local_cluster(joined)
+    with open_cluster(joined) as cluster:
+        for request in requests:
+            _start_on_ray(settings, store, request, cluster, detached=True)
+    return [request.source.stream_id for request in requests]
+
+
+@contextmanager
+def cluster_of(settings: Settings) -> Iterator[Cluster]:
+    """The cluster detached sessions run in."""
+    with open_cluster(ClusterSettings(address=settings.ray.address or "auto")) as cluster:
+        yield cluster
+
+
+def find_videos(path: str) -> list[str]:
+    """A folder's videos by their names' endings, in order; anything else as it is.
+
+    Raises:
+        InvalidQuery: a folder without videos.
+    """
+    folder = Path(path)
+    if "://" in path or not folder.is_dir():
+        return [path]
+    found = sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+    if not found:
+        raise InvalidQuery(
+            f"folder {path!r} holds no video, expected files ending in "
+            f"{', '.join(sorted(VIDEO_SUFFIXES))}; name the file itself"
+        )
+    return found
+
+
+def stream_info(source: VideoSource, info: WorkerInfo, settings: Settings) -> StreamInfo:
+    """What the store keeps of a stream beside its clips."""
+    identity = info.identity
+    return StreamInfo(
+        stream_id=source.stream_id,
+        source=describe_source(source.url),
+        model_id=identity.model_id,
+        fingerprint=fingerprint(info, settings.store.dtype, source.fps),
+        wall_start_s=source.wall_start_s,
+        settings={
+            "model_type": identity.model_type,
+            "revision": identity.revision,
+            "weights": identity.weights,
+            "processor": identity.processor,
+            "dtype": identity.dtype,
+            "stored_dtype": settings.store.dtype,
+            "reducer": info.reducer,
+            "retention": settings.ingest.retention,
+            "clip_frames": info.clip_frames,
+            "fps": source.fps,
+        },
+    )
+
+
+def fingerprint(info: WorkerInfo, stored_dtype: str, fps: float | None) -> str:
+    """32 hex digits over all that decides a stream's tokens and how they are stored."""
+    parts = [
+        info.identity.digest(),
+        info.reducer,
+        asdict(info.config),
+        info.grid,
+        info.clip_frames,
+        stored_dtype,
+        fps,
+    ]
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _run_inline(
+    settings: Settings, store: StoreConfig, request: IngestRequest, workers: InlineWorkers
+) -> Iterator[Progress]:
+    sink = _sink_factory(settings, store, request, workers.info).open()
+    try:
+        yield from run_session(
+            request.source, SessionSettings(), workers, sink, open_clips=_opener(settings)
+        )
+    finally:
+        sink.close()
+
+
+def _start_on_ray(
+    settings: Settings,
+    store: StoreConfig,
+    request: IngestRequest,
+    cluster: Cluster,
+    *,
+    detached: bool = False,
+):
+    ray, compress = settings.ray, settings.compress_settings()
+    pool = PoolSettings(
+        workers=ray.workers,
+        worker_cpus=ray.worker_cpus,
+        worker_gpus=ray.worker_gpus,
+        clips_in_flight=ray.clips_in_flight,
+    )
+    _, info = cluster.open_pool(compress, pool, detached=detached)
+    return cluster.start_session(
+        request.source,
+        _sink_factory(settings, store, request, info),
+        compress,
+        open_clips=_opener(settings),
+        pool=pool,
+        detached=detached,
+    )
+
+
+def _opener(settings: Settings):
+    return partial(open_clips, roots=tuple(Path(root) for root in settings.ingest.roots))
+
+
+def _sink_factory(
+    settings: Settings, store: StoreConfig, request: IngestRequest, info: WorkerInfo
+) -> StoreSinkFactory:
+    return StoreSinkFactory(
+        store,
+        stream_info(request.source, info, settings),
+        lease_s=settings.ingest.lease_s,
+        moved=request.resume,
+    )
+
+
+def _shared_config(config: StoreConfig) -> StoreConfig:
+    """What workers open: an embedded server is started here, once, and joined by them."""
+    with open_store(config) as store:
+        return store.config

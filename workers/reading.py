@@ -1,0 +1,56 @@
+"""From stored clips to what a language half reads: time marks with their visual tokens.
+
+A clip is read as one run behind one mark, in the order it was emitted, or frame by frame, each
+behind its own mark. Knows of no store and no model.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+from aot import ClipTokens
+from workers.models.base import VisualSegment
+from workers.types import CompressedClip
+
+Marks = Literal["clip", "frame"]
+"""One time mark a clip, or one a frame."""
+
+
+def format_mark(time_s: float, *, brackets: bool = True) -> str:
+    """Seconds of the stream as `[HH:MM:SS]`; a negative time counts as zero."""
+    minutes, seconds = divmod(max(int(time_s), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours:02d}:{minutes:02d}:{seconds:02d}"
+    return f"[{text}]" if brackets else text
+
+
+def read_clip(
+    clip: CompressedClip, *, marks: Marks = "clip", keep_positions: bool = False
+) -> list[VisualSegment]:
+    """Segments of one clip.
+
+    With `keep_positions` every token is read at the place it had before the reduction, so that
+    the model sees which ones are missing; it takes as much of the context as all tokens would.
+    """
+    if marks == "frame":
+        return [_read_frame(clip, frame, keep_positions) for frame in range(len(clip.pts_s))]
+    tokens = clip.tokens
+    segment = VisualSegment(format_mark(clip.start_s), tokens.tokens)
+    if not keep_positions:
+        return [segment]
+    cells = tokens.grid[0] * tokens.grid[1]
+    positions = tokens.frame.long() * cells + tokens.cell.long()
+    return [replace(segment, positions=positions, num_positions=cells * len(clip.pts_s))]
+
+
+def _read_frame(clip: CompressedClip, frame: int, keep_positions: bool) -> VisualSegment:
+    """A frame's tokens in raster order; an anchor and what was merged into it stand together."""
+    tokens: ClipTokens = clip.tokens
+    here = (tokens.frame == frame).nonzero()[:, 0]
+    here = here[tokens.cell[here].long().argsort(stable=True)]
+    cell = tokens.cell[here].long()
+    return VisualSegment(
+        format_mark(clip.pts_s[frame]),
+        tokens.tokens[here],
+        positions=cell if keep_positions else None,
+        num_positions=tokens.grid[0] * tokens.grid[1] if keep_positions else None,
+    )
