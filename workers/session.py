@@ -93,11 +93,20 @@ class Progress:
 class ClipReader(Protocol):
     """Clips of one source, read lazily, with what is known once they are read."""
 
-    interval_s: float
-    """Seconds between two samples."""
-    total_s: float | None
-    truncated: bool
-    """Known when the last clip was taken."""
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two samples."""
+        ...
+
+    @property
+    def total_s(self) -> float | None:
+        """Stream time at which the source says it ends."""
+        ...
+
+    @property
+    def truncated(self) -> bool:
+        """Known when the last clip was taken."""
+        ...
 
     def __iter__(self) -> Iterator[Clip]: ...
 
