@@ -92,7 +92,9 @@ class Cluster:
         name = pool_name(compress, "shared" if detached else self._own_name)
         handles, info = open_pool(compress, pool, name=name, detached=detached)
         if not detached:
-            self._pools[name] = handles
+            # Only the handles of creation keep an actor alive; those found by name do not.
+            mine = self._pools.setdefault(name, [])
+            mine.extend(handles[len(mine) :])
         return name, info
 
     def start_session(

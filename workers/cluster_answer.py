@@ -37,7 +37,7 @@ class AnswerActor:
         assert self._worker is not None
         pieces = self._worker.stream_answer(question, segments, max_new_tokens=max_new_tokens)
         # Not `yield from`: Ray sends values into the generator, which a plain iterator cannot take.
-        for piece in pieces:
+        for piece in pieces:  # noqa: UP028
             yield piece
 
     def destroy(self) -> None:
