@@ -1,10 +1,14 @@
 """Parity of both halves with transformers' own pixel path, on a tiny random checkpoint."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from aot import InvalidFeatures, pool_grid
 from tests.checkpoints import normalised_pixels, random_frames, write_tiny_checkpoint
@@ -16,7 +20,9 @@ from workers.models import (
     open_language_model,
     open_vision_encoder,
 )
+from workers.models.checkpoint import open_checkpoint
 from workers.models.llava_onevision import attention_layers
+from workers.models.pixels import read_pixel_settings
 
 QUESTION = "what is the first shape ?"
 
@@ -176,17 +182,33 @@ def test_count_is_the_length_of_what_the_model_reads(encoder, model):
     assert count == model.count_tokens(QUESTION, []) + 5 + 98 + 1
 
 
-@pytest.mark.parametrize("num_frames", [2, 8, 11])
-def test_a_frame_is_encoded_the_same_in_any_company(encoder, num_frames):
-    frames = random_frames(num_frames)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("vision_dim", [32, 384])
+def test_a_frame_is_encoded_the_same_in_any_company(tmp_path, vision_dim, threads):
+    folder = write_tiny_checkpoint(tmp_path / "m", vision_dim=vision_dim, vision_layers=2)
+    encoder, frames = open_vision_encoder(folder), random_frames(5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = encoder.encode(frames)
+        for i in (0, 2, 4):
+            alone = encoder.encode(frames[i : i + 1])
+            assert torch.equal(together.tokens[i], alone.tokens[0])
+            assert torch.equal(together.local_attention[i], alone.local_attention[0])
+            assert torch.equal(together.global_attention[i], alone.global_attention[0])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_frames_share_passes_where_that_is_faster(encoder, monkeypatch):
+    frames = random_frames(5)
+    alone = encoder.encode(frames)
+    monkeypatch.setattr("workers.models.llava_onevision.FRAMES_PER_PASS_CPU", 2)
 
     together = encoder.encode(frames)
 
-    for i in {0, num_frames // 2, num_frames - 1}:
-        alone = encoder.encode(frames[i : i + 1])
-        assert torch.equal(together.tokens[i], alone.tokens[0])
-        assert torch.equal(together.local_attention[i], alone.local_attention[0])
-        assert torch.equal(together.global_attention[i], alone.global_attention[0])
+    torch.testing.assert_close(together.tokens, alone.tokens, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together.global_attention, alone.global_attention, rtol=0, atol=1e-5)
 
 
 def test_arrays_and_tensors_encode_alike(encoder):
@@ -331,3 +353,39 @@ def test_an_answer_with_positions_continues_them(encoder, model):
 def test_positions_that_do_not_fit_are_refused(positions, num_positions):
     with pytest.raises((InvalidFeatures, TypeCheckError)):  # the shapes' own check may be first
         VisualSegment("", torch.zeros(3, 64), positions, num_positions)
+
+
+def test_the_generation_configs_length_holds_unless_asked_otherwise(folder, model):
+    tokenizer = model._writer.tokenizer
+
+    def num_tokens(**options):
+        return len(
+            tokenizer("".join(model.stream_answer("how many ?", [], **options)))["input_ids"]
+        )
+
+    assert num_tokens(max_new_tokens=3) == 3
+    assert num_tokens() == model._half.generation_config.max_new_tokens == 12
+
+
+def test_a_generation_config_that_samples_is_followed(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "sampling")
+    sampling = {"do_sample": True, "temperature": 30.0, "top_k": 0, "max_new_tokens": 12}
+    settings = json.loads((copy / "generation_config.json").read_text()) | sampling
+    (copy / "generation_config.json").write_text(json.dumps(settings))
+    model = open_language_model(copy)
+
+    answers = {"".join(model.stream_answer(QUESTION, [])) for _ in range(3)}
+
+    assert len(answers) == 3
+
+
+def test_pixels_are_those_of_the_checkpoints_own_processor(folder):
+    frames = random_frames(2)
+    settings = read_pixel_settings(open_checkpoint(folder))
+
+    ours = settings.normalise(frames, torch.device("cpu"), torch.float32)
+
+    processor = AutoImageProcessor.from_pretrained(folder)
+    for frame, got in zip(frames, ours, strict=True):
+        base = processor(Image.fromarray(frame), return_tensors="pt")["pixel_values"][0, 0]
+        torch.testing.assert_close(got, base, rtol=0, atol=1e-6)
