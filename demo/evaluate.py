@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformers import Qwen2Model
 
 from aot import ClipTokens, FrameFeatures, make_reducer
 from demo.labels import IGNORE, choose_owner, cover_cells
@@ -177,7 +178,7 @@ def answer_clips(
 
 
 def _answer_batch(
-    language: torch.nn.Module, prefixes: list[Tensor], layouts: list[Layout], slots: list[Slots]
+    language: Qwen2Model, prefixes: list[Tensor], layouts: list[Layout], slots: list[Slots]
 ) -> list[np.ndarray]:
     """Right prefixes are padded on the left, so that all slots start at one place."""
     longest = max(len(prefix) for prefix in prefixes)

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import (
     GenerationConfig,
     LlavaOnevisionConfig,
@@ -26,7 +28,7 @@ CELLS = PATCHES // 2
 """Rows and columns of the pooled grid."""
 TOKENS_PER_FRAME = CELLS * CELLS
 ATTENTION_LAYERS = (1, 3)
-"""Local: entry 5 of 26, scaled to 5 layers. Global: the last but one, under the pooled objective."""
+"""Local: entry 5 of 26, scaled to 5 layers. Global: the last but one, which is pooled."""
 
 
 def build_config() -> LlavaOnevisionConfig:
@@ -60,8 +62,6 @@ def build_config() -> LlavaOnevisionConfig:
         text_config=text,
         image_token_index=word["<image>"],
         video_token_index=word["<video>"],
-        image_token_id=word["<image>"],
-        video_token_id=word["<video>"],
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
@@ -70,24 +70,38 @@ def build_config() -> LlavaOnevisionConfig:
 
 
 def build_model(seed: int = 0) -> LlavaOnevisionForConditionalGeneration:
-    """A fresh model, fp32, with the attention of the language half started as a matcher.
+    """A fresh model, fp32, its attention started as a matcher, its patches knowing their place.
 
-    W_K = W_Q lets a question find the token that is like it from the first step, and
-    W_O = W_V^T hands on what was found unchanged; both are free to move.
+    W_K = W_Q lets a token find those like it from the first step (a question the thing it names, a
+    patch its neighbours, whose sine positions are alike), and W_O = W_V^T hands on what was found
+    unchanged. All of it is free to move.
     """
     torch.manual_seed(seed)
     config = build_config()
     config._attn_implementation = "sdpa"
     model = LlavaOnevisionForConditionalGeneration(config)
+    layers = [*model.model.language_model.layers, *model.model.vision_tower.encoder.layers]
     with torch.no_grad():
-        for layer in model.model.language_model.layers:
+        for layer in layers:
             attention = layer.self_attn
-            for name in ("q_proj", "v_proj"):
-                weight = getattr(attention, name).weight
-                torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+            out = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
+            for projection in (attention.q_proj, attention.v_proj):
+                torch.nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
-            attention.o_proj.weight.copy_(attention.v_proj.weight.T)
+            out.weight.copy_(attention.v_proj.weight.T)
+        positions = model.model.vision_tower.embeddings.position_embedding.weight
+        positions.copy_(0.5 * _sine_positions(PATCHES, positions.shape[1]))
     return model
+
+
+def _sine_positions(side: int, dim: int) -> Float[Tensor, "n d"]:
+    """Sines and cosines of row and column: near patches are alike, far ones are not."""
+    rates = 20.0 ** -(torch.arange(dim // 4) / (dim // 4))
+    angles = torch.arange(side)[:, None] * rates
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows = axis[:, None].expand(side, side, -1)
+    columns = axis[None].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=2).flatten(0, 1)
 
 
 def export_model(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> int:

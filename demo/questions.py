@@ -79,7 +79,7 @@ def ask(
     rng: np.random.Generator,
     kinds: Sequence[str] | None = None,
 ) -> list[Question]:
-    """One question of every kind the window allows, or of those `kinds` it allows, in their order."""
+    """One question of every kind, or of those in `kinds`, that the window allows."""
     allowed = SURVEILLANCE if window.kind == "surveillance" else LECTURE
     wanted = allowed if kinds is None else [k for k in kinds if k in allowed]
     questions = []
@@ -223,8 +223,8 @@ def find_direction(window: Window, index: int, until: int | None = None) -> str 
     if len(seen) < 2:
         return None
     item = window.items[index]
-    x0, y0 = item.position(window.scene_times_s[seen[0]])
-    x1, y1 = item.position(window.scene_times_s[seen[-1]])
+    x0, y0 = item.position(float(window.scene_times_s[seen[0]]))
+    x1, y1 = item.position(float(window.scene_times_s[seen[-1]]))
     dx, dy = x1 - x0, y1 - y0
     if max(abs(dx), abs(dy)) < 0.15:
         return None
@@ -251,7 +251,7 @@ def _when_of(window: Window, rng: np.random.Generator, kind: str, text: str) -> 
     later = [frame for frame in frames if frame > 0]
     frame = _pick(rng, later if later and rng.random() < 0.8 else frames)
     index = _pick(rng, [k for k in items if window.first_frame(k) == frame])
-    answer = format_mark(window.times_s[frame])
+    answer = format_mark(float(window.times_s[frame]))
     return text.format(window.items[index].name), answer, 1 / len(window.times_s)
 
 

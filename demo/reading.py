@@ -5,6 +5,7 @@ half, or one `Layout` for fast batches. Every token keeps the position it had am
 the clip, whatever was left out: repacking costs accuracy that no reducer is to blame for.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,7 +54,7 @@ def find_runs(frame: Int64[np.ndarray, " m"]) -> list[tuple[int, slice]]:
     if len(frame) == 0:
         return []
     starts = [0, *(np.flatnonzero(np.diff(frame)) + 1).tolist(), len(frame)]
-    return [(int(frame[a]), slice(a, b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [(int(frame[a]), slice(a, b)) for a, b in itertools.pairwise(starts)]
 
 
 def write_segments(

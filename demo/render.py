@@ -18,7 +18,22 @@ from demo.scenes import COLOURS, Item, Scene
 
 _PAD = 0.04
 """Margin drawn around the frame, so that a shaken camera still sees background."""
-_WORDS = ["data", "model", "video", "token", "frame", "scene", "light", "store", "query", "index", "graph", "layer", "index", "time"]
+_WORDS = [
+    "data",
+    "model",
+    "video",
+    "token",
+    "frame",
+    "scene",
+    "light",
+    "store",
+    "query",
+    "index",
+    "graph",
+    "layer",
+    "index",
+    "time",
+]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from transformers import Qwen2Model
 
 from demo.labels import IGNORE
 from demo.model import TOKENS_PER_FRAME
@@ -100,7 +101,7 @@ def position_ids(frames: int, slots: int) -> Int64[Tensor, "1 l"]:
 
 
 def embed_videos(
-    language_model: torch.nn.Module,
+    language_model: Qwen2Model,
     newline: Float[Tensor, " d"],
     tokens: Float[Tensor, "b t n d"],
     marks: Int64[Tensor, "b t m"],

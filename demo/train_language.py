@@ -1,7 +1,7 @@
 """Stage 3: the language half learns to answer, on cached tokens of the frozen vision half.
 
 A curriculum of phases: two-frame windows and nothing but "was there ...?" until tokens are
-matched with words, then all kinds on longer and longer windows up to eight frames. All tokens are
+matched with words, then all kinds on three frames, then on three to eight. All tokens are
 there in every phase: the model is never trained on dropped tokens, so that no reducer is favoured.
 Beside the answers, `demo.facts` teaches a middle layer to remember. Kinds that are answered badly
 are asked more often.
@@ -27,6 +27,7 @@ from demo.questions import KINDS, Question, ask, open_window
 from demo.sequence import (
     FRAME_LENGTH,
     MARK_TOKENS,
+    SLOT_LENGTH,
     block_mask,
     embed_videos,
     open_vocabulary,
@@ -48,7 +49,8 @@ END_WEIGHT = 0.2
 class Phase:
     """A part of the curriculum."""
 
-    frames: int
+    frames: tuple[int, ...]
+    """Lengths of the windows, drawn alike often; one a step."""
     steps: int
     slots: int
     kinds: tuple[str, ...] | None = None
@@ -56,13 +58,15 @@ class Phase:
 
 
 def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
-    """The curriculum; `scale` stretches every phase."""
+    """The curriculum; `scale` stretches every phase.
+
+    Long windows come mixed with short ones, so that a run cut short has met them too.
+    """
     warm = ("exist", "slide_exist")
     plan = (
-        Phase(2, 300, 8, warm),
-        Phase(3, 1200, 10),
-        Phase(5, 700, 10),
-        Phase(8, 1300, 10),
+        Phase((2,), 300, 8, warm),
+        Phase((3,), 500, 10),
+        Phase((3, 5, 8), 1500, 10),
     )
     return tuple(Phase(p.frames, max(round(p.steps * scale), 1), p.slots, p.kinds) for p in plan)
 
@@ -110,7 +114,9 @@ class Progress:
             ]
             if picked:
                 keep = 0.98 ** len(picked)
-                self.right[index] = keep * self.right[index] + (1 - keep) * np.mean(picked)
+                self.right[index] = keep * float(self.right[index]) + (1 - keep) * float(
+                    np.mean(picked)
+                )
 
 
 def train_language(
@@ -181,7 +187,7 @@ class _Trainer:
         phase = self.find_phase(step)
         batch = self.draw(step, phase)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, fact_loss, right = self.losses(batch, phase)
+            loss, fact_loss, right = self.losses(batch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         (loss + 0.5 * fact_loss).backward()
@@ -208,11 +214,12 @@ class _Trainer:
 
     def draw(self, step: int, phase: Phase) -> Batch:
         rng = np.random.default_rng([self.seed, step, 3])
+        frames = int(rng.choice(phase.frames))
         columns = []
         while len(columns) < VIDEOS_PER_STEP:
             seen = self.scene(step, rng)
-            begin = int(rng.integers(FRAMES - phase.frames + 1))
-            cut = slice(begin, begin + phase.frames)
+            begin = int(rng.integers(FRAMES - frames + 1))
+            cut = slice(begin, begin + frames)
             clock_s = float(rng.integers(36_000))
             times_s = np.arange(FRAMES, dtype=np.float64)[cut]
             window = open_window(seen.scene, seen.visible[cut], times_s, clock_s)
@@ -252,23 +259,28 @@ class _Trainer:
             questions = [questions[i] for i in order]
         return [*questions, *[None] * (slots - len(questions))]
 
-    def losses(self, batch: Batch, phase: Phase) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        frames, slots = batch.tokens.shape[1], batch.slot_ids.shape[1]
         embedded = embed_videos(
-            self.language, self.newline, batch.tokens, batch.marks, batch.slot_ids,
+            self.language,
+            self.newline,
+            batch.tokens,
+            batch.marks,
+            batch.slot_ids,
             self.vocabulary,
-        )  # fmt: skip
-        mask = block_mask(phase.frames, phase.slots).expand(len(embedded), -1, -1, -1)
+        )
+        mask = block_mask(frames, slots).expand(len(embedded), -1, -1, -1)
         outputs = self.language(
             inputs_embeds=embedded,
             attention_mask=mask,
-            position_ids=position_ids(phase.frames, phase.slots),
+            position_ids=position_ids(frames, slots),
             use_cache=False,
             output_hidden_states=True,
         )
         middle = outputs.hidden_states[FACT_LAYER]
-        answers = outputs.last_hidden_state[:, 1 + phase.frames * FRAME_LENGTH :]
+        answers = outputs.last_hidden_state[:, 1 + frames * FRAME_LENGTH :]
         loss, right = self.answer_loss(answers, batch.targets.flatten(1))
-        return loss, self.fact_loss(middle, batch.facts, phase.frames), right
+        return loss, self.fact_loss(middle, batch.facts, frames), right
 
     def answer_loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the answers' words, and which slots are wholly right."""
@@ -279,14 +291,8 @@ class _Trainer:
         each = F.cross_entropy(logits, goal, reduction="none")
         correct = torch.ones(targets.shape, dtype=torch.bool)
         correct[asked] = logits.argmax(-1) == goal
-        slots = correct.unflatten(1, (-1, targets.shape[1] // self.slots_of(targets))).all(-1)
+        slots = correct.unflatten(1, (-1, SLOT_LENGTH)).all(-1)
         return (weight * each).sum() / weight.sum(), slots.float()
-
-    @staticmethod
-    def slots_of(targets: Tensor) -> int:
-        from demo.sequence import SLOT_LENGTH
-
-        return targets.shape[1] // SLOT_LENGTH
 
     def fact_loss(self, hidden: Tensor, facts: Tensor, frames: int) -> Tensor:
         """Mean over the facts of the cross-entropy where they are asked."""
@@ -307,7 +313,11 @@ class _Trainer:
             f"{k}={v:.2f}" for k, v in zip(KINDS, self.progress.right.tolist(), strict=True)
         )
         logger.info(
-            "language %d %.0f s frames=%d loss=%.3f facts=%.3f mean=%.3f %s",
-            step, elapsed_s, self.find_phase(step).frames, loss, fact_loss,
-            self.progress.right.mean().item(), kinds,
-        )  # fmt: skip
+            "language %d %.0f s loss=%.3f facts=%.3f mean=%.3f %s",
+            step,
+            elapsed_s,
+            loss,
+            fact_loss,
+            self.progress.right.mean().item(),
+            kinds,
+        )

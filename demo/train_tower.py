@@ -64,7 +64,7 @@ def train_tower(
     optimizers = build_optimizers(
         tower.encoder,
         [*tower.embeddings.parameters(), *heads.parameters()],
-        muon_lr=2e-3,
+        muon_lr=3e-3,
         adam_lr=1.5e-3,
     )
     modules = {"tower": tower, "heads": heads}
@@ -93,7 +93,10 @@ def train_tower(
 def draw_batch(
     seed: int, step: int, scenes: int, cells: int = PATCHES
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Pixels u8[b h w 3], class indices per patch (or pooled cell), and what is present, by seed and step alone."""
+    """Pixels u8[b h w 3], class indices per patch or pooled cell, and what is present.
+
+    They depend on seed and step alone.
+    """
     rng = np.random.default_rng([seed, step, 1])
     columns: list[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]] = []
     for k in range(scenes):

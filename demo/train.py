@@ -1,0 +1,66 @@
+"""Trains the miniature from nothing: `python -m demo.train`, or `make train-demo`.
+
+Three stages (tower, alignment, language), each seeded and resumed from its last checkpoint under
+`--runs`; then the weights are written to `--out`. One dial, `--scale`, stretches every stage: 1 is
+the recipe of docs/tiny-model.md. Runs on one CPU thread unless told otherwise.
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from demo.model import build_model, export_model
+from demo.train_align import train_align
+from demo.train_language import plan_phases, train_language
+from demo.train_tower import train_tower
+
+logger = logging.getLogger(__name__)
+
+TOWER_STEPS = 1800
+ALIGN_STEPS = 400
+
+
+def main() -> None:
+    """Parse the command line, train what is left to train, export."""
+    options = _parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    begun_s = time.monotonic()
+    model = build_model(options.seed)
+    tower_steps = max(round(TOWER_STEPS * options.scale), 1)
+    align_steps = max(round(ALIGN_STEPS * options.scale), 1)
+    train_tower(model.model.vision_tower, options.runs, steps=tower_steps, seed=options.seed)
+    train_align(model, options.runs, steps=align_steps, seed=options.seed)
+    done = train_language(
+        model,
+        options.runs,
+        phases=plan_phases(options.scale),
+        seed=options.seed,
+        max_shards=options.shards,
+        stop_s=None if options.stop_s is None else options.stop_s - (time.monotonic() - begun_s),
+    )
+    size_bytes = export_model(model, options.out)
+    logger.info(
+        "%d language steps done; %.1f MB in %s; %.0f s",
+        done, size_bytes / 1e6, options.out, time.monotonic() - begun_s,
+    )  # fmt: skip
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
+    add = parser.add_argument
+    add("--runs", type=Path, default=Path("runs/demo"), help="checkpoints and cached tokens")
+    add("--out", type=Path, default=Path("runs/demo/model"), help="folder of the exported model")
+    add("--scale", type=float, default=1.0, help="stretches every stage")
+    add("--seed", type=int, default=0)
+    add("--shards", type=int, default=24, help="scenes in the pool, in units of 250")
+    add("--threads", type=int, default=1)
+    add("--stop-s", type=float, default=None, help="save and export after so many seconds")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

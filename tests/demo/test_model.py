@@ -1,0 +1,42 @@
+"""The exported checkpoint is what the family's loaders expect, small, and read back unchanged."""
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from demo.model import CELLS, build_model, load_model
+from demo.tokenizer import build_tokenizer, format_mark
+from workers.models import open_language_model, open_vision_encoder
+
+
+def test_checkpoint_is_small_and_loads_with_the_auto_classes(untrained):
+    assert sum(path.stat().st_size for path in untrained.iterdir()) < 12e6
+    model = AutoModelForImageTextToText.from_pretrained(untrained, local_files_only=True)
+    assert type(model).__name__ == "LlavaOnevisionForConditionalGeneration"
+    assert AutoTokenizer.from_pretrained(untrained).eos_token == "<|end|>"
+
+
+def test_weights_survive_the_export_to_bfloat16(untrained):
+    expected = build_model(seed=1).state_dict()
+    for name, value in load_model(untrained).state_dict().items():
+        assert torch.equal(value, expected[name].bfloat16().float()), name
+
+
+def test_the_product_opens_both_halves(untrained):
+    encoder = open_vision_encoder(untrained)
+    assert encoder.grid == (2 * CELLS, 2 * CELLS)
+    assert encoder.attention_layers == (1, 3)
+    assert open_language_model(untrained).dim == encoder.dim
+
+
+def test_a_time_mark_is_three_words_in_brackets_or_not():
+    tokenizer = build_tokenizer()
+    mark = format_mark(3600 + 62)
+    assert mark == "01:01:02"
+    assert tokenizer(f"[{mark}]").input_ids == tokenizer(mark).input_ids
+    assert tokenizer.convert_ids_to_tokens(tokenizer(mark).input_ids) == ["01", ":01", ":02"]
+
+
+def test_text_comes_back_readable():
+    tokenizer = build_tokenizer()
+    ids = tokenizer("<|user|> was there a red circle ? <|assistant|> 01:01:02 <|end|>").input_ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "was there a red circle? 01:01:02"

@@ -1,0 +1,119 @@
+"""Stages resume exactly, cached tokens equal the product's, files hold real video."""
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from aot import pool_grid
+from demo import pool
+from demo.checkpoint import load_state, save_state
+from demo.facts import FACTS, state_facts
+from demo.labels import IGNORE
+from demo.model import build_model, load_model
+from demo.optim import build_optimizers
+from demo.questions import open_window
+from demo.scenes import generate_scene
+from demo.train_language import Phase, train_language
+from demo.train_tower import draw_batch
+from demo.video import write_video
+from workers.models import open_vision_encoder
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    one, two = draw_batch(0, 5, 4), draw_batch(0, 5, 4)
+    assert torch.equal(one[0], two[0])
+    assert not torch.equal(one[0], draw_batch(0, 6, 4)[0])
+
+
+def test_optimizer_state_comes_back(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+        return layer, build_optimizers(layer, [], muon_lr=0.01, adam_lr=0.01)
+
+    def step(layer, optimizers):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        layer(torch.arange(8.0).view(2, 4)).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    layer, optimizers = make()
+    step(layer, optimizers)
+    save_state(tmp_path / "s.safetensors", {"layer": layer}, optimizers, 1)
+    step(layer, optimizers)
+    other, fresh = make()
+    assert load_state(tmp_path / "s.safetensors", {"layer": other}, fresh) == 1
+    step(other, fresh)
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_no_checkpoint_is_step_nought(tmp_path):
+    assert load_state(tmp_path / "none.safetensors", {}, []) == 0
+
+
+@pytest.mark.timeout(120)
+def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.train_language.SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.train_language.VIDEOS_PER_STEP", 2)
+    phases = (Phase((2,), 4, 4, ("exist", "slide_exist")), Phase((3, 4), 2, 4))
+
+    def run(folder, stop_s):
+        model = build_model()
+        done = train_language(model, folder, phases=phases, max_shards=1, stop_s=stop_s)
+        return model, done
+
+    straight, _ = run(tmp_path / "straight", None)
+    done = 0
+    while done < 6:
+        broken, done = run(tmp_path / "broken", 0.0)
+    for name, value in straight.state_dict().items():
+        assert torch.allclose(value, broken.state_dict()[name], atol=1e-6), name
+
+
+def test_cached_tokens_are_those_of_the_product(untrained):
+    scene = generate_scene("surveillance", 12)
+    seen = pool.see_scene(load_model(untrained), scene)
+    encoder = open_vision_encoder(untrained)
+    from demo.render import render
+
+    features = encoder.encode(render(scene, np.arange(8.0)).pixels)
+    exact = pool_grid(features.tokens, features.grid)
+    assert torch.nn.functional.cosine_similarity(seen.tokens, exact, dim=-1).min() > 0.99
+
+
+def test_facts_say_what_came_before():
+    scene = generate_scene("lecture", 3)
+    letters = [k for k, i in enumerate(scene.items) if i.letter]
+    visible = np.zeros((8, len(scene.items)))
+    owner = np.full((8, 49), -1)
+    for k in letters:
+        item = scene.items[k]
+        frames = [t for t in range(8) if item.start_s <= t < item.end_s]
+        visible[frames, k] = 1.0
+        owner[frames, 8] = k
+    window = open_window(scene, visible, np.arange(8.0), clock_s=120.0)
+    facts = dict(zip(FACTS, state_facts(window, owner), strict=True))
+    assert facts["second"][:, 8].tolist() == list(range(8))
+    assert facts["rank"][-1, 8] == min(len(letters), 5)
+    assert facts["previous_letter"][0, 8] == 0
+    assert (facts["second"][:, 7] == IGNORE).all()
+
+
+def test_video_file_has_the_scene_s_frames(tmp_path):
+    scene = generate_scene("surveillance", 2, 2.5)
+    write_video(scene, tmp_path / "scene.mp4", size=128, fps=10)
+    with av.open(str(tmp_path / "scene.mp4")) as container:
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    from demo.render import render
+
+    assert len(frames) == 25
+    assert np.abs(frames[20] - render(scene, np.array([2.0]), 128).pixels[0].astype(int)).mean() < 8
+
+
+def test_odd_sizes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected an even number"):
+        write_video(generate_scene("lecture", 0, 1.0), tmp_path / "x.mp4", size=111)
