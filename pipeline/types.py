@@ -8,7 +8,6 @@ import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.errors import InvalidRecord
 from workers.types import STREAM_ID
@@ -20,26 +19,24 @@ _SECRET_PARAMETER = re.compile(
     r"(?i)([?&;](?:[a-z0-9._-]*(?:token|key|secret|pass|passwd|password|pwd|auth|sig|signature))=)"
     r"[^&;#]*"
 )
+_NO_PORT = re.compile(r"^[^\[].*:(?!\d*$)")
 
 
 def without_credentials(url: str) -> str:
     """`url` without user, password, and the values of parameters that name a secret.
 
-    A path, or what is no URL at all, comes back as it is.
+    A path, or what is no URL at all, comes back as it is. Works on the text, so that a URL that no
+    parser takes does not show its password either.
     """
-    if "://" not in url:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
         return url
-    scheme, _, rest = url.partition("://")
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        shown = urlunsplit((parts.scheme, host, parts.path, parts.query, parts.fragment))
-    except ValueError:  # such as an unclosed [ of an IPv6 host: cut at the last @ of the authority
-        authority, slash, path = rest.partition("/")
-        shown = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
-    if shown.startswith(f"{scheme}:/") and "://" not in shown:
-        shown = url  # urlunsplit drops the slashes of an empty authority of unknown schemes
-    return _SECRET_PARAMETER.sub(r"\1***", shown)
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        rest = authority.rpartition("@")[2] + rest[len(authority) :]
+    elif "@" in rest and _NO_PORT.search(authority):  # a / or ? in the password ends it early
+        rest = rest.rpartition("@")[2]
+    return _SECRET_PARAMETER.sub(r"\1***", f"{scheme}://{rest}")
 
 
 @dataclass(frozen=True)

@@ -78,28 +78,22 @@ def start_embedded(
     if _ask(socket, b"PING") == "ready":
         return EmbeddedServer(folder, socket, _read_pid(folder), started=False)
     with _start_lock(folder, deadline_s):
-        started = _ask(socket, b"PING") == "absent"
-        if started:
-            binary = find_server()
-            _refuse_downgrade(folder, binary)
-            _launch(folder, socket, binary, appendfsync)
-        _wait_until_ready(folder, socket, deadline_s, timeout_s)
-        return EmbeddedServer(folder, socket, _read_pid(folder), started)
+        started = _start_unless_there(folder, socket, appendfsync, deadline_s)
+    return EmbeddedServer(folder, socket, _read_pid(folder), started)
 
 
 def stop_embedded(folder: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     """Flush to disk and stop the server of `folder`; False when none was running."""
     folder = folder.expanduser().absolute()
     socket, deadline_s = socket_path(folder), time.monotonic() + timeout_s
-    if _ask(socket, b"PING") == "absent":
+    if not folder.is_dir() or _is_free(folder):
         return False
-    pid = _read_pid(folder)
     _ask(socket, b"SHUTDOWN NOSAVE")  # the append-only file is flushed, no snapshot is written
-    while _ask(socket, b"PING") != "absent" or (pid is not None and _is_alive(pid)):
+    while not _is_free(folder):
         if time.monotonic() > deadline_s:
             raise StoreUnavailable(
-                f"embedded store {folder}: the server (process {pid}) did not stop within "
-                f"{timeout_s:g} s; {_last_log_line(folder)}; end the process by hand"
+                f"embedded store {folder}: the server (process {_read_pid(folder)}) did not stop "
+                f"within {timeout_s:g} s; {_last_log_line(folder)}; end the process by hand"
             )
         time.sleep(POLL_S)
     return True
@@ -135,7 +129,34 @@ def socket_path(folder: Path) -> Path:
 # --- starting --------------------------------------------------------------------------------
 
 
-def _launch(folder: Path, socket: Path, binary: ServerBinary, appendfsync: str) -> None:
+def _start_unless_there(folder: Path, socket: Path, appendfsync: str, deadline_s: float) -> bool:
+    """Wait until a server answers; True when it had to be launched.
+
+    A server holds the lock of `server.lock` for as long as it lives, however it ends: a free lock
+    means that there is none, whatever socket and pid file were left behind, and a lock that is held
+    means that a second one would write to the same file.
+    """
+    launched = False
+    while (answer := _ask(socket, b"PING")) != "ready":
+        lock = _try_lock(folder / "server.lock") if answer == "absent" else None
+        if lock is not None:
+            try:
+                if launched:
+                    _raise_not_started(folder, "ended")
+                binary = find_server()
+                _refuse_downgrade(folder, binary)
+                _launch(folder, socket, binary, appendfsync, lock)
+                launched = True
+            finally:
+                os.close(lock)
+        if time.monotonic() > deadline_s:
+            _raise_not_started(folder, f"is {answer} and out of time")
+        time.sleep(POLL_S)
+    return launched
+
+
+def _launch(folder: Path, socket: Path, binary: ServerBinary, appendfsync: str, lock: int) -> None:
+    """Start the server, which inherits the open file `lock` and with it the lock."""
     settings = {
         "port": "0",
         "unixsocket": str(socket),
@@ -154,6 +175,7 @@ def _launch(folder: Path, socket: Path, binary: ServerBinary, appendfsync: str) 
     }
     if socket.parent != folder:
         _make_private(socket.parent)
+    _write(folder / "server.json", json.dumps({"version": binary.version}))
     arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
     try:
         done = subprocess.run(
@@ -162,6 +184,7 @@ def _launch(folder: Path, socket: Path, binary: ServerBinary, appendfsync: str) 
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C in the starter's terminal is not for the server
             timeout=10,
             check=False,
@@ -174,20 +197,7 @@ def _launch(folder: Path, socket: Path, binary: ServerBinary, appendfsync: str) 
             f"embedded store {folder}: {binary.path} ended with {done.returncode}: {said}; "
             f"{_last_log_line(folder)}"
         )
-    _write(folder / "server.json", json.dumps({"version": binary.version}))
     logger.info("embedded store %s: started %s %s", folder, binary.path, _dotted(binary.version))
-
-
-def _wait_until_ready(folder: Path, socket: Path, deadline_s: float, timeout_s: float) -> None:
-    launched_s = time.monotonic()
-    while (answer := _ask(socket, b"PING")) != "ready":
-        now_s = time.monotonic()
-        pid = _read_pid(folder)
-        gone = answer == "absent" and now_s > launched_s + 1 and not (pid and _is_alive(pid))
-        if gone or now_s > deadline_s:
-            state = "ended" if gone else f"is {answer} after {timeout_s:g} s"
-            _raise_not_started(folder, state)
-        time.sleep(POLL_S)
 
 
 def _raise_not_started(folder: Path, state: str) -> None:
@@ -245,29 +255,39 @@ def _make_private(folder: Path) -> Path:
 @contextmanager
 def _start_lock(folder: Path, deadline_s: float) -> Iterator[None]:
     """One starter at a time; the kernel gives the lock back when a holder dies."""
+    while (lock := _try_lock(folder / "start.lock")) is None:
+        if time.monotonic() > deadline_s:
+            raise StoreUnavailable(
+                f"embedded store {folder}: another process is still starting the server; "
+                f"{_last_log_line(folder)}; try again"
+            )
+        time.sleep(POLL_S)
     try:
-        handle = os.open(folder / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    try:
-        while not _try_lock(handle):
-            if time.monotonic() > deadline_s:
-                raise StoreUnavailable(
-                    f"embedded store {folder}: another process is still starting the server; "
-                    f"{_last_log_line(folder)}; try again"
-                )
-            time.sleep(POLL_S)
         yield
     finally:
-        os.close(handle)
+        os.close(lock)
 
 
-def _try_lock(handle: int) -> bool:
+def _try_lock(path: Path) -> int | None:
+    """An open file that holds the lock of `path`, None when somebody else has it."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unusable(path.parent, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    return True
+        os.close(handle)
+        return None
+    return handle
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether no server lives in the folder."""
+    lock = _try_lock(folder / "server.lock")
+    if lock is not None:
+        os.close(lock)
+    return lock is not None
 
 
 def _write(path: Path, text: str) -> None:
@@ -290,16 +310,6 @@ def _read_pid(folder: Path) -> int | None:
         return int((folder / "redis.pid").read_text())
     except (OSError, ValueError):
         return None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _last_log_line(folder: Path) -> str:
@@ -336,4 +346,4 @@ def _ask(socket: Path, command: bytes, timeout_s: float = 2.0) -> Answer:
             raise _unusable(socket.parent, error) from error
     if answer.startswith(b"-LOADING"):
         return "loading"
-    return "ready" if answer.startswith(b"+") else "absent"
+    return "ready" if answer else "absent"  # an error is an answer too: a full disk refuses PING

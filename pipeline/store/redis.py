@@ -366,14 +366,18 @@ class RedisStore(VerifiedReads):
             self._raise(error, what)
 
     def _raise(self, error: redis.RedisError, what: str) -> NoReturn:
-        kind, advice = _meaning(error)
-        text = " ".join(str(error).split())[:200]
+        text = _said(error)
+        kind, advice = _meaning(error, text)
         raise kind(f"{self._where}, {what}: {text}; {advice}") from error
 
 
-def _meaning(error: redis.RedisError) -> tuple[type[Exception], str]:
+def _said(error: redis.RedisError) -> str:
+    """The server's words on one line, without the command that redis-py quotes before them."""
+    return " ".join(str(error).rpartition("caused error: ")[2].split())[:200]
+
+
+def _meaning(error: redis.RedisError, text: str) -> tuple[type[Exception], str]:
     """What an error of redis-py is to us, and what to do about it."""
-    text = str(error)
     for redis_type, prefix, kind, advice in _MEANINGS:
         if isinstance(error, redis_type) and text.startswith(prefix):
             return kind, advice

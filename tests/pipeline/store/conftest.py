@@ -119,6 +119,8 @@ class Server:
             try:
                 self.client().ping()
                 return self
+            except redis.AuthenticationError:
+                return self
             except redis.ConnectionError:
                 time.sleep(0.02)
         raise AssertionError("the server did not start within 10 s")
