@@ -77,13 +77,13 @@ class CachedTokensLanguageModel:
 
     def _answer_limit(self, prompt: Prompt, max_new_tokens: int | None) -> int:
         """Answer tokens to allow; an explicit number must fit, a default is cut to what does."""
-        length = prompt.input_ids.shape[1]
-        left = self.context_length - length
+        left = self.context_length - prompt.end
         wanted = 1 if max_new_tokens is None else max_new_tokens
         if left < wanted:
             raise PromptTooLong(
-                f"got a prompt of {length} tokens and {wanted} for the answer, expected at most "
-                f"{self.context_length} together; ask for a smaller range or fewer tokens"
+                f"got a prompt that takes {prompt.end} positions and {wanted} for the answer, "
+                f"expected at most {self.context_length} together; ask for a smaller range, "
+                "fewer tokens, or without their positions"
             )
         default = self._half.generation_config.max_new_tokens or MAX_NEW_TOKENS
         return min(default, left) if max_new_tokens is None else max_new_tokens

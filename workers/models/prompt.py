@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from workers.errors import InvalidCheckpoint
@@ -26,6 +26,13 @@ class Prompt:
     input_ids: Int[Tensor, "1 l"]
     position_ids: Int[Tensor, "1 l"] | None
     """None when every token stands right after the one before it."""
+
+    @property
+    def end(self) -> int:
+        """Position after the last: the length, or more where positions were kept."""
+        if self.position_ids is None:
+            return self.input_ids.shape[1]
+        return int(self.position_ids.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -46,23 +53,23 @@ class PromptWriter:
             InvalidCheckpoint: the chat template has no place for a video, or the tokenizer does
                 not know the placeholder.
         """
-        runs = [segment for segment in segments if len(segment.tokens)]
         ids = torch.tensor(self.tokenizer(self.text(question, segments))["input_ids"])
-        is_placeholder = ids == self.video_token_id
-        if int(is_placeholder.sum()) != len(runs):
+        is_run = ids == self.video_token_id
+        if int(is_run.sum()) != len(segments):
             raise InvalidCheckpoint(
-                f"the tokenizer gave {int(is_placeholder.sum())} placeholders for {len(runs)} "
-                f"videos, expected {self.video_token!r} to be one token; mend its special tokens"
+                f"the tokenizer gave {int(is_run.sum())} placeholders for {len(segments)} videos, "
+                f"expected {self.video_token!r} to be one token; mend its special tokens"
             )
         repeats = torch.ones_like(ids)
-        repeats[is_placeholder] = torch.tensor(
-            [len(run.tokens) + self.newline_tokens for run in runs], dtype=ids.dtype
+        repeats[is_run] = torch.tensor(
+            [self._with_newline(len(segment.tokens)) for segment in segments], dtype=ids.dtype
         )
-        input_ids = ids.repeat_interleave(repeats)[None]
-        return Prompt(input_ids, self._position_ids(input_ids[0], runs))
+        input_ids = ids.repeat_interleave(repeats)
+        position_ids = self._position_ids(is_run, repeats, segments)
+        return Prompt(input_ids[None], position_ids)
 
     def text(self, question: str, segments: Sequence[VisualSegment]) -> str:
-        """The prompt with one placeholder for every run of visual tokens."""
+        """The prompt with one placeholder for every segment."""
         content = [{"type": "text", "text": self._defuse(question)}]
         if segments:
             content.insert(0, {"type": "video"})
@@ -77,10 +84,7 @@ class PromptWriter:
                 f"the chat template rendered {len(after)} of {self.video_token!r} for one video, "
                 "expected 1; use the template that came with the checkpoint"
             )
-        lines = (
-            self._defuse(segment.mark) + (self.video_token if len(segment.tokens) else "")
-            for segment in segments
-        )
+        lines = (self._defuse(segment.mark) + self.video_token for segment in segments)
         return before + "\n".join(lines) + after[0]
 
     def _defuse(self, text: str) -> str:
@@ -90,31 +94,35 @@ class PromptWriter:
         return re.sub(pattern, lambda match: match[0][:1] + " " + match[0][1:], text)
 
     def _position_ids(
-        self, input_ids: Int[Tensor, " l"], runs: Sequence[VisualSegment]
+        self,
+        is_run: Bool[Tensor, " p"],
+        repeats: Int[Tensor, " p"],
+        segments: Sequence[VisualSegment],
     ) -> Int[Tensor, "1 l"] | None:
         """Positions as if no token of the runs had been left out."""
-        if all(run.positions is None for run in runs):
+        if all(segment.positions is None for segment in segments):
             return None
-        pieces, position, start = [], 0, 0
-        placeholder_ends = _run_ends(input_ids == self.video_token_id, runs, self.newline_tokens)
-        for run, end in zip(runs, placeholder_ends, strict=True):
-            length = len(run.tokens) + self.newline_tokens
-            text = torch.arange(position, position + end - length - start)
-            position += len(text)
-            kept = torch.arange(len(run.tokens)) if run.positions is None else run.positions.cpu()
-            span = len(run.tokens) if run.num_positions is None else run.num_positions
-            newline = torch.arange(self.newline_tokens) + span
-            pieces += [text, position + kept, position + newline]
-            position += span + self.newline_tokens
-            start = end
-        pieces.append(torch.arange(position, position + len(input_ids) - start))
-        return torch.cat(pieces)[None]
+        widths = torch.ones_like(repeats)
+        widths[is_run] = torch.tensor([self._with_newline(_span(s)) for s in segments])
+        starts = (widths.cumsum(0) - widths).repeat_interleave(repeats)
+        offsets = torch.zeros_like(starts)
+        offsets[is_run.repeat_interleave(repeats)] = torch.cat(
+            [self._offsets(segment) for segment in segments]
+        )
+        return (starts + offsets)[None]
+
+    def _offsets(self, segment: VisualSegment) -> Int[Tensor, " r"]:
+        """Where tokens and newline of a run stand, from the run's first position."""
+        num_tokens = len(segment.tokens)
+        given = segment.positions
+        kept = torch.arange(num_tokens) if given is None else given.cpu().long()
+        newline = torch.arange(self._with_newline(num_tokens) - num_tokens)
+        return torch.cat([kept, _span(segment) + newline])
+
+    def _with_newline(self, num_tokens: int) -> int:
+        return num_tokens + self.newline_tokens if num_tokens else 0
 
 
-def _run_ends(
-    is_placeholder: Tensor, runs: Sequence[VisualSegment], newline_tokens: int
-) -> list[int]:
-    """Index after the last placeholder of each run; runs may touch."""
-    places = is_placeholder.nonzero()[:, 0]
-    lengths = torch.tensor([len(run.tokens) + newline_tokens for run in runs])
-    return (places[lengths.cumsum(0) - 1] + 1).tolist()
+def _span(segment: VisualSegment) -> int:
+    """Positions of a run before the reduction, without its newline."""
+    return len(segment.tokens) if segment.num_positions is None else segment.num_positions

@@ -242,6 +242,14 @@ def test_a_prompt_beyond_the_context_is_refused(tmp_path):
         small.stream_answer(QUESTION, [segment])
 
 
+def test_kept_positions_beyond_the_context_are_refused(tmp_path):
+    small = open_language_model(write_tiny_checkpoint(tmp_path / "m", context_length=64))
+    segment = VisualSegment("", torch.zeros(1, small.dim), torch.tensor([70]), 80)
+
+    with pytest.raises(PromptTooLong, match="without their positions"):
+        small.stream_answer(QUESTION, [segment])
+
+
 def test_a_default_answer_is_cut_to_the_context(tmp_path):
     small = open_language_model(write_tiny_checkpoint(tmp_path / "m", context_length=64))
     length = small.count_tokens(QUESTION, [])

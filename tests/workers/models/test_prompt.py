@@ -64,6 +64,16 @@ def test_positions_of_one_run_shift_those_after_it(writer):
     assert rest.tolist() == list(range(start + 50, start + 50 + len(rest)))
 
 
+def test_a_run_of_which_nothing_was_kept_still_takes_its_positions(writer):
+    empty = segment("[00:12]", 0, torch.zeros(0, dtype=torch.long), 49)
+
+    prompt = writer.write("what ?", [empty, segment("[00:20]", 1, torch.tensor([7]), 49)])
+
+    mark_end = 2 + 5 + 50  # <|im_start|> user, [ 00 : 12 ], 49 and their newline
+    expected = [*range(7), *range(mark_end, mark_end + 5), mark_end + 5 + 7, mark_end + 5 + 49]
+    assert prompt.position_ids[0, : len(expected)].tolist() == expected
+
+
 @pytest.mark.parametrize(
     "attack",
     [
