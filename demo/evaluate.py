@@ -127,7 +127,7 @@ def evaluate(
     scenes: Sequence[WatchedScene],
     reduce: Reduce | None = None,
     *,
-    order: Order = "reading",
+    order: Order = "frame",
     bfloat16: bool = True,
 ) -> Evaluation:
     """Ask every question about every scene, of all tokens or of those `reduce` keeps."""

@@ -1,8 +1,8 @@
-"""How the miniature reads a clip's tokens: time mark, tokens, newline for every run of a frame.
+"""How the miniature reads a clip's tokens: time mark, tokens, newline for every frame.
 
-In: `ClipTokens` and the frames' times. Out: either `VisualSegment`s for the product's language
-half, or one `Layout` for fast batches. Every token keeps the position it had among all tokens of
-the clip, whatever was left out: repacking costs accuracy that no reducer is to blame for.
+In: `ClipTokens` and the frames' times. Out: a `Layout` for fast batches, equal to what the product
+writes with `marks="frame", keep_positions=True`. Every token keeps the position it had among all
+tokens of the clip, whatever was left out: repacking costs accuracy no reducer is to blame for.
 """
 
 import itertools
@@ -17,11 +17,9 @@ from torch import Tensor
 from aot import ClipTokens
 from demo.model import TOKENS_PER_FRAME
 from demo.sequence import FRAME_LENGTH, MARK_TOKENS, Vocabulary, write_marks
-from demo.tokenizer import format_mark
-from workers.models.base import VisualSegment
 
 Order = Literal["reading", "frame"]
-"""`reading` as the clip gives them (merged anchors last); `frame` by frame and cell."""
+"""`frame`: by frame and cell, as the product reads; `reading`: as emitted, merged anchors last."""
 
 NEWLINE = -1
 """Entry of `Layout.visual` for the newline."""
@@ -55,22 +53,6 @@ def find_runs(frame: Int64[np.ndarray, " m"]) -> list[tuple[int, slice]]:
         return []
     starts = [0, *(np.flatnonzero(np.diff(frame)) + 1).tolist(), len(frame)]
     return [(int(frame[a]), slice(a, b)) for a, b in itertools.pairwise(starts)]
-
-
-def write_segments(
-    clip: ClipTokens, times_s: Float[np.ndarray, " t"], order: Order = "reading"
-) -> list[VisualSegment]:
-    """What `LanguageModel.stream_answer` takes: one segment per run."""
-    clip = sort_clip(clip) if order == "frame" else clip
-    return [
-        VisualSegment(
-            format_mark(float(times_s[frame])),
-            clip.tokens[run],
-            positions=clip.cell[run].long(),
-            num_positions=TOKENS_PER_FRAME,
-        )
-        for frame, run in find_runs(clip.frame.numpy())
-    ]
 
 
 def lay_out(clip: ClipTokens, times_s: Float[np.ndarray, " t"], vocabulary: Vocabulary) -> Layout:

@@ -4,7 +4,7 @@
 the miniature knows its questions and no other language.
 """
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from demo.scenes import COLOURS, DIRECTIONS, LETTERS, SHAPES
@@ -77,6 +77,13 @@ _WORDS = [
     "!",
 ]
 
+_SPELLINGS = (
+    *((f"\\b{word.capitalize()}\\b", word) for word in ["was", "which", "what", "how", "when", "did", "on"]),
+    ("\\ban\\b", "a"),
+    ("\\bcolor", "colour"),
+)
+"""Written by people, meant by the vocabulary; single capitals stay, they name slides."""
+
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'assistant' -%}{{ '<|assistant|> ' }}"
@@ -108,6 +115,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     # What the pattern leaves out (brackets of a mark, line ends) is dropped, not unknown.
     words = Regex(r":\d\d|\d\d|\d|[A-Za-z]+|[.,?!]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(words, "removed", invert=True)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(spelt), meant) for spelt, meant in _SPELLINGS]
+    )
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(Regex("^(?=[^:?.,!])"), " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

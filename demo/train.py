@@ -19,7 +19,7 @@ from demo.train_tower import train_tower
 
 logger = logging.getLogger(__name__)
 
-TOWER_STEPS = 1800
+TOWER_STEPS = 1300
 ALIGN_STEPS = 400
 
 

@@ -64,7 +64,7 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
     """
     warm = ("exist", "slide_exist")
     plan = (
-        Phase((2,), 300, 8, warm),
+        Phase((2,), 160, 8, warm),
         Phase((3,), 500, 10),
         Phase((3, 5, 8), 1500, 10),
     )

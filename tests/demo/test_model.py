@@ -40,3 +40,10 @@ def test_text_comes_back_readable():
     tokenizer = build_tokenizer()
     ids = tokenizer("<|user|> was there a red circle ? <|assistant|> 01:01:02 <|end|>").input_ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "was there a red circle? 01:01:02"
+
+
+def test_people_s_spelling_is_understood():
+    tokenizer = build_tokenizer()
+    typed = tokenizer("Was there an orange circle?").input_ids
+    assert typed == tokenizer("was there a orange circle ?").input_ids
+    assert tokenizer.convert_ids_to_tokens(tokenizer("Was slide A shown?").input_ids)[2] == "A"

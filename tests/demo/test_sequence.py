@@ -7,7 +7,7 @@ import torch
 from aot import make_reducer
 from demo.evaluate import choose_seeds, evaluate, watch_scenes
 from demo.model import load_model
-from demo.reading import lay_out, sort_clip, write_segments
+from demo.reading import gather, lay_out, sort_clip
 from demo.sequence import (
     block_mask,
     embed_videos,
@@ -18,6 +18,8 @@ from demo.sequence import (
     write_slots,
 )
 from workers.models import open_language_model
+from workers.reading import read_clip
+from workers.types import CompressedClip
 
 GRID = (14, 14)
 
@@ -25,6 +27,12 @@ GRID = (14, 14)
 @pytest.fixture(scope="module")
 def watched(untrained):
     return watch_scenes(untrained, choose_seeds(3))
+
+
+def read_as_product(clip, times_s):
+    pts_s = tuple(float(t) for t in times_s)
+    stored = CompressedClip("demo", 0, 0, pts_s[0], pts_s[-1] + 1, pts_s, clip)
+    return read_clip(stored, marks="frame", keep_positions=True)
 
 
 def test_block_mask_hides_other_slots_and_the_future():
@@ -58,7 +66,7 @@ def test_training_sequence_equals_the_product_s_own_prompt(untrained, watched):
     ).last_hidden_state[0]
     logits = hidden @ llava.language_model.embed_tokens.weight.T
     product = open_language_model(untrained)
-    segments = write_segments(clip, scene.times_s)
+    segments = read_as_product(clip, scene.times_s)
     for slot, question in enumerate(questions):
         alone = product.logits(question.text, segments)
         last = prefix_length(8) + 14 * slot + len(vocabulary.encode(question.text))
@@ -74,6 +82,30 @@ def test_evaluation_measures_retention_and_answers_every_question(untrained, wat
     assert result.tokens_in == 3 * 8 * 49
     assert result.retention == pytest.approx(retention, rel=0.35)
     assert set(result.by_kind()) == {q.kind for s in watched for q in s.questions}
+
+
+@torch.inference_mode()
+def test_reduced_layout_equals_the_product_s_own_prompt(untrained, watched):
+    scene, vocabulary = watched[1], open_vocabulary()
+    llava = load_model(untrained).model
+    words = llava.language_model.embed_tokens.weight
+    clip = make_reducer("aot", 0.1, grid=GRID).compress_clips([scene.features])[0]
+    keep = (clip.frame != 2) & (clip.frame != 7)
+    columns = {n: getattr(clip, n)[keep] for n in ("tokens", "frame", "cell", "mass", "kind")}
+    clip = sort_clip(type(clip)(grid=clip.grid, **columns))
+    layout = lay_out(clip, scene.times_s, vocabulary)
+    text = vocabulary.encode(f"{scene.questions[0].text} <|assistant|>")
+    prefix = gather(layout, clip.tokens, llava.image_newline, words)
+    positions = torch.cat(
+        [torch.from_numpy(layout.positions), layout.end + torch.arange(len(text))]
+    )
+    hidden = llava.language_model(
+        inputs_embeds=torch.cat([prefix, words[torch.tensor(text)]])[None],
+        position_ids=positions[None],
+    ).last_hidden_state[0]
+    product = open_language_model(untrained)
+    expected = product.logits(scene.questions[0].text, read_as_product(clip, scene.times_s))
+    assert torch.allclose(hidden @ words.T, expected, atol=1e-4)
 
 
 def test_batching_does_not_change_answers(untrained, watched):
