@@ -3,6 +3,7 @@
     AOTError
       InvalidConfig     a constant outside what the method allows
       InvalidFeatures   tensors that do not fit together, or are not finite
+      NotIncremental    frames pushed to a reducer that needs whole clips
 
 Every error has a stable `code` and says what was got, what was expected, what to do.
 """
@@ -24,3 +25,9 @@ class InvalidFeatures(AOTError):
     """Tensors do not fit together, or hold NaN or infinity."""
 
     code = "InvalidFeatures"
+
+
+class NotIncremental(AOTError):
+    """Frames were pushed to a reducer that needs whole clips."""
+
+    code = "NotIncremental"

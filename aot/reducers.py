@@ -10,9 +10,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from aot.adaptive import make_adaptive
+from aot.cells import count_frame
 from aot.compressor import ClipCompressor
 from aot.config import AOTConfig
 from aot.errors import InvalidConfig
+from aot.peers import PEERS
 from aot.pooling import pool_grid, pooled_grid
 from aot.temporal import concatenate
 from aot.types import ClipState, ClipTokens, FrameFeatures, Grid, TokenKind
@@ -106,8 +109,9 @@ def _none(retention: float, config: AOTConfig, seed: int) -> Reducer:
 
 def _uniform(retention: float, config: AOTConfig, seed: int) -> Reducer:
     def choose(position: int, num_cells: int) -> Tensor:
-        count = max(1, round(retention * num_cells))
-        return (torch.arange(count) * num_cells + num_cells // 2).div(count, rounding_mode="floor")
+        count = count_frame(retention, num_cells, position)
+        spread = torch.arange(count) * num_cells + num_cells // 2
+        return spread.div(max(count, 1), rounding_mode="floor")
 
     return CellReducer(config, choose)
 
@@ -115,7 +119,7 @@ def _uniform(retention: float, config: AOTConfig, seed: int) -> Reducer:
 def _random(retention: float, config: AOTConfig, seed: int) -> Reducer:
     def choose(position: int, num_cells: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
-        count = max(1, round(retention * num_cells))
+        count = count_frame(retention, num_cells, position)
         return torch.randperm(num_cells, generator=generator)[:count].sort().values
 
     return CellReducer(config, choose)
@@ -126,8 +130,11 @@ REDUCERS: dict[str, Callable[[float, AOTConfig, int], Reducer]] = {
     "none": _none,
     "uniform": _uniform,
     "random": _random,
+    "adaptive": make_adaptive,
+    **PEERS,
 }
-"""All reducers by name: `aot` the method, `none` keeps all, `uniform` every k-th cell, `random`."""
+"""All reducers by name: `aot` the method, `adaptive` the project's own in the same frame, `none`
+keeps all, `uniform` every k-th cell, `random`, and the published peers of `aot.peers`."""
 
 
 def make_reducer(

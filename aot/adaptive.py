@@ -1,0 +1,286 @@
+"""The project's own reducer: keyframe anchors that stay what they are, and a budget that follows.
+
+The frame is AOT's: the cells of a clip's keyframe are anchors, later frames are transported onto
+them, what no anchor explains comes out at once, the rest is merged, and merged anchors end the
+clip. What differs: a mixture of signals decides what matters (`aot.saliency`), every token is
+handed over whole to its cheapest anchor, an anchor only takes small steps towards tokens nearly
+like it, and nothing is emitted twice. Causal and incremental; frames in, tokens out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from aot.cells import CellFeatures, highest, normalise, pool_features
+from aot.config import AOTConfig
+from aot.errors import InvalidConfig, InvalidFeatures
+from aot.saliency import FrameView, check_powers, measure_distances, mix_signals
+from aot.temporal import concatenate
+from aot.types import ClipState, ClipTokens, FrameFeatures, Grid, TokenKind
+
+KeepMode = Literal["budget", "absolute"]
+
+
+@dataclass(frozen=True)
+class AdaptiveRule:
+    """The constants of the reducer; chosen on scenes apart from those reported on."""
+
+    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 1.0, "novelty": 1.0})
+    """Power of each signal in the score of a token."""
+    position_weight: float = 0.25
+    """Weight of the distance in the frame in the cost of transport."""
+    threshold: float = 0.5
+    """Score from which on a token is worth keeping."""
+    advance: float = 0.25
+    """Share of a clip's budget that may be spent before its time."""
+    arrears: float = 0.25
+    """Share of a clip's budget that a quiet stretch may leave unspent for later frames."""
+    keep_mode: KeepMode = "budget"
+    """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
+    merge_similarity: float = 0.9
+    """Cosine from which on a token is merged into the anchor of its cell; below, it replaces it."""
+    patience: float = 8.0
+    """Tokens after which an anchor stops growing heavier: its smallest step is one over this."""
+    merged_tokens: int = 1
+    """Merged anchors that end a clip, at least; they carry the mass of all that was not kept."""
+
+    def __post_init__(self) -> None:
+        check_powers(self.powers)
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InvalidConfig(f"{name} must be within [{low}, {high}], got {value}")
+        if self.keep_mode not in ("budget", "absolute"):
+            raise InvalidConfig(f"keep_mode must be budget or absolute, got {self.keep_mode!r}")
+
+
+_RANGES = (
+    ("position_weight", 0, 100),
+    ("threshold", 0, math.inf),
+    ("advance", 0, 1),
+    ("arrears", 0, 1),
+    ("merge_similarity", -1, 1),
+    ("patience", 1, 1e6),
+    ("merged_tokens", 1, 1_000_000),
+)
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What every cell showed last; the open clip's whole state."""
+
+    tokens: Float[Tensor, "p d"]
+    mass: Float[Tensor, " p"]
+    """Tokens handed over and not yet emitted; all masses and all emitted tokens add up to what
+    went in."""
+    emitted: Bool[Tensor, " p"]
+    position: int
+    grid: Grid
+
+    @property
+    def spent(self) -> int:
+        """Tokens emitted so far."""
+        return self.position * len(self.mass) - round(float(self.mass.double().sum()))
+
+
+class AdaptiveReducer:
+    """See the module. `push` gives the same tokens however a clip is cut into pushes."""
+
+    def __init__(
+        self, config: AOTConfig, retention: float, rule: AdaptiveRule | None = None
+    ) -> None:
+        self.config = config
+        self.retention = retention
+        self.rule = rule or AdaptiveRule()
+
+    def push_many(
+        self, features: Sequence[FrameFeatures], states: Sequence[ClipState | None]
+    ) -> list[tuple[ClipTokens, ClipState]]:
+        """Take the next frames of several clips, each with its own state (None opens one).
+
+        Raises:
+            InvalidFeatures: no frames, NaN or infinity, or a state of another grid or width.
+        """
+        return [self._push(clip, state) for clip, state in zip(features, states, strict=True)]
+
+    def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:
+        """Merged anchors, none of which came out before, with the mass of all that did not."""
+        anchors = _read(state)
+        waiting = bool((anchors.mass > 0).any())
+        count = max(self._left(anchors), self.rule.merged_tokens) if waiting else 0
+        chosen = _choose_merged(anchors, count)
+        mass = _hand_over(anchors, chosen)
+        return ClipTokens(
+            tokens=anchors.tokens[chosen].to(dtype),
+            frame=torch.full_like(chosen, state.keyframe),
+            cell=chosen,
+            mass=mass,
+            kind=torch.full_like(chosen, int(TokenKind.MERGED)).to(torch.uint8),
+            grid=state.pooled_grid,
+        )
+
+    def compress_clips(self, features: Sequence[FrameFeatures]) -> list[ClipTokens]:
+        """Whole clips in reading order."""
+        pushed = self.push_many(features, [None] * len(features))
+        return [
+            concatenate([emitted, self.finish(state, emitted.tokens.dtype)])
+            for emitted, state in pushed
+        ]
+
+    def _push(self, clip: FrameFeatures, state: ClipState | None) -> tuple[ClipTokens, ClipState]:
+        cells = pool_features(clip, self.config)
+        anchors = None if state is None else _read(state)
+        _check_state(anchors, cells)
+        parts = []
+        for step in range(len(cells.tokens)):
+            # One frame after the other: each is compared with what the ones before it left.
+            score = self._score(cells, step, anchors)
+            kept = self._keep(score, anchors)
+            parts.append(_emit(cells, step, kept, anchors))
+            anchors = self._update(cells.tokens[step], kept, anchors, cells.grid)
+        assert anchors is not None  # there is at least one frame
+        return concatenate(parts), _write(anchors)
+
+    def _score(self, cells: CellFeatures, step: int, anchors: Anchors | None) -> Tensor:
+        distance = measure_distances(cells.grid, cells.tokens.device)
+        view = FrameView(
+            normalise(cells.tokens[step]),
+            cells.attention[step],
+            cells.local_attention[step],
+            None if anchors is None else normalise(anchors.tokens.to(cells.tokens.dtype)),
+            None if anchors is None else distance.to(cells.tokens.dtype),
+            self.rule.position_weight,
+        )
+        return mix_signals(view, self.rule.powers)
+
+    def _keep(self, score: Float[Tensor, " p"], anchors: Anchors | None) -> Int[Tensor, " k"]:
+        """Cells to emit of the next frame, rising."""
+        position, spent = (anchors.position, anchors.spent) if anchors else (0, 0)
+        low, high = self._limits(position, len(score), spent)
+        worthy = int((score > self.rule.threshold).sum())
+        return highest(score, min(max(worthy, low), high))
+
+    def _limits(self, position: int, num_cells: int, spent: int) -> tuple[int, int]:
+        """Fewest and most tokens the frame at `position` may emit, given those spent before.
+
+        A clip's budget comes in evenly, frame by frame. `advance` of the whole may be spent early,
+        and up to `arrears` of it may be left for frames that need it more. The tokens that end
+        the clip are set aside.
+        """
+        if self.retention >= 1:
+            return num_cells, num_cells
+        rule, clip = self.rule, self.config.clip_frames
+        per_frame = self.retention * num_cells
+        so_far = position + 1
+        early = max(so_far, rule.advance * clip + (1 - rule.advance) * so_far)
+        budget = round(per_frame * max(so_far, clip)) - rule.merged_tokens
+        high = min(math.floor(per_frame * early), budget) - spent
+        high = min(max(high, 0), num_cells)
+        if rule.keep_mode == "absolute":
+            return 0, high
+        late = per_frame * (so_far - rule.arrears * clip * (1 - so_far / max(clip, so_far)))
+        low = min(round(late), budget) - spent
+        return min(max(low, 0), high), high
+
+    def _left(self, anchors: Anchors) -> int:
+        """Tokens of the budget that the frames have left over."""
+        if self.rule.keep_mode == "absolute":
+            return 0
+        return round(self.retention * anchors.position * len(anchors.mass)) - anchors.spent
+
+    def _update(
+        self, tokens: Float[Tensor, "p d"], kept: Int[Tensor, " k"], old: Anchors | None, grid: Grid
+    ) -> Anchors:
+        """Anchors after a frame: kept and changed cells show it, the others step towards it."""
+        emitted = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        emitted[kept] = True
+        arrived = (~emitted).to(tokens.dtype)
+        if old is None:
+            return Anchors(tokens, arrived, emitted, 1, grid)
+        before = old.tokens.to(tokens.dtype)
+        alike = (normalise(tokens) * normalise(before)).sum(dim=1) >= self.rule.merge_similarity
+        merges = alike & ~emitted
+        step = 1 / (old.mass.to(tokens.dtype).clamp(min=1, max=self.rule.patience - 1) + 1)
+        moved = before + step[:, None] * (tokens - before)
+        return replace(
+            old,
+            tokens=torch.where(merges[:, None], moved, tokens),
+            mass=old.mass + arrived,
+            emitted=emitted | (merges & old.emitted),
+            position=old.position + 1,
+        )
+
+
+def _emit(cells: CellFeatures, step: int, kept: Tensor, anchors: Anchors | None) -> ClipTokens:
+    position = anchors.position if anchors else 0
+    kind = TokenKind.DISTINCT if position else TokenKind.KEYFRAME
+    tokens = cells.tokens[step][kept]
+    return ClipTokens(
+        tokens=tokens.to(cells.dtype),
+        frame=torch.full_like(kept, position),
+        cell=kept,
+        mass=torch.ones_like(tokens[:, 0]).float(),
+        kind=torch.full_like(kept, int(kind)).to(torch.uint8),
+        grid=cells.grid,
+    )
+
+
+def _choose_merged(anchors: Anchors, count: int) -> Int[Tensor, " k"]:
+    """Anchors to end a clip with: not emitted yet, and least like the mean of them all."""
+    unit = normalise(anchors.tokens)
+    contrast = 1 - unit @ normalise(unit.mean(dim=0))
+    available = int((~anchors.emitted).sum())
+    if not available:  # all came out once: one comes again, so that no mass is lost
+        return highest(contrast, min(count, 1))
+    return highest(contrast.masked_fill(anchors.emitted, -math.inf), min(count, available))
+
+
+def _hand_over(anchors: Anchors, chosen: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Mass of all anchors, each given whole to the chosen one it is most like."""
+    if not len(chosen):
+        return anchors.mass[chosen].float()
+    unit = normalise(anchors.tokens)
+    nearest = (unit @ unit[chosen].mT).argmax(dim=1)
+    nearest[chosen] = torch.arange(len(chosen), device=chosen.device)
+    return torch.zeros(len(chosen), device=chosen.device).index_add_(
+        0, nearest, anchors.mass.float()
+    )
+
+
+def _write(anchors: Anchors) -> ClipState:
+    """One row per cell; cells whose anchor came out already are counted from `p` on."""
+    num_cells = len(anchors.mass)
+    cell = torch.arange(num_cells, device=anchors.mass.device)
+    return ClipState(
+        anchors.tokens, cell + num_cells * anchors.emitted, anchors.mass, 0,
+        anchors.position, anchors.grid,
+    )  # fmt: skip
+
+
+def _read(state: ClipState) -> Anchors:
+    emitted = state.cell >= len(state.cell)
+    return Anchors(state.anchors, state.mass, emitted, state.position, state.pooled_grid)
+
+
+def _check_state(anchors: Anchors | None, cells: CellFeatures) -> None:
+    if anchors is None:
+        return
+    got = (anchors.grid, anchors.tokens.shape[1])
+    expected = (cells.grid, cells.tokens.shape[2])
+    if got != expected:
+        raise InvalidFeatures(
+            f"state is of grid and width {got}, expected {expected} as the frames have; "
+            "a clip stays with one model"
+        )
+
+
+def make_adaptive(
+    retention: float, config: AOTConfig, seed: int = 0, **constants
+) -> AdaptiveReducer:
+    """The reducer with `AdaptiveRule(**constants)`."""
+    return AdaptiveReducer(config, retention, AdaptiveRule(**constants))

@@ -1,0 +1,125 @@
+"""A clip on the pooled grid, where all reducers but the reference work, and what is kept of it.
+
+`FrameFeatures` in, `CellFeatures` out: tokens and attention after the model's own pooling. Kept
+tokens go back as `ClipTokens`. Also the one place where a retention becomes a number of tokens.
+Knows no method.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aot.config import AOTConfig
+from aot.errors import InvalidFeatures
+from aot.pooling import pool_grid, pooled_grid
+from aot.types import ClipTokens, FrameFeatures, Grid, TokenKind
+
+_NORM_FLOOR = 1e-8
+
+
+@dataclass(frozen=True)
+class CellFeatures:
+    """Frames after pooling; `p` cells in raster order."""
+
+    tokens: Float[Tensor, "t p d"]
+    """float32 or better."""
+    attention: Float[Tensor, "t p"]
+    """Attention received in the deep layer; about one on average."""
+    local_attention: Float[Tensor, "t p"]
+    """The same in the shallow layer."""
+    grid: Grid
+    dtype: torch.dtype
+    """Of the features, and so of what is kept."""
+
+    def unit(self) -> Float[Tensor, "t p d"]:
+        """Tokens of length one."""
+        return normalise(self.tokens)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Tokens a method keeps, in any order; `frame` counts from the first frame passed in."""
+
+    tokens: Float[Tensor, "m d"]
+    frame: Int[Tensor, " m"]
+    cell: Int[Tensor, " m"]
+    mass: Float[Tensor, " m"]
+
+
+def normalise(tokens: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """Tokens of length one; zero stays zero."""
+    norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    return tokens / norm.clamp(min=_NORM_FLOOR)
+
+
+def pool_features(features: FrameFeatures, config: AOTConfig) -> CellFeatures:
+    """The model's own pooling of tokens and attention, in float32 or better.
+
+    Raises:
+        InvalidFeatures: no frames, NaN or infinity.
+    """
+    if not features.tokens.shape[0]:
+        raise InvalidFeatures("a clip without frames has nothing to push; leave it out")
+    exact = torch.float64 if features.tokens.dtype == torch.float64 else torch.float32
+    mode, stride = config.pooling, config.pool_stride
+    maps = torch.stack([features.global_attention, features.local_attention], dim=2).to(exact)
+    tokens = pool_grid(features.tokens.to(exact), features.grid, mode, stride=stride)
+    attention = pool_grid(maps, features.grid, mode, stride=stride)
+    for name, values in (("tokens", tokens), ("attention", attention)):
+        if not bool(torch.isfinite(values).all()):
+            raise InvalidFeatures(
+                f"{name} of a clip hold NaN or infinity; check the vision tower's output"
+            )
+    return CellFeatures(
+        tokens,
+        attention[:, :, 0],
+        attention[:, :, 1],
+        pooled_grid(features.grid, mode, stride=stride),
+        features.tokens.dtype,
+    )
+
+
+def count_clip(retention: float, num_tokens: int) -> int:
+    """Tokens to keep of a whole clip: the nearest number, at least one."""
+    return min(num_tokens, max(1, round(retention * num_tokens)))
+
+
+def count_frame(retention: float, num_cells: int, position: int) -> int:
+    """Tokens to keep of the frame at `position`; over frames they add up to the retention.
+
+    What rounding takes from one frame the next ones get, so that a clip of `t` frames keeps
+    exactly `count_clip(retention, t * num_cells)`, as long as that is at least one a clip.
+    """
+    before, after = (count_clip_so_far(retention, num_cells, p) for p in (position, position + 1))
+    return after - before
+
+
+def count_clip_so_far(retention: float, num_cells: int, frames: int) -> int:
+    """Tokens to keep of the first `frames` frames."""
+    return count_clip(retention, frames * num_cells) if frames else 0
+
+
+def to_clip_tokens(kept: Kept, cells: CellFeatures, begun: int = 0) -> ClipTokens:
+    """Kept tokens by frame, then cell; equal places keep their order.
+
+    `begun` is the position of the first frame in its clip.
+    """
+    order = torch.argsort(kept.frame * (cells.grid[0] * cells.grid[1]) + kept.cell, stable=True)
+    frame = kept.frame[order] + begun
+    kind = torch.where(frame == 0, int(TokenKind.KEYFRAME), int(TokenKind.DISTINCT))
+    return ClipTokens(
+        tokens=kept.tokens[order].to(cells.dtype),
+        frame=frame,
+        cell=kept.cell[order],
+        mass=kept.mass[order].float(),
+        kind=kind.to(torch.uint8),
+        grid=cells.grid,
+    )
+
+
+def highest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " k"]:
+    """Indices of the `count` highest values, the lowest index first among equals, rising."""
+    order = values.argsort(descending=True, stable=True)
+    return order[:count].sort().values
