@@ -6,13 +6,13 @@ this process. The work is `workers.session.run_session`'s; here the parts are ch
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import InvalidQuery
+from pipeline.errors import Conflict, FingerprintMismatch, InvalidQuery
 from pipeline.settings import Settings
 from pipeline.sink import StoreSinkFactory, describe_source
 from pipeline.store import StoreConfig, open_store
@@ -25,9 +25,11 @@ from workers.cluster import (
     open_cluster,
     start_local_cluster,
 )
-from workers.group import WorkerInfo
+from workers.cluster_session import SessionHandle
+from workers.errors import SourceError
+from workers.group import SessionReport, WorkerInfo
 from workers.inline import InlineWorkers
-from workers.session import Progress, SessionSettings, run_session
+from workers.session import OpenClips, Progress, SessionSettings, run_session
 from workers.types import VideoSource
 
 VIDEO_SUFFIXES = (
@@ -45,22 +47,49 @@ class IngestRequest:
     """Go on with a stream although its file lies elsewhere now."""
 
 
-def ingest(settings: Settings, requests: list[IngestRequest]) -> Iterator[Progress]:
+def ingest(
+    settings: Settings, requests: list[IngestRequest], *, keep_going: bool = False
+) -> Iterator[Progress]:
     """Ingest videos one after the other with workers that are loaded once.
+
+    With `keep_going` a video that cannot be read, or whose stream is taken, ends in a progress of
+    state `failed` with its error, and the next one follows.
 
     Raises:
         SourceError, ModelError, StoreError, LeaseHeld, FingerprintMismatch: what stopped it.
             The videos before it are stored, and of this one what came before.
     """
     store = _shared_config(settings.store_config())
+    with _runner(settings, store) as run:
+        for request in requests:
+            try:
+                yield from run(request)
+            except (SourceError, Conflict, FingerprintMismatch) as error:
+                if not keep_going:
+                    raise
+                yield Progress(request.source.stream_id, state="failed", error=error)
+
+
+@contextmanager
+def _runner(
+    settings: Settings, store: StoreConfig
+) -> Iterator[Callable[[IngestRequest], Iterator[Progress]]]:
+    """Loaded workers, in this process or on Ray."""
     if not settings.ray.enabled:
         with InlineWorkers(settings.compress_settings()) as workers:
-            for request in requests:
-                yield from _run_inline(settings, store, request, workers)
+            yield lambda request: _run_inline(settings, store, request, workers)
         return
     with open_cluster(ClusterSettings(address=settings.ray.address)) as cluster:
-        for request in requests:
-            yield from _start_on_ray(settings, store, request, cluster).watch()
+        yield lambda request: _watched(_start_on_ray(settings, store, request, cluster))
+
+
+def _watched(session: SessionHandle) -> Iterator[Progress]:
+    """Watch a session; it is asked to stop, not cut off, when the watcher leaves."""
+    try:
+        yield from session.watch()
+    except (KeyboardInterrupt, GeneratorExit):
+        session.stop()
+        raise
 
 
 def detach(settings: Settings, requests: list[IngestRequest]) -> list[str]:
@@ -150,6 +179,9 @@ def _run_inline(
         yield from run_session(
             request.source, SessionSettings(), workers, sink, open_clips=_opener(settings)
         )
+    except (KeyboardInterrupt, GeneratorExit):
+        sink.finish(SessionReport("stopped"))
+        raise
     finally:
         sink.close()
 
@@ -161,7 +193,7 @@ def _start_on_ray(
     cluster: Cluster,
     *,
     detached: bool = False,
-):
+) -> SessionHandle:
     ray, compress = settings.ray, settings.compress_settings()
     pool = PoolSettings(
         workers=ray.workers,
@@ -180,7 +212,7 @@ def _start_on_ray(
     )
 
 
-def _opener(settings: Settings):
+def _opener(settings: Settings) -> OpenClips:
     return partial(open_clips, roots=tuple(Path(root) for root in settings.ingest.roots))
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from dataclasses import dataclass, field, replace
 
@@ -58,8 +59,9 @@ class StoreSinkFactory:
 
     def _begin(self, store: ClipStore, lease: Lease) -> StreamInfo:
         known = known_info(store, self.info.stream_id)
+        now_s = time.time()
         if known is None:
-            store.put_info(self.info, lease=lease)
+            store.put_info(replace(self.info, created_at_s=now_s, updated_at_s=now_s), lease=lease)
             return store.get_info(self.info.stream_id)
         if known.source != self.info.source and not self.moved:
             raise Conflict(
@@ -68,7 +70,8 @@ class StoreSinkFactory:
             )
         if known.status == "complete" and known.fingerprint == self.info.fingerprint:
             return known
-        info = replace(known, status="running", error=None, fingerprint=self.info.fingerprint)
+        changes = {"fingerprint": self.info.fingerprint, "source": self.info.source}
+        info = replace(known, status="running", error=None, updated_at_s=now_s, **changes)
         store.put_info(info, lease=lease)
         return info
 
@@ -115,7 +118,7 @@ class StoreSink:
         elif report.damaged and error is None:
             error = f"DamagedPackets: {report.damaged} frames were damaged in the source"
         status = _STATUS.get(report.state, "failed")
-        self._info = replace(self._info, status=status, error=error)
+        self._info = replace(self._info, status=status, error=error, updated_at_s=time.time())
         self._store.put_info(self._info, lease=self._lease)
 
     def close(self) -> None:

@@ -1,0 +1,57 @@
+"""`aot ask`: a question about stored streams, answered from their tokens."""
+
+import typer
+
+from pipeline.cli.output import hms, note, print_json, settings_of, to_plain
+
+
+def ask(
+    context: typer.Context,
+    question: str = typer.Argument(..., metavar="QUESTION"),
+    streams: list[str] = typer.Option(..., "--stream", "-s", help="Stream to ask; repeatable."),
+    start: str = typer.Option(None, "--from", help="Start: 14:00, 750, -10m, ISO 8601."),
+    end: str = typer.Option(None, "--to", help="End, in the same forms."),
+    last: str = typer.Option(None, "--last", help="The last stretch, such as 10m."),
+    max_visual_tokens: int = typer.Option(None, "--max-visual-tokens"),
+    max_new_tokens: int = typer.Option(None, "--max-new-tokens"),
+    model: str = typer.Option(None, "--model", "-m", help="Hub id or folder of the checkpoint."),
+    store: str = typer.Option(None, "--store", help="URL of the store."),
+    as_json: bool = typer.Option(False, "--json"),
+) -> int:
+    """Answer a question about a range of streams from the cache alone."""
+    from pipeline.api import Pipeline
+    from pipeline.ask import Answer
+
+    budget = {"max_visual_tokens": max_visual_tokens, "max_new_tokens": max_new_tokens}
+    overrides = {"model": {"id": model}, "store": {"url": store}, "ask": budget}
+    settings = settings_of(context, overrides)
+    with Pipeline(settings) as pipeline:
+        answer = None
+        for part in pipeline.ask_stream(
+            question, streams=streams, start_s=start, end_s=end, last=last
+        ):
+            if isinstance(part, Answer):
+                answer = part
+            elif not as_json:
+                print(part, end="", flush=True)
+    assert answer is not None
+    if as_json:
+        print_json(to_plain(answer))
+    else:
+        print()
+        _show_sources(answer)
+    return 0
+
+
+def _show_sources(answer) -> None:
+    """Citations, coverage and cost on stderr."""
+    for span in answer.citations[:8]:
+        note(f"  {span.stream_id}  {hms(span.start_s)} to {hms(span.end_s)}  clip {span.index}")
+    if len(answer.citations) > 8:
+        note(f"  and {len(answer.citations) - 8} clips more")
+    partial = ", some clips could not be read" if answer.partial else ""
+    note(
+        f"  {answer.visual_tokens} visual tokens, coverage {answer.coverage:.0%}, "
+        f"{answer.read_fraction:.0%} of the clips read{partial}; "
+        f"first word after {answer.timings.first_token_s:.2f} s"
+    )

@@ -1,0 +1,93 @@
+"""What the commands share: settings from the options, tables and JSON on stdout, escaping.
+
+Text that came from outside (file names, metadata, errors of libraries) is shown with control
+characters escaped, so that it can neither move the cursor nor forge a line.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+import typer
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options that stand before the command."""
+
+    config: str | None = None
+    debug: bool = False
+
+
+def settings_of(context: typer.Context, overrides: Mapping[str, Any] | None = None):
+    """The settings of this command."""
+    from pipeline.settings import load_settings
+
+    return load_settings(common_of(context).config, overrides)
+
+
+def common_of(context: typer.Context) -> Common:
+    """The options before the command."""
+    found = context.find_object(Common)
+    return found if found is not None else Common()
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout."""
+    print(json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table for people on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*headers, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console(soft_wrap=True).print(table, markup=False)
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr)
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as JSON takes them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: to_plain(item) for key, item in asdict(value).items()}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text without line ends and control characters."""
+    return escape(" ".join(str(error).split())) or type(error).__name__
+
+
+def escape(text: str) -> str:
+    """Control characters and undecodable bytes as backslash escapes; all else as it is."""
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+    return shown.encode("utf-8", "backslashreplace").decode()
+
+
+def hms(seconds: float) -> str:
+    """Seconds as H:MM:SS."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def megabytes(size_bytes: float) -> str:
+    """Bytes as MB, 10^6."""
+    return f"{size_bytes / 1e6:.2f} MB"

@@ -1,0 +1,52 @@
+"""Exported clips back into a store, as a stream of its own or beside what is there."""
+
+import os
+import socket
+from pathlib import Path
+
+from pipeline.errors import Conflict, InvalidQuery
+from pipeline.sink import known_info
+from pipeline.store import ClipStore
+from pipeline.store.arrow import decode_clip, iter_exported
+from pipeline.types import StreamInfo
+
+
+def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
+    """Put all clips of an exported file into their stream; how many.
+
+    A clip that is there already is left as it is.
+
+    Raises:
+        InvalidQuery: the file is of another stream, or holds no clip.
+        CorruptValue, SchemaMismatch: the file is not what was exported.
+        Conflict, FingerprintMismatch, LeaseHeld: the stream holds something else.
+    """
+    lease = store.acquire_lease(stream_id, f"import@{socket.gethostname()}:{os.getpid()}")
+    count = 0
+    try:
+        for key, blob in iter_exported(path):
+            record = decode_clip(blob, key=key)
+            if record.clip.stream_id != stream_id:
+                raise InvalidQuery(
+                    f"{path} holds stream {record.clip.stream_id}, got {stream_id}; import it "
+                    "under its own id"
+                )
+            if not count:
+                _make_known(store, stream_id, path, record.fingerprint, lease)
+            store.put_record(key, blob, lease)
+            store.renew_lease(lease)
+            count += 1
+    finally:
+        store.release_lease(lease)
+    if not count:
+        raise InvalidQuery(f"{path} holds no clip; export a range that has footage")
+    return count
+
+
+def _make_known(store: ClipStore, stream_id: str, path: Path, fingerprint: str, lease) -> None:
+    known = known_info(store, stream_id)
+    if known is None:
+        info = StreamInfo(stream_id, str(path.absolute()), "imported", fingerprint, "complete")
+        store.put_info(info, lease=lease)
+    elif known.status == "running":
+        raise Conflict(f"stream {stream_id} is being ingested; wait for its end or pause it")
