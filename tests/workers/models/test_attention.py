@@ -1,6 +1,7 @@
 """Attention received: against its definition, recorded outputs, eager attention."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,8 +141,8 @@ def test_a_mask_in_a_probed_layer_is_refused():
         attention(torch.randn(1, 25, 24), attention_mask=torch.zeros(1, 1, 25, 25))
 
 
-def test_recorded_sums_per_head(shared):
-    golden = np.load(shared / "golden" / "attn_received.npz")
+def test_recorded_sums_per_head():
+    golden = np.load(Path(__file__).parent / "golden" / "attn_received.npz")
     query, key = (torch.from_numpy(golden[name]).float() for name in ("q", "k"))
 
     received = attention_received(query, key, query.shape[-1] ** -0.5)
