@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.checkpoints import random_frames, write_tiny_checkpoint
 
 from aot import pool_grid
+from tests.checkpoints import random_frames, write_tiny_checkpoint
 from workers.models import VisualSegment, open_language_model, open_vision_encoder
 
 pytestmark = [
