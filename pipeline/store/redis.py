@@ -484,6 +484,15 @@ def _connect(config: StoreConfig) -> redis.Redis:
         ) from error
 
 
+def iter_plain_values(config: StoreConfig, spans: list[ClipSpan]) -> Iterator[bytes]:
+    """The values as a plain redis-py client with its own defaults reads them: the bench's rival."""
+    keys = Keys(config.namespace)
+    with redis.Redis.from_url(config.url) as client:
+        for span in spans:
+            value: Any = client.get(keys.clip(span.stream_id, span.epoch, span.index))
+            yield value
+
+
 def _milliseconds(seconds: float) -> int:
     if not 0.001 <= seconds <= 86_400:
         raise InvalidSettings(f"a lease of {seconds} s; expected 0.001 to 86400 s")

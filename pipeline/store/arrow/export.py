@@ -29,24 +29,27 @@ import pyarrow as pa
 
 from pipeline.errors import CorruptValue, NoFootage, SchemaMismatch, StoreFull, StoreUnavailable
 from pipeline.store import envelope
+from pipeline.store.arrow.columns import Columns
 from pipeline.store.arrow.stream import (
     ARROW_ERRORS,
     as_text,
     check_batch,
     check_batch_message,
-    from_batch,
+    check_schema,
     read_batch,
     serialise,
 )
 from pipeline.store.metadata import ClipMetadata, from_text
 
 DIGEST = "aot.content_sha256"
-PLACE = (
-    ("epoch", pa.int32()),
-    ("index", pa.int32()),
-    ("start_s", pa.float64()),
-    ("end_s", pa.float64()),
-    ("time_s", pa.float64()),
+PLACE = pa.schema(
+    [
+        pa.field("epoch", pa.int32(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("time_s", pa.float64(), nullable=False),
+    ]
 )
 _FILE_MAGIC_BYTES = 8
 """An Arrow file is `ARROW1\\0\\0`, then an IPC stream, then a footer."""
@@ -87,6 +90,7 @@ def iter_exported(path: Path) -> Iterator[tuple[str, bytes]]:
             _check_messages(handle)
             handle.seek(0)
             reader = pa.ipc.open_file(handle)
+            check_schema(reader.schema, path.name, before=PLACE)  # the footer has one of its own
         except ARROW_ERRORS as error:
             raise CorruptValue(
                 f"{path.name}: not an exported Arrow file: {error!r:.200}"
@@ -105,20 +109,18 @@ def _widen(key: str, blob: bytes) -> tuple[pa.RecordBatch, dict[str, str]]:
     """The batch of a record with the columns that say where it lies, and its metadata apart."""
     version, body = envelope.unseal(blob, key)
     batch = read_batch(pa.py_buffer(body), key)
-    clip = check_batch(batch, key, version)
+    clip, columns = check_batch(batch, key, version)
     text = as_text(batch.schema.metadata, key)
-    schema = pa.schema(
-        [*(pa.field(name, type_, nullable=False) for name, type_ in PLACE), *batch.schema]
-    )
-    arrays = [*_place(clip, batch), *batch.columns]
-    return pa.record_batch(arrays, schema=schema), {**text, DIGEST: _content_digest(text, batch)}
+    schema = pa.schema([*PLACE, *batch.schema], metadata={"aot.dtype": clip.dtype})
+    arrays = [*_place(clip, columns), *batch.columns]
+    return pa.record_batch(arrays, schema=schema), {**text, DIGEST: _content_digest(text, columns)}
 
 
-def _place(clip: ClipMetadata, batch: pa.RecordBatch) -> list[pa.Array]:
-    times_s = np.asarray(clip.pts_s)[batch.column("frame").to_numpy()]
+def _place(clip: ClipMetadata, columns: Columns) -> list[pa.Array]:
+    times_s = np.asarray(clip.pts_s)[columns["frame"]]
     constants = (clip.epoch, clip.index, clip.start_s, clip.end_s)
-    columns = [np.full(batch.num_rows, value) for value in constants] + [times_s]
-    return [pa.array(column, type=type_) for column, (_, type_) in zip(columns, PLACE, strict=True)]
+    placed = [np.full(clip.num_tokens, value) for value in constants] + [times_s]
+    return [pa.array(column, type=field.type) for column, field in zip(placed, PLACE, strict=True)]
 
 
 def _narrow(wide: pa.RecordBatch, metadata: dict[bytes, bytes], where: str) -> tuple[str, bytes]:
@@ -126,22 +128,24 @@ def _narrow(wide: pa.RecordBatch, metadata: dict[bytes, bytes], where: str) -> t
     text = as_text(metadata, where)
     digest = text.pop(DIGEST, "")
     clip = from_text(text)
-    names = [name for name in wide.schema.names if name not in dict(PLACE)]
+    names = wide.schema.names[len(PLACE) :]
     schema = pa.schema([wide.schema.field(name) for name in names], metadata=text)
     batch = pa.record_batch([wide.column(name) for name in names], schema=schema)
-    check_batch(batch, clip.record_id, int(text["aot.version"]))
-    if _content_digest(text, batch) != digest:
+    clip, columns = check_batch(batch, clip.record_id, int(text["aot.version"]))
+    if clip.dtype.encode() != (wide.schema.metadata or {}).get(b"aot.dtype"):
+        raise CorruptValue(f"{where}: {clip.record_id} is of another dtype than its file")
+    if _content_digest(text, columns) != digest:
         raise CorruptValue(f"{where}: values or metadata of {clip.record_id} changed; export again")
-    expected = _place(clip, batch)
-    if not all(wide.column(name).equals(e) for (name, _), e in zip(PLACE, expected, strict=True)):
+    placed = zip(PLACE.names, _place(clip, columns), strict=True)
+    if not all(wide.column(name).equals(expected) for name, expected in placed):
         raise CorruptValue(f"{where}: times or numbers of {clip.record_id} changed; export again")
     return clip.record_id, envelope.seal(serialise(batch), clip.record_id)
 
 
-def _content_digest(text: Mapping[str, str], batch: pa.RecordBatch) -> str:
+def _content_digest(text: Mapping[str, str], columns: Columns) -> str:
     """SHA-256 over metadata and values, whatever the layout of the stream around them."""
     sha = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
-    for name, column in sorted(from_batch(batch).items()):
+    for name, column in sorted(columns.items()):
         sha.update(name.encode())
         sha.update(np.ascontiguousarray(column).data)
     return sha.hexdigest()
@@ -151,11 +155,11 @@ def _check_messages(handle: BinaryIO) -> None:
     """Refuse compressed and oversized batches before the file reader would load them."""
     handle.seek(_FILE_MAGIC_BYTES)
     messages = pa.ipc.MessageReader.open_stream(handle)
-    schema = pa.ipc.read_schema(messages.read_next_message())
+    check_schema(pa.ipc.read_schema(messages.read_next_message()), "export", before=PLACE)
     for message in messages:
         if message.type != "record batch":
             raise ValueError(f"a message of type {message.type!r} in an export")
-        check_batch_message(message, schema)
+        check_batch_message(message)
 
 
 @contextmanager

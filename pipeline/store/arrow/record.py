@@ -10,7 +10,6 @@ from pipeline.store import envelope
 from pipeline.store.arrow.columns import TokenDtype, problem_of, to_columns, to_tokens
 from pipeline.store.arrow.stream import (
     check_batch,
-    from_batch,
     read_batch,
     record_schema,
     serialise,
@@ -60,8 +59,7 @@ def decode_clip(blob: bytes, *, key: str) -> ClipRecord:
     """
     version, body = envelope.unseal(blob, key)
     batch = read_batch(pa.py_buffer(body), key)
-    metadata = check_batch(batch, key, version)
-    columns = from_batch(batch)
+    metadata, columns = check_batch(batch, key, version)
     clip = CompressedClip(
         stream_id=metadata.stream_id,
         epoch=metadata.epoch,

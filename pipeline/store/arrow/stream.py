@@ -4,6 +4,7 @@ Goes in and comes out: numpy columns. The digest has been checked before anythin
 """
 
 import struct
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,7 @@ ARROW_ERRORS = (
 )
 
 
+@lru_cache(maxsize=16)
 def record_schema(dtype: str, width: int) -> pa.Schema:
     """Columns of a record without its metadata."""
     values = pa.field("item", _VALUE_TYPES[dtype], nullable=False)
@@ -55,12 +57,13 @@ def to_batch(columns: Columns, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def from_batch(batch: pa.RecordBatch) -> Columns:
-    """Views into the batch, no copy."""
-    width = batch.schema.field("token").type.list_size
-    columns = {
-        name: batch.column(name).to_numpy() for name in batch.schema.names if name != "token"
-    }
-    columns["token"] = batch.column("token").flatten().to_numpy().reshape(-1, width)
+    """Views into a batch as it was read, no copy."""
+    arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+    token = arrays.pop("token")
+    columns = {name: array.to_numpy() for name, array in arrays.items()}
+    width, start = token.type.list_size, token.offset
+    values = token.values.to_numpy()[start * width : (start + len(token)) * width]
+    columns["token"] = values.reshape(-1, width)
     return columns
 
 
@@ -74,12 +77,13 @@ def serialise(batch: pa.RecordBatch) -> memoryview:
 
 
 def read_batch(body: pa.Buffer, key: str) -> pa.RecordBatch:
-    """The one batch of an IPC stream, structurally sound; its schema is still to be judged."""
+    """The one batch of an IPC stream: of a record's schema, structurally sound."""
     try:
         messages = pa.ipc.MessageReader.open_stream(body)
         schema = pa.ipc.read_schema(_next_message(messages, "schema"))
+        check_schema(schema, key)
         message = _next_message(messages, "record batch")
-        check_batch_message(message, schema)
+        check_batch_message(message)
         batch = pa.ipc.read_record_batch(message, schema)
         batch.validate(full=True)
     except ARROW_ERRORS as error:
@@ -94,11 +98,8 @@ def _next_message(messages: pa.ipc.MessageReader, expected: str) -> pa.ipc.Messa
     return message
 
 
-def check_batch_message(message: pa.ipc.Message, schema: pa.Schema) -> None:
+def check_batch_message(message: pa.ipc.Message) -> None:
     """Refuse, before anything is allocated, a batch that inflates or claims more than it holds."""
-    for field in schema:
-        if isinstance(field.type, pa.BaseExtensionType) or field.metadata:
-            raise ValueError(f"column {field.name[:40]!r} has an extension type or metadata")
     num_rows, compressed = _peek_batch(message.metadata)
     if compressed:
         raise ValueError("the batch is compressed")
@@ -130,11 +131,10 @@ def _peek_batch(flatbuffer: pa.Buffer) -> tuple[int, bool]:
     return num_rows, bool(field(batch, 3))
 
 
-def check_batch(batch: pa.RecordBatch, key: str, version: int) -> ClipMetadata:
-    """The metadata of a batch whose schema, values and identity are those of record `key`."""
+def check_batch(batch: pa.RecordBatch, key: str, version: int) -> tuple[ClipMetadata, Columns]:
+    """What is in a batch that `read_batch` gave, when values and identity are those of `key`."""
     text = as_text(batch.schema.metadata, key)
     metadata = from_text(text)
-    _check_schema(batch.schema, metadata.dtype, key)
     if any(column.null_count for column in batch.columns):
         raise CorruptValue(f"{key}: a column holds nulls")
     if metadata.record_id != key or text["aot.version"] != str(version):
@@ -144,10 +144,11 @@ def check_batch(batch: pa.RecordBatch, key: str, version: int) -> ClipMetadata:
         )
     if metadata.num_tokens != batch.num_rows:
         raise CorruptValue(f"{key}: {batch.num_rows} rows, metadata says {metadata.num_tokens}")
-    problem = problem_of(from_batch(batch), metadata)
+    columns = from_batch(batch)
+    problem = problem_of(columns, metadata)
     if problem:
         raise CorruptValue(f"{key}: {problem}")
-    return metadata
+    return metadata, columns
 
 
 def as_text(metadata: dict[bytes, bytes] | None, key: str) -> dict[str, str]:
@@ -158,16 +159,22 @@ def as_text(metadata: dict[bytes, bytes] | None, key: str) -> dict[str, str]:
         raise CorruptValue(f"{key}: metadata is not UTF-8") from error
 
 
-def _check_schema(schema: pa.Schema, dtype: str, key: str) -> None:
-    token = schema.field(0).type if len(schema) else pa.null()
+def check_schema(schema: pa.Schema, key: str, *, before: pa.Schema | None = None) -> None:
+    """Raise `SchemaMismatch` unless the columns are a record's, after the columns of `before`.
+
+    Equality leaves no room for extension types, dictionaries, nesting, or metadata of a column.
+    """
+    dtype = (schema.metadata or {}).get(b"aot.dtype", b"").decode(errors="replace")
+    first = len(before) if before is not None else 0
+    token = schema.field(first).type if len(schema) > first else pa.null()
     width = token.list_size if pa.types.is_fixed_size_list(token) else 0
-    expected = record_schema(dtype, width) if dtype in _VALUE_TYPES and width else None
-    if (
-        expected is None
-        or width > MAX_WIDTH
-        or not schema.remove_metadata().equals(expected, check_metadata=True)
-    ):
-        raise SchemaMismatch(
-            f"{key}: columns are {str(schema.remove_metadata())[:300]!r}, expected a token list of "
-            f"width 1 to {MAX_WIDTH} and the columns of version {envelope.VERSION}, dtype {dtype!r}"
-        )
+    if dtype in _VALUE_TYPES and 0 < width <= MAX_WIDTH:
+        expected = record_schema(dtype, width)
+        if before is not None:
+            expected = pa.schema([*before, *expected])
+        if schema.remove_metadata().equals(expected, check_metadata=True):
+            return
+    raise SchemaMismatch(
+        f"{key}: columns are {str(schema.remove_metadata())[:300]!r}, expected those of version "
+        f"{envelope.VERSION} for dtype {dtype!r} with tokens 1 to {MAX_WIDTH} wide"
+    )
