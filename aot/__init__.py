@@ -7,7 +7,7 @@ Language Models" (arXiv 2603.01400); where paper and published code differ, the 
 from aot.anchors import count_anchors, select_anchors
 from aot.compressor import ClipCompressor, compress_clip
 from aot.config import AOTConfig
-from aot.errors import AOTError, InvalidConfig, InvalidFeatures
+from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental
 from aot.pooling import pool_grid, pool_mask, pooled_grid
 from aot.reducers import REDUCERS, Reducer, make_reducer
 from aot.spatial import merge_within_frame
@@ -27,6 +27,7 @@ __all__ = [
     "Grid",
     "InvalidConfig",
     "InvalidFeatures",
+    "NotIncremental",
     "Reducer",
     "TokenKind",
     "TransportPlan",

@@ -183,7 +183,7 @@ class AdaptiveReducer:
         high = min(max(high, 0), num_cells)
         if rule.keep_mode == "absolute":
             return 0, high
-        late = per_frame * (so_far - rule.arrears * clip * (1 - so_far / max(clip, so_far)))
+        late = per_frame * (so_far - (rule.arrears * clip if so_far < clip else 0))
         low = min(round(late), budget) - spent
         return min(max(low, 0), high), high
 
