@@ -2,8 +2,9 @@
 
 `open_cluster` gives a `Cluster`; it starts sessions and answer workers and ends what it started.
 The data path never crosses this process: sessions read, workers compress, sinks store. Ray itself
-is started on the loopback interface, without a dashboard, with a bounded object store; its token
-authentication is taken from where Ray takes it.
+is started without a dashboard and with a bounded object store. Its ports listen on all interfaces,
+which no option changes; what keeps strangers out is its token, on unless the environment says
+otherwise.
 """
 
 import logging
@@ -19,6 +20,9 @@ from hashlib import blake2b
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.exceptions import RayError
 
 from workers.answer import AnswerSettings
@@ -30,6 +34,7 @@ from workers.cluster_session import (
     find_session,
     list_sessions,
     start_session,
+    stop_sessions,
 )
 from workers.compress import CompressSettings
 from workers.errors import ClusterUnreachable, InvalidSettings
@@ -61,12 +66,17 @@ class ClusterSettings:
     """How often a session that dies is started again: bounded, because a file that crashes the
     decoder does so each time."""
     connect_timeout_s: float = 10.0
+    local_port: int = 26379
+    """Where `start_local_cluster` listens. Not Ray's own default, which is Redis's."""
 
     def __post_init__(self) -> None:
-        if self.address is not None and self.address.startswith("ray://"):
+        if self.address in (None, "auto"):
+            return
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdigit() or "://" in host:
             raise InvalidSettings(
-                f"address {self.address!r} is Ray Client's, expected HOST:PORT of the cluster's "
-                "head (port 6379 by default); run the command on a machine of the cluster"
+                f"Ray address {self.address!r} is not `auto` or HOST:PORT; give the host and port "
+                "of the cluster's head (6379 by default), from a machine of the cluster"
             )
 
 
@@ -148,10 +158,12 @@ class Cluster:
         self._answers.append(answer)
         return answer
 
-    def close(self) -> None:
-        """Stop the sessions this connection started, free the workers, leave the cluster."""
-        for session in self._sessions:
-            session.kill()
+    def close(self, *, stop_s: float = 8.0) -> None:
+        """Stop the sessions this connection started and free its workers.
+
+        Sessions that do not commit what they have in work within `stop_s` are ended by force.
+        """
+        stop_sessions(self._sessions, timeout_s=stop_s)
         for answer in self._answers:
             answer.close()
         for handles in self._pools.values():
@@ -197,52 +209,83 @@ def _connect(settings: ClusterSettings, address: str | None) -> None:
             "num_cpus": _local_cpus(settings),
             "object_store_memory": settings.object_store_bytes,
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
         }
     # An empty address would make Ray look for a cluster by itself; "local" never does.
     ray.init(address=address or "local", **options)
 
 
 def _checked_address(settings: ClusterSettings) -> str | None:
-    """Knock before Ray does: it takes a minute to find out that nobody is there."""
-    if settings.address in (None, "auto", "local"):
-        return None if settings.address == "local" else settings.address
-    host, _, port = settings.address.rpartition(":")
-    if not host or not port.isdigit():
-        raise InvalidSettings(
-            f"Ray address {settings.address!r} is not HOST:PORT; give the head's address"
-        )
+    """Knock before Ray does: it retries without end where nobody, or not Ray, answers."""
+    address = settings.address
+    if address is None:
+        return None
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if host in ("127.0.0.1", "localhost"):
+            _use_token()
+        try:
+            socket.create_connection((host, int(port)), settings.connect_timeout_s).close()
+        except OSError as error:
+            raise ClusterUnreachable(
+                f"nothing answers at Ray address {address}: {error}; start the cluster with "
+                "`ray start --head`, or leave the address out for a private one"
+            ) from None
+    _check_health(address, settings.connect_timeout_s)
+    return address
+
+
+def _use_token() -> None:
+    """Take the token of this machine, if there is one and the environment does not say otherwise.
+
+    Ray does so by itself for a cluster it finds on this machine, but never for an address, as that
+    would send the token to strangers; on the loopback interface there are none.
+    """
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _check_health(address: str, timeout_s: float) -> None:
+    """Ask Ray's own health check, in a process of its own, the only way to bound it."""
     try:
-        socket.create_connection((host, int(port)), timeout=settings.connect_timeout_s).close()
-    except OSError as error:
+        done = _ray_command("health-check", f"--address={address}", timeout_s=timeout_s)
+    except subprocess.TimeoutExpired:
         raise ClusterUnreachable(
-            f"nothing answers at Ray address {settings.address}: {error}; start the cluster with "
-            "`ray start --head`, or leave the address out for a private one"
+            f"what listens at Ray address {address} does not answer as Ray in {timeout_s:.0f} s; "
+            "give the address of the cluster's head, and the same token as there"
         ) from None
-    return settings.address
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise ClusterUnreachable(
+            f"the Ray cluster at {address} cannot be joined: {_brief(lines[-1])}; start one with "
+            "`ray start --head`, with this version of Ray and Python and the same token"
+        )
+
+
+def _ray_command(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
 
 
 def start_local_cluster(settings: ClusterSettings, *, timeout_s: float = 60.0) -> ClusterSettings:
-    """Start a cluster on this machine that goes on after the process, for detached sessions.
+    """A cluster on this machine that goes on after the process, for detached sessions.
 
-    Does nothing when one runs here already. It listens on the loopback interface alone and is
-    ended by `ray stop`. Returns the settings to join it with.
+    Nothing is started when it runs already. It asks for the token in ~/.ray/auth_token, which is
+    made if need be, and ends with `ray stop`. Returns the settings to join it with.
 
     Raises:
         ClusterUnreachable: it did not start in `timeout_s`.
     """
-    joined = replace(settings, address="auto", num_cpus=None)
-    if _local_cluster_runs():
+    joined = replace(settings, address=f"127.0.0.1:{settings.local_port}", num_cpus=None)
+    with suppress(ClusterUnreachable):
+        _checked_address(joined)
         return joined
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head"]
-    command += ["--node-ip-address=127.0.0.1", "--include-dashboard=false"]
-    command += [
-        "--disable-usage-stats",
-        f"--num-cpus={settings.num_cpus or max(2, os.cpu_count() or 1)}",
-    ]
-    command += [f"--object-store-memory={settings.object_store_bytes}"]
+    _ray_command("get-auth-token", "--generate", timeout_s=timeout_s)
+    _use_token()
+    options = ["--head", f"--port={settings.local_port}"]
+    options += ["--include-dashboard=false", "--disable-usage-stats"]
+    options += [f"--num-cpus={_local_cpus(settings)}"]
+    options += [f"--object-store-memory={settings.object_store_bytes}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+        done = _ray_command("start", *options, timeout_s=timeout_s)
     except subprocess.TimeoutExpired:
         raise ClusterUnreachable(
             f"`ray start` did not end in {timeout_s:.0f} s; run it by hand to see why"
@@ -253,15 +296,6 @@ def start_local_cluster(settings: ClusterSettings, *, timeout_s: float = 60.0) -
             "run it by hand, or ingest without --detach"
         )
     return joined
-
-
-def _local_cluster_runs() -> bool:
-    from ray._private.services import canonicalize_bootstrap_address  # no public form exists
-
-    try:
-        return canonicalize_bootstrap_address("auto") is not None
-    except ConnectionError:
-        return False
 
 
 def _local_cpus(settings: ClusterSettings) -> int:

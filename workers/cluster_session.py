@@ -8,7 +8,7 @@ that started it and leaves by itself at its end; the last one to leave ends its 
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -151,25 +151,39 @@ class SessionHandle:
                 return
             time.sleep(interval_s)
 
-    def stop(self, *, timeout_s: float = 10.0) -> Progress:
-        """Let the session commit what is in work and end; past the limit it is ended by force."""
-        until_s = time.monotonic() + timeout_s
+    def ask_to_stop(self) -> None:
+        """Let the session end after what it has in work; returns at once."""
         self._actor.stop.remote()
+
+    def stop(self, *, timeout_s: float = 10.0) -> Progress:
+        """Let the session commit what is in work and end; past the limit it is ended by force.
+
+        Returns its last progress; `stopped` when it could not tell.
+        """
+        until_s = time.monotonic() + timeout_s
+        self.ask_to_stop()
         progress = Progress(self.stream_id)
         try:
-            while time.monotonic() < until_s:
-                progress = self.status(timeout_s=max(0.1, until_s - time.monotonic()))
-                if progress.done:
-                    break
-                time.sleep(0.1)
+            while not progress.done and (left_s := until_s - time.monotonic()) > 0:
+                progress = self.status(timeout_s=max(0.1, left_s))
+                time.sleep(0 if progress.done else 0.1)
         except WorkerLost:
-            return replace(progress, state="stopped")
+            logger.info("the session of stream %s is gone already", self.stream_id)
         self.kill()
         return progress if progress.done else replace(progress, state="stopped")
 
     def kill(self) -> None:
         """End the session as a crash would; nothing that was committed is lost."""
         ray.kill(self._actor)
+
+
+def stop_sessions(sessions: Sequence[SessionHandle], *, timeout_s: float) -> None:
+    """Stop sessions together, all within one limit."""
+    until_s = time.monotonic() + timeout_s
+    for session in sessions:
+        session.ask_to_stop()
+    for session in sessions:
+        session.stop(timeout_s=max(0.1, until_s - time.monotonic()))
 
 
 def start_session(
