@@ -29,18 +29,23 @@ def count_anchors(grid: Grid, config: AOTConfig) -> tuple[int, int]:
     wanted = num_tokens if config.anchors_per_frame is None else config.anchors_per_frame
     if wanted > num_tokens:
         raise InvalidConfig(
-            f"anchors_per_frame is {wanted}, but grid {grid} has {num_tokens} tokens; "
-            "lower it or leave it None to keep all"
+            f"anchors_per_frame is {wanted}, expected at most the {num_tokens} tokens of grid "
+            f"{grid}; lower it, or leave it None to keep all"
         )
     num_local = int(wanted * (1 - config.global_fraction))
     windows = math.ceil(grid[0] / config.window) * math.ceil(grid[1] / config.window)
     per_window, num_global = num_local // windows, wanted - num_local
     if per_window == 0 and num_global == 0:
         raise InvalidConfig(
-            f"anchors_per_frame {wanted} with global_fraction {config.global_fraction} leaves none "
-            f"for {windows} windows; raise either"
+            f"anchors_per_frame is {wanted} with global_fraction {config.global_fraction}, too few "
+            f"for {windows} windows, expected at least one anchor; raise either"
         )
     return per_window, num_global
+
+
+def keeps_all(grid: Grid, config: AOTConfig) -> bool:
+    """Whether every token of a frame is an anchor, so that there is nothing to merge."""
+    return config.anchors_per_frame in (None, grid[0] * grid[1])
 
 
 def select_anchors(
@@ -52,21 +57,20 @@ def select_anchors(
     """Mask of the anchors of every frame; all frames have the same number of them.
 
     Local anchors are the most attended tokens of every `window x window` block in the shallow
-    layer (blocks at the right and bottom edge may be smaller); global anchors are the most
-    attended of the rest in the deep layer.
+    layer (blocks at the right and bottom edge may be smaller, and give no more than they have);
+    global anchors are the most attended of the rest in the deep layer.
 
     Raises:
         InvalidConfig: more anchors than tokens, or none at all.
         InvalidFeatures: the maps do not fit the grid, or are not finite.
     """
     _check_maps(local_attention, global_attention, grid)
-    if config.anchors_per_frame is None:
+    if keeps_all(grid, config):
         return torch.ones_like(local_attention, dtype=torch.bool)
     per_window, num_global = count_anchors(grid, config)
     mask = _best_of_windows(local_attention, grid, config.window, per_window)
-    remaining = global_attention.masked_fill(mask, float("-inf"))
-    chosen = _highest(remaining, min(num_global, grid[0] * grid[1] - int(mask[:1].sum())))
-    return mask | chosen
+    # At most `anchors_per_frame` are local or global, so that enough are left to choose from.
+    return mask | _highest(global_attention.masked_fill(mask, float("-inf")), num_global)
 
 
 def _best_of_windows(
@@ -75,7 +79,7 @@ def _best_of_windows(
     frames, (rows, columns) = attention.shape[0], grid
     down, across = math.ceil(rows / window), math.ceil(columns / window)
     padding = (0, across * window - columns, 0, down * window - rows)
-    padded = F.pad(attention.view(frames, rows, columns), padding, value=float("-inf"))
+    padded = F.pad(attention.reshape(frames, rows, columns), padding, value=float("-inf"))
     blocks = padded.view(frames, down, window, across, window).permute(0, 1, 3, 2, 4)
     best = _highest(blocks.reshape(frames * down * across, window * window), per_window)
     best = best.view(frames, down, across, window, window).permute(0, 1, 3, 2, 4)
@@ -93,7 +97,12 @@ def _check_maps(local: Tensor, deep: Tensor, grid: Grid) -> None:
     if local.shape != deep.shape or local.shape[1] != grid[0] * grid[1]:
         raise InvalidFeatures(
             f"attention maps have shapes {tuple(local.shape)} and {tuple(deep.shape)}, expected "
-            f"both to have {grid[0] * grid[1]} columns for grid {grid}; pass the tokens' own grid"
+            f"{grid[0] * grid[1]} columns in both for grid {grid}; pass the tokens' own grid"
         )
-    if not bool(torch.isfinite(local).all() & torch.isfinite(deep).all()):
-        raise InvalidFeatures("attention holds NaN or infinity; check the vision tower's output")
+    finite = torch.isfinite(local) & torch.isfinite(deep)
+    if not bool(finite.all()):
+        frame, token = (~finite).nonzero()[0].tolist()
+        raise InvalidFeatures(
+            f"attention of token {token} of frame {frame} is NaN or infinite, expected finite "
+            "values; check the vision tower's output"
+        )

@@ -11,6 +11,7 @@ import torch
 from aot.anchors import select_anchors
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
+from aot.pooling import pooled_grid
 from aot.spatial import PooledFrames, merge_and_pool, stack_frames
 from aot.temporal import concatenate, finish_clip, push_frames
 from aot.types import ClipState, ClipTokens, FrameFeatures
@@ -45,7 +46,7 @@ class ClipCompressor:
         self, features: Sequence[FrameFeatures], states: Sequence[ClipState | None]
     ) -> list[tuple[ClipTokens, ClipState]]:
         """`push` for several clips of one model in one batch, each with its own state."""
-        _check_batch(features, states)
+        check_batch(features, states, self.config)
         # An accelerator wants one large batch. On a CPU the tokens of one clip stay in its cache,
         # and a batch would first have to be copied together.
         blocks = [_joined(features)] if features[0].tokens.is_cuda else features
@@ -78,23 +79,43 @@ def compress_clip(features: FrameFeatures, config: AOTConfig | None = None) -> C
 
 
 def _joined(clips: Sequence[FrameFeatures]) -> FrameFeatures:
-    names = ("tokens", "local_attention", "global_attention")
-    columns = (torch.cat([getattr(clip, name) for clip in clips]) for name in names)
-    return FrameFeatures(*columns, clips[0].grid)
+    return FrameFeatures(
+        tokens=torch.cat([clip.tokens for clip in clips]),
+        local_attention=torch.cat([clip.local_attention for clip in clips]),
+        global_attention=torch.cat([clip.global_attention for clip in clips]),
+        grid=clips[0].grid,
+    )
 
 
-def _check_batch(features: Sequence[FrameFeatures], states: Sequence[ClipState | None]) -> None:
+def check_batch(
+    features: Sequence[FrameFeatures], states: Sequence[ClipState | None], config: AOTConfig
+) -> None:
+    """Whether these clips may be pushed together, each onto its state.
+
+    Raises:
+        InvalidFeatures: no clips, a clip without frames, clips of different models, or a state of
+            another grid or width.
+    """
     if not features or len(features) != len(states):
         raise InvalidFeatures(
-            f"got {len(features)} clips and {len(states)} states, expected one state per clip and "
-            "at least one clip"
+            f"got {len(features)} clips and {len(states)} states, expected at least one clip and "
+            "one state for each; pass None to open a clip"
         )
     for clip in features:
         if not clip.tokens.shape[0]:
-            raise InvalidFeatures("a clip without frames has nothing to push; leave it out")
+            raise InvalidFeatures("got a clip of 0 frames, expected at least 1; leave it out")
     kinds = {(clip.grid, clip.tokens.shape[2], clip.tokens.dtype) for clip in features}
     if len(kinds) > 1:
         raise InvalidFeatures(
-            f"clips of one batch differ in (grid, width, dtype): got {sorted(map(str, kinds))}; "
-            "batch clips of one model only"
+            f"got clips of different (grid, width, dtype) {sorted(map(str, kinds))}, expected one "
+            "for all; batch clips of one model only"
         )
+    width = features[0].tokens.shape[2]
+    grid = pooled_grid(features[0].grid, config.pooling, stride=config.pool_stride)
+    for state in states:
+        if state is not None and (state.pooled_grid, state.anchors.shape[1]) != (grid, width):
+            raise InvalidFeatures(
+                f"got a state of pooled grid {state.pooled_grid} and width "
+                f"{state.anchors.shape[1]}, expected {grid} and {width} as the frames have; "
+                "keep a clip with one model and configuration"
+            )

@@ -4,13 +4,15 @@
 it differs from the paper. One dial, `AOTConfig.for_retention`, derives what most users need.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from aot.errors import InvalidConfig
-from aot.types import Grid
+from aot.retention import PoolingModel, distinct_fraction, tokens_per_frame
+from aot.transport import LARGEST_COST_RANGE
+from aot.types import Grid, Pooling
 
-Pooling = Literal["bilinear", "average", "none"]
 KeepRule = Literal["quantile", "plan", "cost"]
 
 
@@ -53,22 +55,33 @@ class AOTConfig:
     pool_threshold: float = 0.5
     """A pooled cell is kept when at least this share of it are anchors (reference, literal)."""
     keep_rule: KeepRule = "quantile"
-    """How distinct tokens are told: `quantile` is the reference. Extensions: `plan` keeps a token
-    whose largest plan share is below `keep_threshold`, `cost` one whose cosine distance to every
-    anchor is above it; then a static scene keeps few tokens and a busy one many."""
-    keep_threshold: float = 0.3
-    """The absolute threshold of the two extensions."""
+    """How distinct tokens are told. `quantile` is the reference: the same share of every frame.
+    The extensions `plan` and `cost` are absolute, so that a static scene keeps few tokens and a
+    busy one many: `cost` keeps a token whose cosine distance to the nearest anchor is above
+    `keep_threshold`, `plan` one whose nearest anchor is, by the plan, less than `keep_threshold`
+    nearer than the anchors are on the whole (`aot.temporal`)."""
+    keep_threshold: float = 0.15
+    """The threshold of the two extensions, a cosine distance. A higher one keeps fewer tokens by
+    `cost` and more by `plan`."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.merge_frames, bool):
+            raise InvalidConfig(f"merge_frames must be true or false, got {self.merge_frames!r}")
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InvalidConfig(f"{name} must be within [{low}, {high}], got {value}")
+            if value is not None or name != "anchors_per_frame":
+                _check_number(name, value, low, high)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InvalidConfig(
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
+        span = (2 + self.position_weight * math.sqrt(2)) / self.epsilon
+        if span > LARGEST_COST_RANGE:
+            raise InvalidConfig(
+                f"costs span {span:.0f} epsilon with epsilon {self.epsilon} and position_weight "
+                f"{self.position_weight}, expected at most {LARGEST_COST_RANGE:.0f}; raise epsilon"
+            )
 
     @classmethod
     def for_retention(
@@ -76,36 +89,48 @@ class AOTConfig:
     ) -> "AOTConfig":
         """Constants that keep about `retention` of the pooled tokens of `clip_frames` frames.
 
-        A clip keeps `n (2 + q (t - 1))` tokens, where `n` is what a frame keeps and `q` the
-        distinct fraction, so both follow from the target: `q` grows with it, then `n` is solved
-        for. Clips cut short keep relatively more. What is really kept is always measured.
-        1.0 is the identity.
+        A clip of `t` frames keeps `2 n + (t - 1) ceil(q (n - 1))` tokens, where `n` is what a
+        frame keeps and `q` the distinct fraction: `q` grows with the target, then `n` is solved
+        for, then the number of anchors from what usually survives pooling (`aot.retention`).
+        `anchors_per_frame` or `distinct_fraction`, where given among `constants`, stay, and the
+        other follows. Nothing here knows the video: clips cut short keep relatively more, an
+        absolute keep rule keeps what it finds; so retention is always measured. 1.0 is the
+        identity.
 
         Raises:
-            InvalidConfig: `retention` is not within (0, 1].
+            InvalidConfig: `retention` is not within (0, 1], or a constant cannot be.
         """
         if not 0 < retention <= 1:
-            raise InvalidConfig(f"retention must be above 0 and at most 1, got {retention}")
+            raise InvalidConfig(
+                f"retention must be above 0 and at most 1, got {retention}; 0.1 keeps a tenth"
+            )
         base = cls(clip_frames=clip_frames, **constants)
         if retention == 1:
             return replace(base, anchors_per_frame=None, merge_frames=False)
-        later = clip_frames - 1
+        model = PoolingModel(grid, base.pooling, base.pool_stride, base.pool_threshold)
+        num_tokens, num_cells = grid[0] * grid[1], model.num_cells
+        given = None
+        if "anchors_per_frame" in constants:
+            share = (base.anchors_per_frame or num_tokens) / num_tokens
+            given = model.kept_share(min(share, 1.0)) * num_cells
         if "distinct_fraction" not in constants:
-            fraction = max(min(0.1 + retention, 1.0), (retention * clip_frames - 2) / max(later, 1))
-            base = replace(base, distinct_fraction=min(fraction, 1.0))
-        copies = 2 if later else 1
-        kept_share = retention * clip_frames / (copies + base.distinct_fraction * later)
-        num_tokens = grid[0] * grid[1]
-        share = min(kept_share / _SURVIVING, 1.0) if base.pooling != "none" else min(kept_share, 1)
-        anchors = max(1, min(num_tokens, round(share * num_tokens)))
-        return replace(base, anchors_per_frame=None if anchors == num_tokens else anchors)
+            fraction = distinct_fraction(retention, clip_frames, num_cells, given)
+            base = replace(base, distinct_fraction=fraction)
+        if given is not None:
+            return base
+        merged_frames = clip_frames if base.merge_frames else 1
+        kept = tokens_per_frame(retention, merged_frames, base.distinct_fraction, num_cells)
+        anchors = max(1, round(model.anchor_share(kept / num_cells) * num_tokens))
+        return replace(base, anchors_per_frame=None if anchors >= num_tokens else anchors)
 
 
-#: Share of a frame's anchors that is still there after pooling: an isolated anchor disappears.
-#: Between unsmoothed (0.83) and smoothed (0.97) attention at 126 of 729 anchors.
-_SURVIVING = 0.9
+def _check_number(name: str, value: object, low: float | int, high: float | int) -> None:
+    kinds, noun = (int, "a whole number") if name in _WHOLE else ((int, float), "a number")
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        raise InvalidConfig(f"{name} must be {noun} within [{low}, {high}], got {value!r}")
 
-_RANGES: tuple[tuple[str, float, float], ...] = (
+
+_RANGES: tuple[tuple[str, float | int, float | int], ...] = (
     ("anchors_per_frame", 1, 1_000_000),
     ("global_fraction", 0, 1),
     ("window", 1, 10_000),
@@ -120,9 +145,10 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("temporal_scale", 0, 1e6),
     ("clip_frames", 1, 32_767),
     ("pool_stride", 1, 1_000),
-    ("pool_threshold", 0, 1),
+    ("pool_threshold", 0.01, 1),
     ("keep_threshold", 0, 2),
 )
+_WHOLE = {"anchors_per_frame", "window", "max_iterations", "clip_frames", "pool_stride"}
 _CHOICES = {
     "pooling": ("bilinear", "average", "none"),
     "keep_rule": ("quantile", "plan", "cost"),

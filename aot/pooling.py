@@ -14,23 +14,29 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from aot.config import Pooling
 from aot.errors import InvalidConfig, InvalidFeatures
-from aot.types import Grid
+from aot.types import Grid, Pooling
 
 PoolMode = Pooling | Literal["max"]
 """Max is known to LLaVA checkpoints, but not linear, so that no reduction can be built on it."""
 
 
 def pooled_grid(grid: Grid, mode: PoolMode = "bilinear", *, stride: int = 2) -> Grid:
-    """Rows and columns after pooling: rounded up for bilinear, down for average and max."""
+    """Rows and columns after pooling: rounded up for bilinear, down for average and max.
+
+    Raises:
+        InvalidConfig: no such pooling, or nothing would be left of the grid.
+    """
     if mode == "none":
         return grid
+    if mode not in ("bilinear", "average", "max"):
+        raise InvalidConfig(f"got pooling {mode!r}, expected bilinear, average, max or none")
     rounded = math.ceil if mode == "bilinear" else math.floor
     rows, columns = rounded(grid[0] / stride), rounded(grid[1] / stride)
     if rows < 1 or columns < 1:
         raise InvalidConfig(
-            f"grid {grid} is too small for {mode} pooling with stride {stride}; lower the stride"
+            f"got grid {grid}, expected at least {stride} rows and columns for {mode} pooling with "
+            f"stride {stride}; lower the stride"
         )
     return rows, columns
 
@@ -45,11 +51,12 @@ def pool_grid(
     """
     if tokens.shape[1] != grid[0] * grid[1]:
         raise InvalidFeatures(
-            f"got {tokens.shape[1]} tokens per frame, expected {grid[0] * grid[1]} for grid {grid}"
+            f"got {tokens.shape[1]} tokens per frame, expected {grid[0] * grid[1]} for grid "
+            f"{grid}; pass the grid the tokens were cut from"
         )
     frames, _, dim = tokens.shape
     size = pooled_grid(grid, mode, stride=stride)
-    image = tokens.view(frames, *grid, dim).permute(0, 3, 1, 2)
+    image = tokens.reshape(frames, *grid, dim).permute(0, 3, 1, 2)
     pooled = _pool(image, size, mode, stride)
     return pooled.permute(0, 2, 3, 1).reshape(frames, size[0] * size[1], dim)
 

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from aot.anchors import keeps_all
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
-from aot.pooling import pool_mask, pool_matrix, pooled_grid
+from aot.pooling import pool_grid, pool_mask, pool_matrix, pooled_grid
 from aot.transport import exponentiate, scale_kernel, times
-from aot.types import Grid
+from aot.types import Grid, Pooling
 
 #: Norms are floored here before a cosine is taken (reference).
 _NORM_FLOOR = 1e-8
@@ -96,24 +97,34 @@ def merge_and_pool(
         InvalidFeatures: as `merge_within_frame`.
     """
     exact = _exact(tokens)
-    pooled = pooled_grid(grid, config.pooling, stride=config.pool_stride)
-    kept = pool_mask(
-        anchors, grid, config.pooling, stride=config.pool_stride, threshold=config.pool_threshold
-    )
+    mode, stride = config.pooling, config.pool_stride
+    pooled = pooled_grid(grid, mode, stride=stride)
+    if keeps_all(grid, config):
+        return _pool_all(exact, grid, mode, stride)
+    kept = pool_mask(anchors, grid, mode, stride=stride, threshold=config.pool_threshold)
     count, cell = _ragged(kept)
-    pooling = pool_matrix(grid, config.pooling, config.pool_stride, exact.dtype, exact.device)
-    taps = pooling[cell]  # (t, k, n)
-    if config.anchors_per_frame is None:
-        weights, mass = taps, torch.ones_like(taps[:, :, 0])
-        _check_finite(torch.linalg.vector_norm(exact, dim=2))
-    else:
-        plan = plan_within_frame(exact, anchors, grid, config)
-        index = plan.anchor[:, None, :].expand(-1, cell.shape[1], -1)
-        of_anchors = taps.gather(2, index)  # (t, k, a)
-        weights = torch.baddbmm(taps.scatter(2, index, 0.0), of_anchors, plan.weights)
-        mass = times(of_anchors, plan.mass)
+    taps = pool_matrix(grid, mode, stride, exact.dtype, exact.device)[cell]  # (t, k, n)
+    plan = plan_within_frame(exact, anchors, grid, config)
+    index = plan.anchor[:, None, :].expand(-1, cell.shape[1], -1)
+    of_anchors = taps.gather(2, index)  # (t, k, a)
+    weights = torch.baddbmm(taps.scatter_(2, index, 0.0), of_anchors, plan.weights)
+    mass = times(of_anchors, plan.mass)
     frames = PooledFrames(torch.bmm(weights, exact), cell, mass, count, pooled)
     return _without_padding_values(frames)
+
+
+def _pool_all(tokens: Tensor, grid: Grid, mode: Pooling, stride: int) -> PooledFrames:
+    """Every cell of every frame, each standing for itself."""
+    _check_finite(torch.linalg.vector_norm(tokens, dim=2))
+    pooled = pool_grid(tokens, grid, mode, stride=stride)
+    frames, num_cells, _ = pooled.shape
+    return PooledFrames(
+        tokens=pooled,
+        cell=torch.arange(num_cells, device=tokens.device).expand(frames, -1),
+        mass=pooled.new_ones(frames, num_cells),
+        count=torch.full((frames,), num_cells, device=tokens.device),
+        grid=pooled_grid(grid, mode, stride=stride),
+    )
 
 
 def stack_frames(blocks: Sequence[PooledFrames]) -> PooledFrames:
@@ -121,11 +132,13 @@ def stack_frames(blocks: Sequence[PooledFrames]) -> PooledFrames:
     if len(blocks) == 1:
         return blocks[0]
     longest = max(block.tokens.shape[1] for block in blocks)
-    columns = (
-        torch.cat([_widened(getattr(block, name), longest) for block in blocks])
-        for name in ("tokens", "cell", "mass")
+    return PooledFrames(
+        tokens=torch.cat([_widened(block.tokens, longest) for block in blocks]),
+        cell=torch.cat([_widened(block.cell, longest) for block in blocks]),
+        mass=torch.cat([_widened(block.mass, longest) for block in blocks]),
+        count=torch.cat([block.count for block in blocks]),
+        grid=blocks[0].grid,
     )
-    return PooledFrames(*columns, torch.cat([block.count for block in blocks]), blocks[0].grid)
 
 
 def plan_within_frame(
@@ -141,7 +154,8 @@ def plan_within_frame(
     others = (~anchors).to(tokens.dtype)
     nearest, tally = _nearest(similarity, others)
     # The negative cost, its constant included: the stop rule of the scaling is absolute.
-    score = similarity.sub_(_base_cost(grid, config, tokens.dtype, tokens.device)[index])
+    base_cost = _base_cost(grid, config.position_weight, tokens.dtype, tokens.device)
+    score = similarity.sub_(base_cost[index])
     num_others, num_anchors = others.shape[1] - index.shape[1], index.shape[1]
     source = others / max(num_others, 1)
     anchor = torch.full_like(tally, 1 / num_anchors)
@@ -179,8 +193,8 @@ def _anchor_index(anchors: Tensor, tokens: Tensor, grid: Grid) -> Int[Tensor, "t
     count = anchors.sum(dim=1)
     if tokens.shape[0] and not bool((count == count[0]).all() & (count[0] > 0)):
         raise InvalidFeatures(
-            f"frames have {sorted(set(count.tolist()))} anchors, expected one number above 0 for "
-            "all; select anchors with one configuration"
+            f"got frames with {sorted(set(count.tolist()))} anchors, expected one number above 0 "
+            "for all; select anchors with one configuration"
         )
     return anchors.nonzero()[:, 1].view(tokens.shape[0], -1)
 
@@ -201,7 +215,8 @@ def _check_finite(norm: Tensor) -> None:
     if not bool(torch.isfinite(norm).all()):
         frame, token = (~torch.isfinite(norm)).nonzero()[0].tolist()
         raise InvalidFeatures(
-            f"token {token} of frame {frame} holds NaN or infinity; check the vision tower's output"
+            f"token {token} of frame {frame} holds NaN or infinity, expected finite values; check "
+            "the vision tower's output"
         )
 
 
@@ -215,15 +230,17 @@ def _nearest(
 
 
 @lru_cache(maxsize=8)
-def _base_cost(grid: Grid, config: AOTConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Cost of tokens whose cosine is zero, [n n]: one, and the weighted distance of their cells.
+def _base_cost(
+    grid: Grid, position_weight: float, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "n n"]:
+    """Cost of tokens whose cosine is zero: one, and the weighted distance of their cells.
 
     Rows and columns both span [0, 1]. Kept for the few grids a process sees; never written to.
     """
     sides = (torch.linspace(0, 1, max(size, 2), dtype=dtype, device=device)[:size] for size in grid)
     points = torch.cartesian_prod(*sides)
     difference = points[:, None] - points[None]
-    return 1 + config.position_weight * difference.square().sum(dim=2).sqrt()
+    return 1 + position_weight * difference.square().sum(dim=2).sqrt()
 
 
 def _gathered_mass(
@@ -245,9 +262,12 @@ def _gathered_mass(
 
 
 def _ragged(kept: Bool[Tensor, "t p"]) -> tuple[Int[Tensor, " t"], Int[Tensor, "t k"]]:
-    """Count and raster-ordered cells of every row, padded with other cells to the longest."""
+    """Count and raster-ordered cells of every row, padded with other cells to the longest.
+
+    One column is left where no row keeps anything, so that no later step meets an empty axis.
+    """
     count = kept.sum(dim=1)
-    longest = int(count.max()) if kept.shape[0] else 0
+    longest = max(1, int(count.max())) if kept.shape[0] else 1
     return count, (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
 
 

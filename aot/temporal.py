@@ -45,6 +45,11 @@ class OpenClips:
         steps = torch.arange(self.anchors.shape[1], device=self.count.device)
         return steps < self.count[:, None]
 
+    @property
+    def waiting(self) -> Bool[Tensor, " b"]:
+        """True where no frame had a token yet, so that the next one with tokens is the keyframe."""
+        return self.keyframe == self.position
+
 
 @dataclass(frozen=True)
 class StepTokens:
@@ -67,9 +72,12 @@ def merge_across_frames(
         InvalidFeatures: no frames, or frames of different widths.
     """
     if not frames:
-        raise InvalidFeatures("a clip needs at least one frame, got none")
-    if len({frame.tokens.shape[1] for frame in frames}) > 1:
-        raise InvalidFeatures("frames of a clip differ in token width; encode them with one model")
+        raise InvalidFeatures("got a clip of 0 frames, expected at least 1; leave it out")
+    widths = sorted({frame.tokens.shape[1] for frame in frames})
+    if len(widths) > 1:
+        raise InvalidFeatures(
+            f"got frames of token widths {widths}, expected one; encode a clip with one model"
+        )
     num_cells = 1 + max((int(frame.cell.max()) for frame in frames if len(frame.cell)), default=0)
     padded = _pad_frames(frames, grid or (1, num_cells))
     [(emitted, state)] = push_frames(padded, [len(frames)], [None], config, frames[0].tokens.dtype)
@@ -94,24 +102,33 @@ def push_frames(
         y_j := (y_j + s sum_{i not kept} P_ij x_i) / (1 + s sum_{i not kept} P_ij)
 
     A frame without tokens is passed over: its mass goes to the anchors in equal parts, and if it
-    came before the keyframe, the keyframe's tokens carry it.
+    came before the keyframe, the keyframe's tokens carry it. With `merge_frames` off every frame
+    stands for itself: all its tokens come out, and the state holds no anchors.
     """
     batch = _arrange(frames, lengths)  # (clips, steps, ...)
     clips = _open(states, batch, frames.grid)
     emitted, kinds = [], []
     active = _steps_of(lengths, frames.count.device)
+    num_cells = frames.grid[0] * frames.grid[1]
+    fresh = all(state is None for state in states)
     for step in range(batch.present.shape[1]):
         # One frame after the other: each is matched to what the ones before it made of the anchors.
         current = _step(batch, step)
-        clips, emit, mass, kind = _take_frame(clips, current, active[:, step], frames.grid, config)
+        clips, emit, mass, kind = _take_frame(
+            clips, current, active[:, step], num_cells, config, opens=fresh and step == 0
+        )
         emitted.append(StepTokens(current.tokens, current.cell, mass, emit))
         kinds.append(kind)
     return _outcome(emitted, kinds, clips, states, frames.grid, dtype)
 
 
 def finish_clip(state: ClipState, config: AOTConfig, dtype: torch.dtype) -> ClipTokens:
-    """The merged anchors of a clip; none when no frame followed its keyframe."""
-    merged = config.merge_frames and state.position > state.keyframe + 1
+    """The merged anchors of a clip; none when they gathered nothing.
+
+    That is so when no frame followed the keyframe, or, by an absolute keep rule, when all tokens
+    that followed were distinct.
+    """
+    merged = config.merge_frames and bool((state.mass > 0).any())
     count = state.anchors.shape[0] if merged else 0
     device = state.anchors.device
     return ClipTokens(
@@ -134,28 +151,36 @@ def concatenate(parts: Sequence[ClipTokens]) -> ClipTokens:
 
 
 def _take_frame(
-    clips: OpenClips, frame: StepTokens, active: Tensor, grid: Grid, config: AOTConfig
-) -> tuple[OpenClips, Bool[Tensor, "b k"], Float[Tensor, "b k"], Tensor]:
+    clips: OpenClips,
+    frame: StepTokens,
+    active: Bool[Tensor, " b"],
+    num_cells: int,
+    config: AOTConfig,
+    *,
+    opens: bool,
+) -> tuple[OpenClips, Bool[Tensor, "b k"], Float[Tensor, "b k"], Int[Tensor, " b"]]:
     """One frame of every active clip: its keyframe where it has none yet, else a later frame.
 
     Gives the new clips, which of the frame's tokens come out, with which mass, and their kind.
+    `opens` says that no clip has a keyframe yet, so that there is nothing to transport.
     """
-    filled = frame.present.any(dim=1) & active
-    waiting = clips.count == 0
+    filled, waiting = frame.present.any(dim=1) & active, clips.waiting
     starts, follows = filled & waiting, filled & ~waiting
-    keep, clips = _follow(clips, frame, follows, config)
-    clips = _start(clips, frame, starts)
-    # Mass of frames that kept nothing: to the anchors, or to the keyframe that comes after them.
-    num_cells = grid[0] * grid[1]
-    lost = (active & ~filled & ~waiting) * num_cells / clips.count.clamp(min=1)
+    emit, mass = frame.present & filled[:, None], frame.mass
+    if config.merge_frames:
+        if not opens:
+            keep, clips = _follow(clips, frame, follows, config)
+            emit = emit & (keep | starts[:, None])
+        clips = _start(clips, frame, starts)
+        # Mass of frames that kept nothing: to the anchors, or to the keyframe that comes after.
+        lost = (active & ~filled & ~waiting) * num_cells / clips.count.clamp(min=1)
+        clips = replace(clips, mass=clips.mass + lost[:, None] * clips.present)
+        mass = mass * torch.where(starts, clips.position + 1, 1)[:, None]
     clips = replace(
         clips,
-        mass=clips.mass + lost[:, None] * clips.present,
         position=clips.position + active,
         keyframe=clips.keyframe + (active & ~filled & waiting),
     )
-    emit = (keep & follows[:, None]) | (frame.present & starts[:, None])
-    mass = frame.mass * torch.where(starts, clips.position, 1)[:, None]
     kind = torch.where(starts, int(TokenKind.KEYFRAME), int(TokenKind.DISTINCT))
     return clips, emit, mass, kind
 
@@ -178,12 +203,15 @@ def _follow(
     clips: OpenClips, frame: StepTokens, follows: Bool[Tensor, " b"], config: AOTConfig
 ) -> tuple[Bool[Tensor, "b k"], OpenClips]:
     """Transport a later frame onto the anchors: which tokens are distinct, and the new anchors."""
-    if not config.merge_frames:
-        return frame.present, clips
     sources = frame.present & follows[:, None]
     similarity = _cosine(frame.tokens, clips.anchors)
-    share = _shares(similarity, sources, clips, config)
-    keep = _distinct(share, similarity, sources, clips.present, config)
+    distance = (clips.position - clips.keyframe).clamp(min=1).to(similarity.dtype)
+    time_cost = 1 - torch.exp(-(distance**2) / (2 * config.time_sigma**2 + 1e-9))
+    share = _shares(similarity, time_cost, sources, clips.present, config)
+    if config.keep_rule == "quantile":
+        keep = _thinnest(share, sources, config.distinct_fraction)
+    else:
+        keep = sources & _unexplained(share, similarity, time_cost, clips.present, config)
     given = share * (sources & ~keep)[:, :, None]
     scale = config.temporal_scale
     gathered = torch.bmm(given.mT, frame.tokens)
@@ -206,24 +234,23 @@ def _cosine(
 
 def _shares(
     similarity: Float[Tensor, "b k a"],
+    time_cost: Float[Tensor, " b"],
     sources: Bool[Tensor, "b k"],
-    clips: OpenClips,
+    anchors: Bool[Tensor, "b a"],
     config: AOTConfig,
 ) -> Float[Tensor, "b k a"]:
     """What part of each source goes to each anchor: the plan with its rows scaled to one."""
-    valid = sources[:, :, None] & clips.present[:, None, :]
-    # The cost is taken from its minimum over the whole frame (reference); see the stop rule.
+    valid = sources[:, :, None] & anchors[:, None, :]
+    # The cost is taken from its minimum over the whole frame (reference): the stop rule of the
+    # scaling looks at absolute values.
     most_alike = similarity.masked_fill(~valid, -2.0).amax(dim=(1, 2), keepdim=True)
-    distance = (clips.position - clips.keyframe).to(similarity.dtype)
-    time_cost = 1 - torch.exp(-(distance**2) / (2 * config.time_sigma**2 + 1e-9))
     score = (similarity - most_alike) * time_cost[:, None, None]
-    kernel, shift = exponentiate(score.masked_fill(~clips.present[:, None], -1e4), config.epsilon)
-    kernel = kernel * clips.present[:, None]
+    kernel, shift = exponentiate(score.masked_fill(~anchors[:, None], -1e4), config.epsilon)
     scaling = scale_kernel(
-        kernel,
+        kernel.mul_(anchors[:, None]),
         shift,
         _uniform(sources, similarity.dtype),
-        _uniform(clips.present, similarity.dtype),
+        _uniform(anchors, similarity.dtype),
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
     )
@@ -231,25 +258,43 @@ def _shares(
     return plan / plan.sum(dim=2, keepdim=True).clamp(min=_SUM_FLOOR)
 
 
-def _distinct(
+def _thinnest(
+    share: Float[Tensor, "b k a"], sources: Bool[Tensor, "b k"], fraction: float
+) -> Bool[Tensor, "b k"]:
+    """The `fraction` of each frame's sources that the plan spreads thinnest (reference).
+
+    The quantile is interpolated linearly in float64; tokens tied with it are not among them.
+    """
+    best = share.amax(dim=2)
+    rising = best.masked_fill(~sources, math.inf).double().sort(dim=1).values
+    rank = fraction * (sources.sum(dim=1) - 1).clamp(min=0).double()
+    low, high = (
+        rising.gather(1, edge.long()[:, None])[:, 0] for edge in (rank.floor(), rank.ceil())
+    )
+    quantile = torch.lerp(low, high, rank - rank.floor())
+    return sources & (best < (quantile * (1 - _TIE))[:, None])
+
+
+def _unexplained(
     share: Float[Tensor, "b k a"],
     similarity: Float[Tensor, "b k a"],
-    sources: Bool[Tensor, "b k"],
+    time_cost: Float[Tensor, " b"],
     anchors: Bool[Tensor, "b a"],
     config: AOTConfig,
 ) -> Bool[Tensor, "b k"]:
-    """Which sources no anchor explains, by the configured rule."""
-    best = share.amax(dim=2)
-    if config.keep_rule == "plan":
-        return sources & (best < config.keep_threshold)
+    """Extension: which tokens no anchor explains, in absolute terms.
+
+    `cost`: the cosine distance to the nearest anchor is above the threshold. `plan`: the nearest
+    anchor is less than the threshold nearer than the anchors are on the whole, as the plan has it.
+    The largest share alone would not do: among `M` anchors it starts at `1 / M`, and the time
+    kernel sharpens it with every frame. `epsilon / time_cost * log(M share)` takes both out and
+    leaves a cosine distance.
+    """
     if config.keep_rule == "cost":
-        closest = similarity.masked_fill(~anchors[:, None], -1.0).amax(dim=2)
-        return sources & (1 - closest > config.keep_threshold)
-    tie = best.masked_fill(~sources, math.inf).double().sort(dim=1).values
-    rank = config.distinct_fraction * (sources.sum(dim=1) - 1).clamp(min=0).double()
-    low, high = (tie.gather(1, edge.long()[:, None])[:, 0] for edge in (rank.floor(), rank.ceil()))
-    quantile = torch.lerp(low, high, rank - rank.floor())
-    return sources & (best < (quantile * (1 - _TIE))[:, None])
+        nearest = similarity.masked_fill(~anchors[:, None], -1.0).amax(dim=2)
+        return 1 - nearest > config.keep_threshold
+    gain = (share.amax(dim=2) * anchors.sum(dim=1)[:, None]).clamp(min=_SUM_FLOOR).log()
+    return gain * (config.epsilon / time_cost)[:, None] < config.keep_threshold
 
 
 def _uniform(present: Bool[Tensor, "b k"], dtype: torch.dtype) -> Float[Tensor, "b k"]:
@@ -290,14 +335,6 @@ def _open(states: Sequence[ClipState | None], batch: StepTokens, grid: Grid) -> 
     tokens = batch.tokens
     width = max([tokens.shape[2], *(len(state.cell) for state in states if state)])
     number, like = len(states), tokens
-    for state in states:
-        if state is not None and (
-            state.pooled_grid != grid or state.anchors.shape[1] != tokens.shape[3]
-        ):
-            raise InvalidFeatures(
-                f"state is of grid {state.pooled_grid} and width {state.anchors.shape[1]}, frames "
-                f"are of grid {grid} and width {tokens.shape[3]}; a clip stays with one model"
-            )
     anchors = like.new_zeros(number, width, tokens.shape[3])
     cell = torch.zeros(number, width, dtype=torch.int64, device=like.device)
     mass = like.new_zeros(number, width)
@@ -355,12 +392,18 @@ def _select(emitted: list[StepTokens], name: str, emit: Bool[Tensor, "b s k"]) -
 
 
 def _pad_frames(frames: list[FrameTokens], grid: Grid) -> PooledFrames:
-    pad = torch.nn.utils.rnn.pad_sequence
     exact = torch.float64 if frames[0].tokens.dtype == torch.float64 else torch.float32
+    count = torch.tensor([len(frame.cell) for frame in frames], device=frames[0].tokens.device)
+
+    def pad(columns: list[Tensor]) -> Tensor:
+        padded = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True)
+        missing = 0 if padded.shape[1] else 1  # no later step may meet an empty axis
+        return torch.nn.functional.pad(padded, (0, 0) * (padded.dim() - 2) + (0, missing))
+
     return PooledFrames(
-        pad([frame.tokens.to(exact) for frame in frames], batch_first=True),
-        pad([frame.cell.long() for frame in frames], batch_first=True),
-        pad([frame.mass.to(exact) for frame in frames], batch_first=True),
-        torch.tensor([len(frame.cell) for frame in frames], device=frames[0].tokens.device),
+        pad([frame.tokens.to(exact) for frame in frames]),
+        pad([frame.cell.long() for frame in frames]),
+        pad([frame.mass.to(exact) for frame in frames]),
+        count,
         grid,
     )

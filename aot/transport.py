@@ -18,6 +18,9 @@ from aot.errors import InvalidFeatures
 
 #: Denominators below this come from anchors no source can reach; it keeps scalings finite.
 _FLOOR = 1e-30
+#: Costs that differ by more than this many epsilons leave anchors which no source can reach in
+#: float32: exp(-60) times a small scaling is at the floor.
+LARGEST_COST_RANGE = 60.0
 #: exp of more than this is infinite in float32; costs that high never meet the stop rule anyway.
 _LARGEST_SHIFT = 80.0
 
@@ -53,7 +56,9 @@ def sinkhorn(
 ) -> TransportPlan:
     """Transport plans for a batch of costs; uniform marginals unless given.
 
-    Zero entries of a marginal mark padding: such rows and columns carry no mass. Each batch
+    Zero entries of a marginal mark padding: such rows and columns carry no mass. Costs may differ
+    by about 60 epsilon within an element; beyond that the plan stays finite, but an anchor so far
+    from every source gets less than its marginal. Each batch
     element stops by itself after the update in which the mean of `|r - r_previous|` over its
     sources falls below `tolerance` (absolute, `r` starts at one), so that a result does not
     depend on its neighbours in the batch.
@@ -63,12 +68,17 @@ def sinkhorn(
     """
     cost = cost if cost.dtype == torch.float64 else cost.float()
     if not bool(torch.isfinite(cost).all()):
-        raise InvalidFeatures("cost holds NaN or infinity; check the tokens it was made from")
+        raise InvalidFeatures(
+            "cost holds NaN or infinity, expected finite values; check the tokens it was made from"
+        )
     batch, sources, anchors = cost.shape
     u = cost.new_full((batch, sources), 1 / sources) if source_marginal is None else source_marginal
     v = cost.new_full((batch, anchors), 1 / anchors) if anchor_marginal is None else anchor_marginal
-    kernel, shift = exponentiate(cost.neg(), epsilon)
-    kernel = kernel * (v > 0)[:, None, :]
+    reachable = (v > 0)[:, None, :]
+    # Padding must not be what a row is shifted by, and must stay finite in rows of nothing else.
+    score = cost.neg().masked_fill_(~reachable, torch.finfo(cost.dtype).min * min(epsilon, 1) / 2)
+    kernel, shift = exponentiate(score, epsilon)
+    kernel.mul_(reachable)
     scaling = scale_kernel(kernel, shift, u, v, max_iterations=max_iterations, tolerance=tolerance)
     plan = scaling.source[:, :, None] * kernel * scaling.anchor[:, None, :]
     error = (plan.sum(dim=2) - u).abs().sum(dim=1)

@@ -7,6 +7,7 @@ within-frame stage, `m` tokens of one clip, `d` token width. Cells are row-major
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -15,6 +16,9 @@ from aot.errors import InvalidFeatures
 
 Grid = tuple[int, int]
 """(rows, columns)."""
+
+Pooling = Literal["bilinear", "average", "none"]
+"""How a model family pools its patch grid; `none` leaves it."""
 
 
 class TokenKind(IntEnum):
@@ -42,6 +46,11 @@ class FrameFeatures:
     """Patch rows and columns; `n == rows * columns`."""
 
     def __post_init__(self) -> None:
+        if self.tokens.dim() != 3:
+            raise InvalidFeatures(
+                f"tokens have shape {tuple(self.tokens.shape)}, expected (frames, tokens, width); "
+                "add the missing axis"
+            )
         frames, num_tokens, _ = self.tokens.shape
         expected = (frames, num_tokens)
         for name in ("local_attention", "global_attention"):
@@ -79,7 +88,8 @@ class ClipState:
     """What the next frame of an open clip needs, and nothing else (about 0.25 MB)."""
 
     anchors: Float[Tensor, "k d"]
-    """The keyframe's anchors with all that was merged into them so far, float32."""
+    """The keyframe's anchors with all that was merged into them so far, float32 (float64 where the
+    features are); none where `AOTConfig.merge_frames` is off."""
     cell: Int[Tensor, " k"]
     mass: Float[Tensor, " k"]
     """What each anchor gathered from the frames after the keyframe."""
@@ -100,7 +110,9 @@ class ClipTokens:
     The order is keyframe anchors, then each later frame's distinct tokens in raster order, then
     the merged anchors. Masses add up to `frames * cells` of what went in: KEYFRAME tokens carry
     the keyframe's mass, and the MERGED ones (the same anchors, read a second time) carry only what
-    they gathered from the later frames.
+    they gathered from the later frames, so that nothing counts twice. A frame that kept no token
+    is carried by the anchors. What nothing can carry is not counted: a clip none of whose frames
+    kept a token, and such frames where `AOTConfig.merge_frames` is off.
     """
 
     tokens: Float[Tensor, "m d"]
