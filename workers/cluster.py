@@ -13,13 +13,14 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
@@ -210,8 +211,19 @@ def _connect(settings: ClusterSettings, address: str | None) -> None:
             "object_store_memory": settings.object_store_bytes,
             "include_dashboard": False,
         }
+    _log_what_ray_prints()
     # An empty address would make Ray look for a cluster by itself; "local" never does.
     ray.init(address=address or "local", **options)
+
+
+def _log_what_ray_prints() -> None:
+    """Ray prints the deaths of workers to stdout, where results go, and has no option for it."""
+    ray_worker.print_to_stdstream = _log_message
+
+
+def _log_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    for line in data["lines"]:
+        logger.warning("ray: %s", _brief(line))
 
 
 def _checked_address(settings: ClusterSettings) -> str | None:

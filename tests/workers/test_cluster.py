@@ -10,6 +10,7 @@ import ray
 
 from aot import ClipTokens
 from tests.checkpoints import write_tiny_checkpoint
+from tests.videos import VideoSpec, write_video
 from tests.workers import session_support
 from tests.workers.session_support import (
     INFO,
@@ -21,6 +22,7 @@ from tests.workers.session_support import (
     report,
 )
 from workers.answer import AnswerSettings, AnswerWorker
+from workers.clips import open_clips
 from workers.cluster import ClusterSettings, open_cluster
 from workers.cluster_pool import ClusterWorkers, PoolSettings, create_actor
 from workers.compress import CompressSettings
@@ -116,6 +118,26 @@ def test_ray_gives_the_same_records_as_inline(cluster, compress, inline_digests,
     assert (last.state, last.clips) == ("complete", 9)
     assert digests(tmp_path) == inline_digests
     assert len(set(inline_digests.values())) == 9
+
+
+def test_a_video_gives_the_same_records_on_ray_and_inline(cluster, compress, tmp_path):
+    path = write_video(tmp_path / "walk.mp4", VideoSpec(frames=300, fps=15, gop=30))
+    source = VideoSource(str(path), "walk", wall_start_s=1_700_000_000.0)
+    with InlineWorkers(compress) as workers:
+        sink = FolderSink(tmp_path / "inline")
+        list(run_session(source, SessionSettings(), workers, sink, open_clips=open_clips))
+    session = cluster.start_session(
+        source,
+        FolderSinkFactory(tmp_path / "ray"),
+        compress,
+        open_clips=open_clips,
+        pool=PoolSettings(worker_cpus=0.25),
+    )
+    last = list(session.watch(interval_s=0.1))[-1]
+    session.stop()
+    assert (last.state, last.clips, last.frames, last.total_s) == ("complete", 5, 20, 20.0)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "inline")
+    assert report(tmp_path / "ray")["truncated"] is False
 
 
 def test_results_come_in_order_from_workers_of_any_speed(actors):

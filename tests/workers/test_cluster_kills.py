@@ -81,7 +81,9 @@ def finish(session) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_killed_compress_worker_changes_nothing(cluster, compress, undisturbed, tmp_path, point):
+def test_a_killed_compress_worker_changes_nothing(
+    cluster, compress, undisturbed, tmp_path, point, capfd
+):
     session = start(cluster, tmp_path, compress)
     [worker] = next(iter(cluster._pools.values()))
     pid = pid_of(worker)
@@ -90,6 +92,7 @@ def test_a_killed_compress_worker_changes_nothing(cluster, compress, undisturbed
     finish(session)
     assert pid_of(worker) != pid
     assert digests(tmp_path) == undisturbed
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("point", POINTS)
