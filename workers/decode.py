@@ -279,6 +279,8 @@ class VideoReader:
                         )
                     yield packet
                 return
+            except IndexError:
+                return  # PyAV stumbles behind the last packet when tracks appeared on the way
             except FFmpegError:
                 self._read_errors += 1
             except OSError as error:

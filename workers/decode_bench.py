@@ -102,11 +102,11 @@ class _Scene:
         self._size = height, width
         rng = np.random.default_rng(7)
         margin = 2 * self.MARGIN
-        self._ground = _fractal(rng, height + margin, width + margin, mean=110, spread=38)
+        self._ground = _fractal(rng, height + margin, width + margin, mean=110.0, spread=38.0)
         self._noise = (rng.standard_normal((height + 97, width + 89, 1)) * 2.5).astype(np.float32)
         self._objects = [
             (
-                _fractal(rng, 90 + 30 * i, 60 + 30 * i, mean=60 + 15 * i, spread=30),
+                _fractal(rng, 90 + 30 * i, 60 + 30 * i, mean=60.0 + 15 * i, spread=30.0),
                 rng.uniform(-320, 320),
                 rng.uniform(0.1, 0.8),
                 rng.uniform(0, width),

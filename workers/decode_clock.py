@@ -70,6 +70,8 @@ def unwrap_packets(
             packet.pts = None if packet.pts is None else packet.pts + offset
             packet.dts = None if packet.dts is None else packet.dts + offset
         last = clock + offset
+        if wraps and packet.pts is not None and packet.pts < last - wrap // 2:
+            packet.pts += wrap  # decoded before the wrap, shown behind it
         yield TimedPacket(packet, epoch, timed)
 
 

@@ -5,6 +5,7 @@ act as a protocol, and nothing a playlist or a script names is ever opened. Cont
 are those of two lists; a picture beyond the cap is refused before FFmpeg allocates it.
 """
 
+import io
 import os
 import re
 import stat
@@ -123,9 +124,10 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
     av.logging.set_level(None)
     shown = redact_url(url)
     with _open_file(local_path(url), shown, roots) as file:
-        container = _open_container(file, shown)
-        with container:
+        with _open_container(file, shown) as container:
             stream = _choose_track(container, shown)
+            if not stream.codec_context.width:
+                _check_declared_size(file, shown)
             _prepare(container, stream)
             yield _describe(container, stream)
 
@@ -161,7 +163,7 @@ def local_path(url: str) -> Path:
 
 
 @contextmanager
-def _open_file(path: Path, shown: str, roots: Sequence[Path]):
+def _open_file(path: Path, shown: str, roots: Sequence[Path]) -> Iterator[io.RawIOBase]:
     """Open a regular file for reading; links are followed first and checked against `roots`."""
     try:
         real = path.resolve(strict=True)
@@ -173,24 +175,34 @@ def _open_file(path: Path, shown: str, roots: Sequence[Path]):
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before 3.13
         reason = getattr(error, "strerror", None) or "a loop of links"
         raise SourceUnreachable(f"{shown}: {reason}; check the path") from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise SourceUnreachable(f"{shown}: is a folder, expected a video file")
-        if not stat.S_ISREG(status.st_mode):
-            raise SourceRefused(f"{shown}: is no regular file (a pipe or a device); copy it first")
-        if status.st_size == 0 or not file.read(1):
+    try:
+        _check_regular(os.fstat(descriptor), shown)
+        file = os.fdopen(descriptor, "rb", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with file:
+        if not file.read(1):  # /proc declares no size, so try
             raise NoVideoStream(f"{shown}: is empty (0 bytes), expected a video")
         file.seek(0)
         yield file
 
 
-def _open_container(file, shown: str) -> InputContainer:
-    # The lists go to FFmpeg's probing too, which decodes pictures before `av.open` returns.
+def _check_regular(status: os.stat_result, shown: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceUnreachable(f"{shown}: is a folder, expected a video file")
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceRefused(f"{shown}: is no regular file (a pipe or a device); copy it first")
+
+
+def _open_container(
+    file: io.RawIOBase, shown: str, codecs: Sequence[str] = CODECS
+) -> InputContainer:
+    # The limits go to FFmpeg's probing too, which decodes pictures before `av.open` returns.
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": ",".join(CONTAINERS),
-        "codec_whitelist": ",".join(CODECS),
+        "codec_whitelist": ",".join(codecs),
         "max_pixels": str(MAX_PIXELS),
         "threads": "1",
     }
@@ -214,10 +226,10 @@ def _refuse_nested(url: str, flags: int, options: dict) -> object:
     raise PermissionError("nested sources are refused")
 
 
-def _explain(file) -> str:
+def _explain(file: io.RawIOBase) -> str:
     """Why a file did not open, as far as its first bytes tell."""
     file.seek(0)
-    head = file.read(16)
+    head = file.read(16) or b""
     if head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide"):
         return "an MP4 whose index (moov) is missing or broken, as when a recording was cut off"
     return "holds no video that can be read; expected MP4, MKV, WebM, MPEG-TS, AVI or the like"
@@ -235,17 +247,32 @@ def _choose_track(container: InputContainer, shown: str) -> VideoStream:
         raise UnsupportedCodec(f"{shown}: there is no decoder for its video; convert it to H.264")
     stream = max(readable, key=lambda s: s.codec_context.width * s.codec_context.height)
     context = stream.codec_context
-    if context.width * context.height > MAX_PIXELS:
-        raise TooLarge(
-            f"{shown}: pictures of {context.width}x{context.height}, "
-            "expected at most 4096x4096 pixels in all; scale it down"
-        )
+    _check_size(context.width, context.height, shown)
     if context.name not in CODECS:
         raise UnsupportedCodec(
             f"{shown}: its video codec is {context.codec.canonical_name}, which is not read here; "
             "convert it to H.264"
         )
     return stream
+
+
+def _check_size(width: int, height: int, shown: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise TooLarge(
+            f"{shown}: pictures of {width}x{height}, "
+            "expected at most 4096x4096 pixels in all; scale it down"
+        )
+
+
+def _check_declared_size(file: io.RawIOBase, shown: str) -> None:
+    """Probing gave no picture size: damage, or a picture it refused; ask the container alone."""
+    position = file.tell()
+    file.seek(0)
+    with _open_container(file, shown, codecs=("none",)) as container:
+        for stream in container.streams.video:
+            if stream.codec_context is not None:
+                _check_size(stream.codec_context.width, stream.codec_context.height, shown)
+    file.seek(position)
 
 
 def _prepare(container: InputContainer, stream: VideoStream) -> None:
