@@ -40,6 +40,8 @@ class FrameView:
     """Distance in the frame from each cell to each anchor's, the frame spanning [0, 1]."""
     position_weight: float
     """Weight of that distance in the cost of transport."""
+    novelty_floor: float = 0.0
+    """Added to the cost: how much a token counts that is not new at all."""
 
 
 def find_attention(view: FrameView) -> Float[Tensor, " p"]:
@@ -62,12 +64,12 @@ def find_novelty(view: FrameView) -> Float[Tensor, " p"]:
 
     `min_j (1 - cos(x_i, a_j) + position_weight * distance_ij)`: the semi-relaxed transport, in
     which every token is handed over whole and no anchor has to take its share. The distance lets
-    a shaken camera's background find itself in the next cell, at a price.
+    a shaken camera's background find itself in the next cell, at a price. `novelty_floor` is added.
     """
     if view.anchors is None or view.anchor_distance is None:
-        return find_contrast(view)
+        return find_contrast(view) + view.novelty_floor
     cost = 1 - view.unit @ view.anchors.mT + view.position_weight * view.anchor_distance
-    return cost.amin(dim=1).clamp(min=0)
+    return cost.amin(dim=1).clamp(min=0) + view.novelty_floor
 
 
 SIGNALS: dict[str, Callable[[FrameView], Tensor]] = {

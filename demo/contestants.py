@@ -31,8 +31,8 @@ rule, `adaptive` the project's own."""
 CHOSEN: dict[str, Constants] = {}
 """Constants of each contestant, where they are not its defaults."""
 
-_TURNS = 12
-"""Halvings of a dial's range: 1 in 4096 of it."""
+_TURNS = 16
+"""Halvings of a dial's range."""
 
 
 def open_contestant(

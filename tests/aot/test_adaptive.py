@@ -1,6 +1,7 @@
 """The own reducer: anchors stay anchors, nothing comes out twice, the budget follows the scene."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def make_features(tokens, attention=None):
 
 
 def make(retention=0.1, **constants):
-    given = {"powers": {"novelty": 1.0}, "threshold": 0.5, **constants}
+    given = {"powers": {"novelty": 1.0}, "threshold": 0.5, "novelty_floor": 0.0, **constants}
     return AdaptiveReducer(CONFIG, retention, AdaptiveRule(**given))
 
 
@@ -175,6 +176,12 @@ def test_novelty_is_the_cost_of_the_cheapest_transport():
         for i in range(36)
     ]
     assert torch.allclose(find_novelty(seen), torch.tensor(expected), atol=1e-5)
+
+
+def test_the_floor_is_added_to_novelty():
+    tokens = draw_still(1)[0]
+    seen = replace(view(tokens, tokens), novelty_floor=0.25)
+    assert torch.allclose(find_novelty(seen), torch.full((36,), 0.25), atol=1e-5)
 
 
 def test_a_shift_by_one_cell_costs_the_distance():

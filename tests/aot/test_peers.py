@@ -1,4 +1,4 @@
-"""The seam's contract on every peer: budgets met exactly, mass kept, pushes where they are causal."""
+"""The seam's contract on every peer: budgets met exactly, mass kept, pushes where causal."""
 
 import pytest
 import torch
