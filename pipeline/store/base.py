@@ -45,8 +45,15 @@ from workers.types import CompressedClip
 logger = logging.getLogger(__name__)
 
 OnCorrupt = Literal["raise", "skip"]
-PREFETCH_DEPTH = 2
-"""Values read ahead while one is verified: one on the wire, one waiting."""
+READERS = 3
+"""Threads that fetch and verify: fetching waits for the server, the digest releases the GIL."""
+BATCH_CLIPS = 4
+"""Clips a thread reads at a time, so that handing over costs little."""
+BATCH_BYTES = 8 << 20
+"""Above this a batch is cut short; at most `READERS + 1` batches are in memory."""
+
+Read = ClipRecord | CorruptValue | SchemaMismatch
+"""What reading one clip gave."""
 
 
 @dataclass(frozen=True)
@@ -206,40 +213,52 @@ class VerifiedReads:
     def iter_clips(
         self, spans: Iterable[ClipSpan], *, on_corrupt: OnCorrupt = "raise"
     ) -> Iterator[CompressedClip]:
-        for span, fetched in self._read_ahead(spans):
-            try:
-                yield decode_span(span, fetched.result()).clip
-            except (CorruptValue, SchemaMismatch) as error:
-                if on_corrupt == "raise":
-                    raise
-                logger.warning("%s clip %d left out: %s", span.stream_id, span.index, error)
+        for span, read in self._read_ahead(spans):
+            if isinstance(read, ClipRecord):
+                yield read.clip
+            elif on_corrupt == "raise":
+                raise read
+            else:
+                logger.warning("%s clip %d left out: %s", span.stream_id, span.index, read)
 
     def verify(self, stream_id: str) -> VerifyReport:
         spans = self.list_spans(stream_id)
-        corrupt: list[tuple[ClipSpan, str]] = []
-        for span, fetched in self._read_ahead(spans):
-            try:
-                decode_span(span, fetched.result())
-            except (CorruptValue, SchemaMismatch) as error:
-                corrupt.append((span, str(error)))
         return VerifyReport(
             stream_id=stream_id,
             num_clips=len(spans),
             num_tokens=sum(span.num_tokens for span in spans),
             size_bytes=sum(span.size_bytes for span in spans),
-            corrupt=tuple(corrupt),
+            corrupt=tuple(
+                (span, str(read))
+                for span, read in self._read_ahead(spans)
+                if not isinstance(read, ClipRecord)
+            ),
         )
 
-    def _read_ahead(self, spans: Iterable[ClipSpan]) -> Iterator[tuple[ClipSpan, Future[bytes]]]:
-        """Fetch on a second thread: the digest of one value and the wait for the next overlap."""
-        with ThreadPoolExecutor(1, thread_name_prefix="aot-store") as reader:
-            waiting: deque[tuple[ClipSpan, Future[bytes]]] = deque()
-            for span in spans:
-                waiting.append((span, reader.submit(self.get_record, span)))
-                if len(waiting) > PREFETCH_DEPTH:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
+    def _read_ahead(self, spans: Iterable[ClipSpan]) -> Iterator[tuple[ClipSpan, Read]]:
+        """Read on several threads, in order, a few batches ahead of whoever takes them."""
+        with ThreadPoolExecutor(READERS, thread_name_prefix="aot-store") as readers:
+            waiting: deque[tuple[list[ClipSpan], Future[list[Read]]]] = deque()
+            try:
+                for batch in _batches(spans):
+                    waiting.append((batch, readers.submit(self._read_batch, batch)))
+                    if len(waiting) > READERS:
+                        taken, reads = waiting.popleft()
+                        yield from zip(taken, reads.result(), strict=True)
+                for taken, reads in waiting:
+                    yield from zip(taken, reads.result(), strict=True)
+            finally:
+                for _, reads in waiting:
+                    reads.cancel()
+
+    def _read_batch(self, batch: list[ClipSpan]) -> list[Read]:
+        reads: list[Read] = []
+        for span in batch:
+            try:
+                reads.append(decode_span(span, self.get_record(span)))
+            except (CorruptValue, SchemaMismatch) as error:
+                reads.append(error)
+        return reads
 
     def __enter__(self) -> Self:
         return self
@@ -251,6 +270,18 @@ class VerifiedReads:
         at: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _batches(spans: Iterable[ClipSpan]) -> Iterator[list[ClipSpan]]:
+    batch: list[ClipSpan] = []
+    for span in spans:
+        size_bytes = span.size_bytes + sum(earlier.size_bytes for earlier in batch)
+        if len(batch) == BATCH_CLIPS or (batch and size_bytes > BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(span)
+    if batch:
+        yield batch
 
 
 def decode_span(span: ClipSpan, blob: bytes) -> ClipRecord:
@@ -330,14 +361,25 @@ def require_fingerprint(stream_id: str, stored: str, given: str) -> None:
         )
 
 
-def require_same(stored: bytes, blob: bytes, span: ClipSpan) -> None:
-    """Raise `Conflict` unless both records hold the same clip."""
+def holds_already(stored: bytes | None, blob: bytes, span: ClipSpan) -> bool:
+    """Whether the stored record is this clip; `Conflict` when it is another one.
+
+    A stored record that is damaged holds nothing: putting its clip again repairs it.
+    """
+    if stored is None:
+        return False
     key = record_id(span.stream_id, span.epoch, span.index)
-    if not same_content(stored, blob, key=key):
+    try:
+        same = same_content(stored, blob, key=key)
+    except CorruptValue as error:
+        logger.warning("replacing a damaged record: %s", error)
+        return False
+    if not same:
         raise Conflict(
             f"{key} holds another clip already ({len(stored)} bytes, got {len(blob)}); "
             "nothing was written; delete the stream or use another id"
         )
+    return True
 
 
 def lease_held(held: Lease) -> LeaseHeld:

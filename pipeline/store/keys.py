@@ -64,6 +64,10 @@ class Keys:
     def fence(self, stream_id: str) -> str:
         return self._of(stream_id, "fence")
 
+    def of_stream(self, stream_id: str) -> str:
+        """A pattern that matches all keys of the stream and no others."""
+        return self._of(stream_id, "*")
+
     def _of(self, stream_id: str, what: str) -> str:
         require_stream_id(stream_id)
         return f"{self.namespace}:{{{stream_id}}}:{what}"

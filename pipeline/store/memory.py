@@ -12,6 +12,7 @@ from pipeline.store.arrow import decode_clip, encode_clip
 from pipeline.store.base import (
     StoreConfig,
     VerifiedReads,
+    holds_already,
     in_order,
     lease_held,
     missing_value,
@@ -19,7 +20,6 @@ from pipeline.store.base import (
     require_fingerprint,
     require_own,
     require_range,
-    require_same,
     span_of,
     unknown_stream,
 )
@@ -134,8 +134,8 @@ class MemoryStore(VerifiedReads):
             info = self.get_info(span.stream_id)
             require_fingerprint(span.stream_id, info.fingerprint, fingerprint)
             at = (span.epoch, span.index)
-            if at in stream.values:
-                require_same(stream.values[at], blob, span)
+            if holds_already(stream.values.get(at), blob, span):
+                return stream.rows[at]
             stream.values[at], stream.rows[at] = blob, span
             last = stream.position
             if last is None or at > (last.epoch, last.index):

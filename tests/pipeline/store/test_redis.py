@@ -278,6 +278,31 @@ def test_values_swapped_between_keys_are_found(serve, info, make_clip):
         assert [clip.index for clip in store.iter_clips(spans, on_corrupt="skip")] == [2]
 
 
+def test_a_damaged_value_is_repaired_by_putting_it_again(serve, info, make_clip):
+    server = serve()
+    with open_store(StoreConfig(server.url)) as store:
+        lease, spans = fill(store, info, [make_clip(0), make_clip(1)])
+        server.client().setrange(Keys().clip("lobby", 0, 0), 100, "damage")
+        assert not store.verify("lobby").ok
+        store.put_clip(make_clip(0), lease, fingerprint="f1")
+        assert store.verify("lobby").ok
+        assert store.list_spans("lobby") == spans
+
+
+@pytest.mark.parametrize("what", ["clips", "gaps", "lease", "fence", "open_clip"])
+def test_a_stream_that_does_not_read_can_still_be_deleted(serve, info, make_clip, what):
+    server = serve()
+    with open_store(StoreConfig(server.url)) as store:
+        fill(store, info, [make_clip(0)])
+        store.put_info(dataclasses.replace(info, stream_id="lobby2"))
+        client, key = server.client(), getattr(Keys(), what)("lobby")
+        client.delete(key)
+        client.rpush(key, "a list")
+        store.delete_stream("lobby")
+        assert store.list_streams() == ["lobby2"]
+        assert {k.decode() for k in client.keys("*")} == {"aot:streams", "aot:{lobby2}:info"}
+
+
 def test_a_lost_value_is_restored_by_putting_it_again(serve, info, make_clip):
     server = serve()
     with open_store(StoreConfig(server.url)) as store:
