@@ -44,6 +44,8 @@ class Question:
             )
         if not self.streams:
             raise InvalidQuery("got no stream, expected at least one; name it with -s")
+        if len(set(self.streams)) < len(self.streams):
+            raise InvalidQuery("got a stream twice; name each once")
         if self.last is not None and (self.start is not None or self.end is not None):
             raise InvalidQuery("got both a last stretch and a range; give one of them")
 
@@ -97,7 +99,7 @@ def ask_stream(
     started_s = time.perf_counter()
     for stream_id in question.streams:
         require_model(store.get_info(stream_id), model)
-    selection, asked_s = select(store, question, _budget(model, question))
+    selection, asked_s = select(store, question, _room(model, question))
     index_s = time.perf_counter() - started_s
     segments, read = [], []
     by_place = {(span.stream_id, span.epoch, span.index): span for span in selection.spans}
@@ -130,22 +132,31 @@ def ask_stream(
     )
 
 
-def select(store: ClipStore, question: Question, max_tokens: int) -> tuple[Selection, float]:
-    """The clips to read, and the seconds that were asked about; reads the index alone."""
+def select(store: ClipStore, question: Question, room: int) -> tuple[Selection, float]:
+    """The clips to read, and the seconds that were asked about; reads the index alone.
+
+    `room`: tokens that the model's context leaves for video.
+    """
     found: list[ClipSpan] = []
     footage_s = asked_s = 0.0
     for stream_id in question.streams:
         start_s, end_s = resolve_range(store, stream_id, question)
         spans = store.list_spans(stream_id, start_s, end_s)
         if not spans:
-            nearest = nearest_span(store.list_spans(stream_id), start_s)
+            nearest = nearest_span(store.list_spans(stream_id), start_s, end_s)
             raise no_footage(stream_id, start_s, end_s, nearest)
         found += spans
         footage_s += covered_s(spans, start_s, end_s)
         asked_s += end_s - start_s
-    # A mark a frame costs what a mark a clip costs, times the frames; 8 is what clips have mostly.
-    marks = MARK_TOKENS * (8 if question.marks == "frame" else 1)
-    chosen = fit_to_budget(found, max_tokens, tokens_per_clip=marks, max_clips=question.max_clips)
+    infos = [store.get_info(stream_id) for stream_id in question.streams]
+    frames = max(_number(info, "clip_frames", 8) for info in infos)
+    marks = MARK_TOKENS * (frames if question.marks == "frame" else 1)
+    max_clips = question.max_clips
+    if question.keep_positions:  # a clip then takes the context that all its tokens would
+        whole = frames * max(_number(info, "frame_tokens", 0) for info in infos)
+        max_clips = min(max_clips, room // (whole + marks))
+    max_tokens = min(question.max_visual_tokens or room, room)
+    chosen = fit_to_budget(found, max_tokens, tokens_per_clip=marks, max_clips=max_clips)
     return Selection(chosen, len(found), footage_s), asked_s
 
 
@@ -158,8 +169,11 @@ def resolve_range(store: ClipStore, stream_id: str, question: Question) -> tuple
         last_s = parse_duration(last_s) if isinstance(last_s, str) else float(last_s)
         return max(0.0, clock.end_s - last_s), clock.end_s
     start_s = _seconds(question.start, clock, 0.0)
-    end_s = _seconds(question.end, clock, max(clock.end_s, start_s))
-    if end_s < start_s or (end_s == start_s and question.end is not None):
+    if question.end is None:  # a later epoch may end before an earlier one
+        ends_s = [span.end_s for span in store.list_spans(stream_id, start_s)]
+        return start_s, max(ends_s, default=max(clock.end_s, start_s))
+    end_s = _seconds(question.end, clock, 0.0)
+    if not start_s < end_s:
         raise InvalidQuery(f"got a range from {start_s:g} to {end_s:g} s; start must be before end")
     return start_s, end_s
 
@@ -179,18 +193,22 @@ def require_model(info: StreamInfo, model: LanguageModel) -> None:
         )
 
 
+def _number(info: StreamInfo, name: str, default: int) -> int:
+    value = info.settings.get(name)
+    return int(value) if isinstance(value, (int, float)) else default
+
+
 def _seconds(value: str | float | None, clock: StreamClock, default: float) -> float:
     if value is None:
         return default
     return parse_time(value, clock) if isinstance(value, str) else float(value)
 
 
-def _budget(model: LanguageModel, question: Question) -> int:
+def _room(model: LanguageModel, question: Question) -> int:
     room = model.context_length - question.max_new_tokens - model.count_tokens(question.text, [])
     if room <= 0:
         raise InvalidQuery(
             f"{model.context_length} tokens of context leave no room for video beside the question "
             f"and {question.max_new_tokens} new tokens; lower max_new_tokens"
         )
-    asked = question.max_visual_tokens
-    return room if asked is None else min(asked, room)
+    return room

@@ -6,12 +6,14 @@ this process. The work is `workers.session.run_session`'s; here the parts are ch
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from aot import pooled_grid
 from pipeline.errors import Conflict, FingerprintMismatch, InvalidQuery
 from pipeline.settings import Settings
 from pipeline.sink import StoreSinkFactory, describe_source
@@ -79,7 +81,7 @@ def _runner(
         with InlineWorkers(settings.compress_settings()) as workers:
             yield lambda request: _run_inline(settings, store, request, workers)
         return
-    with open_cluster(ClusterSettings(address=settings.ray.address)) as cluster:
+    with open_cluster(_cluster_settings(settings)) as cluster:
         yield lambda request: _watched(_start_on_ray(settings, store, request, cluster))
 
 
@@ -96,9 +98,12 @@ def detach(settings: Settings, requests: list[IngestRequest]) -> list[str]:
     """Start sessions that go on after this process; return their stream ids.
 
     Without a cluster's address, one is started on this machine; `ray stop` ends it.
+
+    Raises:
+        LeaseHeld, FingerprintMismatch, Conflict: a stream cannot be written as asked.
     """
     store = _shared_config(settings.store_config())
-    joined = ClusterSettings(address=settings.ray.address)
+    joined = _cluster_settings(settings)
     if joined.address is None:
         joined = start_local_cluster(joined)
     with open_cluster(joined) as cluster:
@@ -110,8 +115,14 @@ def detach(settings: Settings, requests: list[IngestRequest]) -> list[str]:
 @contextmanager
 def cluster_of(settings: Settings) -> Iterator[Cluster]:
     """The cluster detached sessions run in."""
-    with open_cluster(ClusterSettings(address=settings.ray.address or "auto")) as cluster:
+    address = settings.ray.address or f"127.0.0.1:{settings.ray.local_port}"
+    with open_cluster(ClusterSettings(address=address)) as cluster:
         yield cluster
+
+
+def _cluster_settings(settings: Settings) -> ClusterSettings:
+    ray = settings.ray
+    return ClusterSettings(address=ray.address, local_port=ray.local_port)
 
 
 def find_videos(path: str) -> list[str]:
@@ -152,6 +163,7 @@ def stream_info(source: VideoSource, info: WorkerInfo, settings: Settings) -> St
             "retention": settings.ingest.retention,
             "clip_frames": info.clip_frames,
             "fps": source.fps,
+            "frame_tokens": math.prod(pooled_grid(info.grid, info.config.pooling)),
         },
     )
 
@@ -202,9 +214,12 @@ def _start_on_ray(
         clips_in_flight=ray.clips_in_flight,
     )
     _, info = cluster.open_pool(compress, pool, detached=detached)
+    sink = _sink_factory(settings, store, request, info)
+    if detached:  # nobody watches a detached session: what stops it at once is raised here
+        sink.open().close()
     return cluster.start_session(
         request.source,
-        _sink_factory(settings, store, request, info),
+        sink,
         compress,
         open_clips=_opener(settings),
         pool=pool,

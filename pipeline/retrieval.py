@@ -31,7 +31,8 @@ def fit_to_budget(
 ) -> tuple[ClipSpan, ...]:
     """The clips themselves when they fit, else as many as fit, evenly spaced over the range.
 
-    `tokens_per_clip` is what a clip costs beside its visual tokens (time mark, newline).
+    `spans` must not be empty. `tokens_per_clip` is what a clip costs beside its visual tokens
+    (time mark, newline).
 
     Raises:
         QueryTooLarge: not even one clip fits.
@@ -43,13 +44,16 @@ def fit_to_budget(
             low = middle
         else:
             high = middle - 1
-    if not low:
-        smallest = min((span.num_tokens for span in spans), default=0) + tokens_per_clip
+    if low:
+        return _spread(spans, low)
+    smallest = min(spans, key=lambda span: span.num_tokens)
+    if not max_clips or _cost([smallest], tokens_per_clip) > max_tokens:
         raise QueryTooLarge(
             f"the budget is {max_tokens} visual tokens, a clip of the range takes at least "
-            f"{smallest}; raise the budget, or ask a model with a longer context"
+            f"{smallest.num_tokens + tokens_per_clip}; raise the budget, or ask a model with a "
+            "longer context"
         )
-    return _spread(spans, low)
+    return (smallest,)
 
 
 def covered_s(spans: Sequence[ClipSpan], start_s: float | None, end_s: float | None) -> float:
@@ -75,11 +79,11 @@ def no_footage(stream_id: str, start_s: float, end_s: float, nearest: ClipSpan |
     return NoFootage(f"{stream_id} has no footage from {start_s:.1f} to {end_s:.1f} s; {hint}")
 
 
-def nearest_span(spans: Sequence[ClipSpan], time_s: float) -> ClipSpan | None:
-    """The clip closest to a time."""
+def nearest_span(spans: Sequence[ClipSpan], start_s: float, end_s: float) -> ClipSpan | None:
+    """The clip closest to a range."""
     return min(
         spans,
-        key=lambda span: max(span.start_s - time_s, time_s - span.end_s, 0.0),
+        key=lambda span: max(span.start_s - end_s, start_s - span.end_s, 0.0),
         default=None,
     )
 

@@ -15,11 +15,13 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
 from pipeline.errors import InvalidSettings
 from pipeline.store import StoreConfig
+from pipeline.types import without_credentials
 from workers.answer import AnswerSettings
 from workers.compress import CompressSettings
 
@@ -84,6 +86,8 @@ class RaySettings(_Group):
     """Clips a session may have decoded and not yet stored: the back-pressure."""
     threads: int = Field(default=1, ge=1, le=256)
     """CPU threads of one compress worker; part of what makes records byte-identical."""
+    local_port: int = Field(default=26379, ge=1024, le=65535)
+    """Where the cluster listens that detached sessions run in when no address is given."""
 
 
 class AskSettings(_Group):
@@ -104,7 +108,11 @@ class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
+        extra="forbid",
+        frozen=True,
     )
 
     model: ModelSettings = ModelSettings()
@@ -185,8 +193,18 @@ def _layers(
     """Where values come from, the weakest first."""
     if path is not None:
         yield str(path), _read_yaml(Path(path))
-    yield "environment", EnvSettingsSource(Settings)()
+    yield "environment", _read_environment()
     yield "command line", _given(overrides or {})
+
+
+def _read_environment() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        raise InvalidSettings(
+            f"environment: {error}; {ENV_PREFIX}GROUP__NAME takes one value, groups and "
+            "constants take JSON"
+        ) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -239,11 +257,12 @@ def _explained(error: ValidationError, layers: Mapping[str, Any]) -> str:
     for problem in error.errors():
         name = ".".join(map(str, problem["loc"]))
         origins = [origin for origin, values in layers.items() if _has(values, name)]
-        known = (
-            "" if problem["type"] != "extra_forbidden" else "; see `aot config` for all settings"
-        )
         where = f" (from {origins[-1]})" if origins else ""
-        lines.append(f"{name}{where}: {problem['msg']}, got {problem['input']!r}{known}")
+        if problem["type"] == "extra_forbidden":  # whatever it holds, it may be a secret
+            lines.append(f"{name}{where}: no such setting; see `aot config` for all of them")
+        else:
+            got = without_credentials(repr(problem["input"]))
+            lines.append(f"{name}{where}: {problem['msg']}, got {got}")
     return "; ".join(lines)
 
 

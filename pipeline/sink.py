@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pipeline.errors import Conflict, LeaseHeld, PipelineError, UnknownStream
 from pipeline.store import ClipStore, StoreConfig, open_store
@@ -63,15 +64,20 @@ class StoreSinkFactory:
         if known is None:
             store.put_info(replace(self.info, created_at_s=now_s, updated_at_s=now_s), lease=lease)
             return store.get_info(self.info.stream_id)
-        if known.source != self.info.source and not self.moved:
+        begun = store.get_position(known.stream_id) is not None
+        if known.source != self.info.source and not self.moved and begun:
             raise Conflict(
                 f"stream {known.stream_id} holds {known.source}, got {self.info.source}; use "
                 "another stream id, or --resume if the file was moved"
             )
         if known.status == "complete" and known.fingerprint == self.info.fingerprint:
             return known
-        changes = {"fingerprint": self.info.fingerprint, "source": self.info.source}
-        info = replace(known, status="running", error=None, updated_at_s=now_s, **changes)
+        if begun and known.wall_start_s != self.info.wall_start_s:
+            raise Conflict(
+                f"stream {known.stream_id} was begun with wall start {known.wall_start_s}, got "
+                f"{self.info.wall_start_s}; give the same --start-time to go on with it"
+            )
+        info = replace(self.info, created_at_s=known.created_at_s, updated_at_s=now_s)
         store.put_info(info, lease=lease)
         return info
 
@@ -112,7 +118,7 @@ class StoreSink:
 
     def finish(self, report: SessionReport) -> None:
         """Keep how the session ended as the stream's status."""
-        error = report.error
+        error = None if report.error is None else f"{report.error_code}: {report.error}"
         if report.truncated:
             error = "Truncated: the source ended before the end it declares; what came is kept"
         elif report.damaged and error is None:
@@ -174,10 +180,23 @@ def _is_gone(holder: str, writer: str) -> bool:
         return True
     if host != socket.gethostname() or not pid.isdigit():
         return False
+    return not _is_alive(int(pid))
+
+
+def _is_alive(pid: int) -> bool:
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return False
+    except PermissionError:
+        return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Killed, and not yet waited for by its parent: it writes nothing any more (Linux alone)."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return facts.rpartition(")")[2].split()[:1] == ["Z"]

@@ -57,7 +57,7 @@ def parse_wall_time(text: str) -> float:
     """Unix time of an ISO 8601 date and time; without a zone it is this machine's."""
     try:
         return datetime.fromisoformat(text).astimezone().timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidQuery(
             f"got time {text!r}, expected ISO 8601 such as 2026-05-04T14:00:00+02:00"
         ) from None
@@ -66,6 +66,11 @@ def parse_wall_time(text: str) -> float:
 def _of_day(since_midnight_s: float, clock: StreamClock) -> float:
     if clock.wall_start_s is None:
         return since_midnight_s
+    if since_midnight_s > 86_400:
+        raise InvalidQuery(
+            "got a time of day beyond 24:00, expected 00:00 to 24:00 for a stream with a wall "
+            "clock; give a date (ISO 8601) for another day"
+        )
     last = datetime.fromtimestamp(clock.wall_start_s + clock.end_s).astimezone()
     midnight = last.replace(hour=0, minute=0, second=0, microsecond=0)
     moment = midnight + timedelta(seconds=since_midnight_s)

@@ -2,13 +2,14 @@
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import Conflict, InvalidQuery
-from pipeline.sink import known_info
+from pipeline.sink import describe_source, known_info
 from pipeline.store import ClipStore
-from pipeline.store.arrow import decode_clip, iter_exported
-from pipeline.types import StreamInfo
+from pipeline.store.arrow import decode_clip, exported_info, iter_exported
+from pipeline.types import Lease, StreamInfo
 
 
 def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
@@ -43,10 +44,20 @@ def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
     return count
 
 
-def _make_known(store: ClipStore, stream_id: str, path: Path, fingerprint: str, lease) -> None:
+def _make_known(
+    store: ClipStore, stream_id: str, path: Path, fingerprint: str, lease: Lease
+) -> None:
     known = known_info(store, stream_id)
     if known is None:
-        info = StreamInfo(stream_id, str(path.absolute()), "imported", fingerprint, "complete")
-        store.put_info(info, lease=lease)
+        store.put_info(_exported_info(stream_id, path, fingerprint), lease=lease)
     elif known.status == "running":
         raise Conflict(f"stream {stream_id} is being ingested; wait for its end or pause it")
+
+
+def _exported_info(stream_id: str, path: Path, fingerprint: str) -> StreamInfo:
+    """What the export says of its stream; nothing writes an imported one, so it is not running."""
+    info = exported_info(path)
+    if info is None or (info.stream_id, info.fingerprint) != (stream_id, fingerprint):
+        source = describe_source(str(path))
+        return StreamInfo(stream_id, source, "imported", fingerprint, "complete")
+    return replace(info, status="paused") if info.status == "running" else info

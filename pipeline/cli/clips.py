@@ -61,7 +61,7 @@ def export(
     with _store(context) as store:
         spans = _spans(store, name, start, end)
         records = ((record_id(s.stream_id, s.epoch, s.index), store.get_record(s)) for s in spans)
-        count = export_clips(records, output)
+        count = export_clips(records, output, info=store.get_info(name))
     if as_json:
         print_json({"clips": count, "output": str(output)})
     else:

@@ -127,17 +127,26 @@ def _watch(progress: Iterable["Progress"], as_json: bool) -> int:
             show(value)
     for value in last.values():
         if as_json:
-            fields = {**to_plain(value), "retention": value.retention}
-            print_json({**fields, "x_realtime": value.x_realtime})
+            print_json(_as_json(value))
         else:
             print(_summary(value))
     return 1 if any(value.state == "failed" for value in last.values()) else 0
 
 
+def _as_json(value: "Progress") -> dict[str, Any]:
+    fields = {**to_plain(value), "retention": value.retention, "x_realtime": value.x_realtime}
+    if value.error is not None:
+        fields["error"] = {"code": _code(value.error), "message": one_line(value.error)}
+    return fields
+
+
+def _code(error: Exception) -> str:
+    return getattr(error, "code", type(error).__name__)
+
+
 def _summary(value: "Progress") -> str:
     if value.error is not None:
-        code = getattr(value.error, "code", type(value.error).__name__)
-        return f"{value.stream_id}: failed: {code}: {one_line(value.error)}"
+        return f"{value.stream_id}: failed: {_code(value.error)}: {one_line(value.error)}"
     if value.state == "complete" and not value.clips and value.resumed_s is not None:
         return f"{value.stream_id}: already complete, {hms(value.position_s)} stored"
     return (

@@ -8,10 +8,10 @@ app = typer.Typer(help="Streams: list, show, pause, resume, remove.", invoke_wit
 
 
 @app.callback()
-def default(context: typer.Context) -> None:
+def default(context: typer.Context, as_json: bool = typer.Option(False, "--json")) -> None:
     """Without a command: list."""
     if context.invoked_subcommand is None:
-        list_streams(context, as_json=False)
+        list_streams(context, as_json=as_json)
 
 
 @app.command("ls")
@@ -62,7 +62,7 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
 
 
 @app.command()
-def pause(context: typer.Context, name: str) -> int:
+def pause(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """End a detached session; what it stored stays, `resume` goes on behind it."""
     from pipeline.ingest import cluster_of
 
@@ -72,19 +72,23 @@ def pause(context: typer.Context, name: str) -> int:
     with cluster_of(settings) as cluster:
         session = cluster.find_session(name)
         state = None if session is None else session.stop().state
-    print(f"{name}: {state or 'no session was running'}")
+    if as_json:
+        print_json({"stream_id": name, "state": state})
+    else:
+        print(f"{name}: {state or 'no session was running'}")
     return 0 if state else 1
 
 
 @app.command()
-def resume(context: typer.Context, name: str) -> int:
+def resume(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Start a detached session of a known stream again, behind what is stored."""
     from pipeline.ingest import IngestRequest, detach
     from workers.types import VideoSource
 
-    settings = settings_of(context)
     with _store(context) as store:
         info = store.get_info(name)
+    kept = ("reducer", "retention", "clip_frames")
+    settings = settings_of(context, {"ingest": {key: info.settings.get(key) for key in kept}})
     fps = info.settings.get("fps")
     source = VideoSource(
         info.source,
@@ -93,7 +97,10 @@ def resume(context: typer.Context, name: str) -> int:
         wall_start_s=info.wall_start_s,
     )
     detach(settings, [IngestRequest(source)])
-    print(f"started {name}; `aot streams` shows how far it is")
+    if as_json:
+        print_json({"detached": [name]})
+    else:
+        print(f"started {name}; `aot streams` shows how far it is")
     return 0
 
 
@@ -127,7 +134,7 @@ def _facts(store, stream_id: str) -> dict:
 
     info, spans = store.get_info(stream_id), store.list_spans(stream_id)
     footage_s = covered_s(spans, None, None)
-    end_s = spans[-1].end_s if spans else 0.0
+    end_s = max((span.end_s for span in spans), default=0.0)
     begun_s = min((span.start_s for span in spans), default=0.0)
     size_bytes = sum(span.size_bytes for span in spans)
     num_tokens = sum(span.num_tokens for span in spans)

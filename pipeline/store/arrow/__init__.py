@@ -17,7 +17,7 @@ process. Records are not compressed: bf16 tokens hardly shrink, and inflating is
 """
 
 from pipeline.store.arrow.columns import TokenDtype
-from pipeline.store.arrow.export import export_clips, iter_exported
+from pipeline.store.arrow.export import export_clips, exported_info, iter_exported
 from pipeline.store.arrow.record import (
     ClipRecord,
     decode_clip,
@@ -33,6 +33,7 @@ __all__ = [
     "decode_clip",
     "encode_clip",
     "export_clips",
+    "exported_info",
     "iter_exported",
     "record_body",
     "record_schema",

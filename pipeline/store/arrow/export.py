@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +28,14 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import CorruptValue, NoFootage, SchemaMismatch, StoreFull, StoreUnavailable
+from pipeline.errors import (
+    CorruptValue,
+    InvalidRecord,
+    NoFootage,
+    SchemaMismatch,
+    StoreFull,
+    StoreUnavailable,
+)
 from pipeline.store import envelope
 from pipeline.store.arrow.columns import Columns
 from pipeline.store.arrow.stream import (
@@ -40,8 +48,10 @@ from pipeline.store.arrow.stream import (
     serialise,
 )
 from pipeline.store.metadata import ClipMetadata, from_text
+from pipeline.types import StreamInfo
 
 DIGEST = "aot.content_sha256"
+STREAM = "aot.stream_info"
 PLACE = pa.schema(
     [
         pa.field("epoch", pa.int32(), nullable=False),
@@ -55,11 +65,14 @@ _FILE_MAGIC_BYTES = 8
 """An Arrow file is `ARROW1\\0\\0`, then an IPC stream, then a footer."""
 
 
-def export_clips(records: Iterable[tuple[str, bytes]], path: Path) -> int:
+def export_clips(
+    records: Iterable[tuple[str, bytes]], path: Path, *, info: StreamInfo | None = None
+) -> int:
     """Write (record id, record) pairs to `path`; how many. One clip in memory at a time.
 
-    The file appears whole or not at all. All clips must be of one dtype and width. Raises
-    `NoFootage` for none, `CorruptValue` for one that is not what was written.
+    `info`, what is known of their stream, goes with them. The file appears whole or not at all.
+    All clips must be of one dtype and width. Raises `NoFootage` for none, `CorruptValue` for one
+    that is not what was written.
     """
     num_clips = 0
     widened = (_widen(key, blob) for key, blob in records)
@@ -68,6 +81,8 @@ def export_clips(records: Iterable[tuple[str, bytes]], path: Path) -> int:
         if first is None:
             raise NoFootage("no clips to export; widen the range")
         schema = first[0].schema
+        if info is not None:
+            schema = schema.with_metadata({**(schema.metadata or {}), STREAM: _info_text(info)})
         with pa.ipc.new_file(sink, schema) as writer:
             for batch, metadata in chain([first], widened):
                 if not batch.schema.equals(schema):
@@ -78,6 +93,26 @@ def export_clips(records: Iterable[tuple[str, bytes]], path: Path) -> int:
                 writer.write_batch(batch, custom_metadata=metadata)
                 num_clips += 1
     return num_clips
+
+
+def exported_info(path: Path) -> StreamInfo | None:
+    """What was known of the stream an export was made of; None where the export does not say.
+
+    Raises `CorruptValue` for a file that is not what was written.
+    """
+    with _opened(path) as handle:
+        try:
+            metadata = pa.ipc.open_file(handle).schema.metadata or {}
+            text = metadata.get(STREAM.encode())
+            return None if text is None else StreamInfo(**json.loads(text))
+        except (*ARROW_ERRORS, TypeError, RecursionError, InvalidRecord) as error:
+            raise CorruptValue(
+                f"{path.name}: not an exported Arrow file: {error!r:.200}"
+            ) from error
+
+
+def _info_text(info: StreamInfo) -> str:
+    return json.dumps(asdict(info), separators=(",", ":"))
 
 
 def iter_exported(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,79 @@
+"""What the pipeline's tests share: digests of what is stored, the command line as a process."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UnknownStream
+from pipeline.store import ClipStore
+from pipeline.types import ClipSpan
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The last line of stdout."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+def digests(store: ClipStore, stream_id: str) -> dict[tuple[int, int], str]:
+    """SHA-256 of every record by (epoch, index); empty for an unknown stream."""
+    try:
+        spans = store.list_spans(stream_id)
+    except UnknownStream:
+        return {}
+    return {
+        (span.epoch, span.index): hashlib.sha256(store.get_record(span)).hexdigest()
+        for span in spans
+    }
+
+
+def rows(store: ClipStore, stream_id: str) -> list[ClipSpan]:
+    """The time index, to be compared with another run's."""
+    return store.list_spans(stream_id)
+
+
+def aot(*arguments: str | Path, **options: Any) -> Ran:
+    """`aot ...` in a process of its own."""
+    process = start_aot(*arguments, **options)
+    out, err = process.communicate(timeout=120)
+    return Ran(process.returncode, out, err)
+
+
+def start_aot(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """`aot ...`, started."""
+    command = [sys.executable, "-c", "from pipeline.cli import main; raise SystemExit(main())"]
+    return subprocess.Popen(
+        [*command, *map(os.fspath, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="surrogateescape",
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Poll until something holds."""
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until_s, f"not within {timeout_s} s"
+        time.sleep(0.01)
