@@ -47,7 +47,7 @@ def write_camera_clips(
                 container.mux(stream.encode(frame))
         for container, stream in outputs:
             container.mux(stream.encode(None))
-    return {gop: _repeat(once[gop], folder / f"gop{gop}.mp4", loops, seconds) for gop in gops}
+    return {gop: repeat_video(once[gop], folder / f"gop{gop}.mp4", loops, seconds) for gop in gops}
 
 
 def _open_output(
@@ -61,8 +61,8 @@ def _open_output(
     return container, stream
 
 
-def _repeat(once: Path, path: Path, loops: int, seconds: int) -> Path:
-    """Copy a clip's packets `loops` times in a row."""
+def repeat_video(once: Path, path: Path, loops: int, seconds: float) -> Path:
+    """Copy a video's packets `loops` times in a row, `seconds` apart, without encoding again."""
     with av.open(str(once)) as source, av.open(str(path), "w") as output:
         track = source.streams.video[0]
         stream = output.add_stream_from_template(track)
@@ -71,7 +71,7 @@ def _repeat(once: Path, path: Path, loops: int, seconds: int) -> Path:
             for packet in source.demux(track):
                 if packet.pts is None or packet.dts is None:
                     continue  # the end marker
-                shift = round(Fraction(loop * seconds) / packet.time_base)
+                shift = round(Fraction(loop * seconds).limit_denominator(1000) / packet.time_base)
                 packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                 packet.stream = stream
                 output.mux(packet)

@@ -123,13 +123,15 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
     """
     av.logging.set_level(None)
     shown = redact_url(url)
-    with _open_file(local_path(url), shown, roots) as file:
-        with _open_container(file, shown) as container:
-            stream = _choose_track(container, shown)
-            if not stream.codec_context.width:
-                _check_declared_size(file, shown)
-            _prepare(container, stream)
-            yield _describe(container, stream)
+    with (
+        _open_file(local_path(url), shown, roots) as file,
+        _open_container(file, shown) as container,
+    ):
+        stream = _choose_track(container, shown)
+        if not stream.codec_context.width:
+            _check_declared_size(file, shown)
+        _prepare(container, stream)
+        yield _describe(container, stream)
 
 
 def redact_url(url: str) -> str:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 
 from tests.videos import CASES, VideoSpec, read_index, write_case, write_video
 from tests.workers.decode_oracle import RATES, SMALL, assert_same_frames, pick_frames, read_all
 from workers.decode import VideoReader
+from workers.decode_bench import repeat_video
 from workers.group import Cursor
 from workers.types import Frame, VideoSource
 
@@ -245,3 +247,22 @@ def test_a_gop_too_long_to_hold_is_decoded_in_parts(monkeypatch, tmp_path: Path)
     frames, report = read_report(path, fps=2.0)
     assert same(frames, expected)
     assert report.gops_whole == 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".mkv"])
+def test_memory_is_flat_over_an_hour(tmp_path: Path, suffix: str):
+    once = write_video(
+        tmp_path / "once.mp4", VideoSpec(gop=250, frames=1500, width=320, height=240)
+    )
+    path = repeat_video(once, tmp_path / f"hour{suffix}", loops=36, seconds=100.0)
+    resident_mib = []
+    process = psutil.Process()
+    with VideoReader(VideoSource(str(path), "test"), SMALL) as reader:
+        for number, _ in enumerate(reader):
+            if number % 600 == 599:
+                resident_mib.append(process.memory_info().rss / 2**20)
+        assert reader.report.frames == 3600
+    assert len(resident_mib) == 6
+    assert resident_mib[-1] - resident_mib[0] < 8

@@ -42,7 +42,9 @@ def read_folder(folder: Path, timeout_s: float) -> dict[str, dict]:
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"{lines[-1:]}: {done.stderr[-2000:]}"
-    return {line["name"]: line for line in lines if "started" not in line}
+    outcomes = {line["name"]: line for line in lines if "started" not in line}
+    assert not any("\n" in outcome.get("message", "") for outcome in outcomes.values())
+    return outcomes
 
 
 def check_mutants(tmp_path: Path, count: int, timeout_s: float) -> None:

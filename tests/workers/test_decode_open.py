@@ -350,7 +350,10 @@ DISGUISES = {
         '<Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1">'
         "<BaseURL>a.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>"
     ),
-    "sdp.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    "sdp.mp4": (
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        "m=video 5004 RTP/AVP 96\n"
+    ),
     "smil.mp4": '<smil><body><video src="{url}/a.mp4"/></body></smil>',
     "asx.asf": '<asx version="3.0"><entry><ref href="{url}/a.asf"/></entry></asx>',
 }
