@@ -86,12 +86,17 @@ def _runner(
 
 
 def _watched(session: SessionHandle) -> Iterator[Progress]:
-    """Watch a session; it is asked to stop, not cut off, when the watcher leaves."""
+    """Watch a session to its end and give its place in the cluster to the next one.
+
+    It is asked to stop, not cut off, when the watcher leaves.
+    """
     try:
         yield from session.watch()
     except (KeyboardInterrupt, GeneratorExit):
         session.stop()
         raise
+    finally:
+        session.kill()
 
 
 def detach(settings: Settings, requests: list[IngestRequest]) -> list[str]:
