@@ -45,7 +45,7 @@ from workers.types import CompressedClip
 logger = logging.getLogger(__name__)
 
 OnCorrupt = Literal["raise", "skip"]
-READERS = 3
+READERS = 2
 """Threads that fetch and verify: fetching waits for the server, the digest releases the GIL."""
 BATCH_CLIPS = 4
 """Clips a thread reads at a time, so that handing over costs little."""

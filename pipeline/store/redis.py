@@ -69,6 +69,8 @@ OLDEST_SERVER = (6, 2)
 """Below 6.0.9 a watched key that expires does not stop a transaction, and fencing would leak."""
 MAX_ATTEMPTS = 16
 """Transactions tried before a stream that keeps changing under us is reported."""
+READ_BYTES = 128 << 10
+"""Taken from the socket at a time: fewer turns at the GIL than with redis-py's 32 kB."""
 DELETE_BATCH = 256
 """Keys removed per round trip: about 100 MB that the server frees in the background."""
 
@@ -495,7 +497,7 @@ def _connect(config: StoreConfig) -> redis.Redis:
                 retries=3,
                 supported_errors=(redis.ConnectionError,),
             ),
-            health_check_interval=0,
+            socket_read_size=READ_BYTES,
         )
     except ValueError as error:
         raise InvalidSettings(
