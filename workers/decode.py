@@ -45,6 +45,9 @@ MAX_READ_ERRORS = 16
 TRUNCATED_S = 1.0
 """A file that ends this much before the end it declares was cut short."""
 
+MAX_REFUSED_TAIL = 16
+"""Packets refused in a row at the end that count as a part that cannot be decoded."""
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -76,7 +79,8 @@ class DecodeReport:
     before_keyframe: int
     """Packets passed over because no keyframe had come yet."""
     truncated: bool
-    """The file ends before the end it declares, or reading it broke off."""
+    """The file ends before the end it declares, reading it broke off, or its last part (16 packets
+    and more) could not be decoded, as when a transport stream changes its codec."""
     declared_end_s: float | None
     """Stream time at which the file says it ends."""
     end_s: float | None
@@ -366,6 +370,8 @@ class VideoReader:
 
     def _is_truncated(self) -> bool:
         if self._read_errors > MAX_READ_ERRORS:
+            return True
+        if self._tally.refused_in_a_row >= MAX_REFUSED_TAIL:
             return True
         track, last = self._opened, self._last_end
         if not self._reached_end or self._epoch > 0:

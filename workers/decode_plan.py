@@ -43,6 +43,8 @@ class DecodeTally:
     """Pictures that came out of the decoder, wanted or not."""
     refused_packets: int = 0
     """Packets the decoder would not take."""
+    refused_in_a_row: int = 0
+    """Packets refused since a picture last came out."""
     corrupt_packets: int = 0
     """Packets the demuxer marked as damaged."""
     gops_skipped: int = 0
@@ -132,7 +134,8 @@ class GopDecoder:
             if self._tally.refused_packets > refused:
                 break
         if self._tally.refused_packets > refused:
-            self._tally.refused_packets = refused  # counted again by the second, full pass
+            # Counted again by the second, full pass.
+            self._tally.refused_packets, self._tally.refused_in_a_row = refused, 0
             raise _PlanBroken("damaged packets")
         expected.finish()
         self._tally.gops_planned += 1
@@ -174,9 +177,12 @@ class GopDecoder:
             raise TooLarge("the decoder needs more memory than there is for a picture") from error
         except FFmpegError:
             self._tally.refused_packets += packet is not None
+            self._tally.refused_in_a_row += packet is not None
             self._damaged = True
             return []
         self._tally.decoded += len(pictures)
+        if pictures:
+            self._tally.refused_in_a_row = 0
         return pictures
 
     def _reset(self) -> None:

@@ -170,6 +170,20 @@ def test_a_new_picture_size_marks_a_cut_and_is_resized(tmp_path: Path):
     assert {f.pixels.shape for f in frames} == {(64, 72, 3)}
 
 
+def test_a_new_codec_ends_what_can_be_decoded_and_is_reported(tmp_path: Path):
+    first = write_video(tmp_path / "a.ts", frames=40, fps=10, gop=10)
+    second = write_video(
+        tmp_path / "b.ts", CASES["hevc_ts"], frames=40, fps=10, gop=10, offset=4 * 90_000
+    )
+    both = tmp_path / "both.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    frames, report = read_report(both)
+    assert [read_index(f.pixels) for f in frames][:4] == [0, 10, 20, 30]
+    assert [f.damaged for f in frames[:4]] == [False] * 4
+    assert report.truncated
+    assert report.damaged_packets >= 16
+
+
 def test_a_wrapped_clock_keeps_rising(tmp_path: Path):
     path = write_video(tmp_path / "v.ts", frames=60, fps=10, gop=10, offset=2**33 - 3 * 90_000)
     frames, report = read_report(path)
