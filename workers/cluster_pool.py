@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+)
 
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import InvalidSettings, WorkerError, WorkerLost
@@ -28,6 +34,11 @@ logger = logging.getLogger(__name__)
 
 LOST = (RayActorError, ObjectLostError)
 """What a dead worker, or a dead node with a result on it, looks like."""
+
+LONE_TRIES = 2
+"""Workers that a clip may cost by itself before it is given up."""
+
+READY_POLL_S = 2.0
 
 POLL_S = 0.25
 """How often a waiting session looks whether it was asked to stop."""
@@ -257,20 +268,49 @@ class ClusterWorkers:
         return result
 
     def _alone(self, item: _InWork, stop: StopSignal | None) -> CompressedClip | FailedClip | None:
-        """Try a clip once more with nothing else of this session in work.
+        """Try a clip again with nothing else of this session in work, on a worker that is alive.
 
-        All clips in work share the fate of the one that kills their worker, so only a clip that
-        fails by itself is given up; the others are tried by themselves in their turn.
+        All clips in work share the fate of the one that kills their worker, and a lost node fails
+        calls for as long as the cluster has not noticed. So a clip is given up only when workers
+        died of it by itself; the others are tried by themselves in their turn.
         """
         others = [other.ref for other in self._in_work if other is not item]
         if others:
             ray.wait(others, num_returns=len(others), timeout=self._pool.result_timeout_s)
-        item.worker = (item.worker + 1) % len(self._handles)
-        item.ref = self._send(item.clip, item.worker)
-        try:
-            return self._wait(item, stop)
-        except LOST as error:
-            return _killer(item.clip, _one_line(error))
+        reason = ""
+        for _ in range(LONE_TRIES):
+            worker = self._living(item.worker + 1, stop)
+            if worker is None:
+                return None
+            item.worker = worker
+            method = self._handles[worker].compress.options(max_task_retries=0)
+            item.ref = method.remote(item.clip)
+            try:
+                return self._wait(item, stop)
+            except LOST as error:
+                reason = _one_line(error)
+        return _killer(item.clip, reason)
+
+    def _living(self, first: int, stop: StopSignal | None) -> int | None:
+        """The next worker that answers, waiting for restarts; None when a stop comes first."""
+        give_up_s = time.monotonic() + self._pool.result_timeout_s
+        count = len(self._handles)
+        dead: set[int] = set()
+        while time.monotonic() < give_up_s and len(dead) < count:
+            for number in (number % count for number in range(first, first + count)):
+                if _asked(stop):
+                    return None
+                try:
+                    ray.get(self._handles[number].__ray_ready__.remote(), timeout=READY_POLL_S)
+                    return number
+                except ActorDiedError:
+                    dead.add(number)
+                except (*LOST, GetTimeoutError):
+                    time.sleep(POLL_S)
+        raise WorkerLost(
+            f"none of {count} compress workers came back in {self._pool.result_timeout_s:.0f} s, "
+            f"{len(dead)} of them are gone for good; what is committed is kept, start again"
+        )
 
     def _wait(self, item: _InWork, stop: StopSignal | None) -> CompressedClip | FailedClip | None:
         give_up_s = time.monotonic() + self._pool.result_timeout_s

@@ -43,6 +43,9 @@ SESSION_PREFIX = "session-"
 
 STATUS_TIMEOUT_S = 10.0
 
+LINGER_S = 3.0
+"""How long a detached session that is done still tells its watchers so."""
+
 
 @dataclass(frozen=True)
 class SessionSpec:
@@ -82,12 +85,17 @@ class SessionActor:
 
     def _run(self) -> None:
         try:
-            for progress in self._session():
-                self._progress = progress
+            last = self._progress
+            for last in self._session():
+                if not last.done:
+                    self._progress = last
+            # Told only now that the sink is closed: who sees the end may end this process.
+            self._progress = last
         except Exception as error:
             logger.error("stream %s failed: %s", self._spec.source.stream_id, error)
             self._progress = replace(self._progress, state="failed", error=_picklable(error))
         if self._spec.detached:
+            time.sleep(LINGER_S)
             _close_pool_if_last(self._spec, self._handles)
             self._self.leave.remote()
 
@@ -136,16 +144,27 @@ class SessionHandle:
                 "what it stored is kept, start it again to go on"
             ) from None
 
-    def watch(self, *, interval_s: float = 0.5) -> Iterator[Progress]:
+    def watch(
+        self, *, interval_s: float = 0.5, start_timeout_s: float = 600.0
+    ) -> Iterator[Progress]:
         """Yield the progress until the session is done.
 
         Raises:
+            WorkerLost: it found no place, or did not come back, within `start_timeout_s`.
             The session's own error, as it was raised there.
         """
+        seen_s = time.monotonic()
         while True:
-            progress = self.status()
+            progress = self.status(timeout_s=min(STATUS_TIMEOUT_S, start_timeout_s))
             if progress.error is not None:
                 raise progress.error
+            if progress.state != "starting":
+                seen_s = time.monotonic()
+            elif time.monotonic() - seen_s > start_timeout_s:
+                raise WorkerLost(
+                    f"the session of stream {self.stream_id} did not start in "
+                    f"{start_timeout_s:g} s; it waits for a CPU: stop other sessions or add nodes"
+                )
             yield progress
             if progress.done:
                 return

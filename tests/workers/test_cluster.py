@@ -25,6 +25,7 @@ from workers.answer import AnswerSettings, AnswerWorker
 from workers.clips import open_clips
 from workers.cluster import ClusterSettings, open_cluster
 from workers.cluster_pool import ClusterWorkers, PoolSettings, create_actor
+from workers.cluster_session import SessionSpec, start_session
 from workers.compress import CompressSettings
 from workers.errors import (
     ClusterUnreachable,
@@ -211,6 +212,17 @@ def test_workers_without_a_place_are_an_error_in_bounded_time(cluster, compress)
     other = CompressSettings(model=compress.model, retention=0.5)
     with pytest.raises(WorkerLost, match=r"needs 0.5 CPU, 0.0 GPU \{'moon': 1.0\}"):
         cluster.open_pool(other, pool)
+
+
+def test_a_session_without_a_place_is_an_error_in_bounded_time(cluster, compress, tmp_path):
+    name, _ = cluster.open_pool(compress, PoolSettings(worker_cpus=0.25))
+    source, sink = VideoSource("canned:clips=1", "moon"), FolderSinkFactory(tmp_path)
+    spec = SessionSpec(source, sink, compress, open_canned, name)
+    session = start_session(spec, cpus=0.1, resources={"moon": 1.0}, max_restarts=0)
+    assert session.status(timeout_s=0.1).state == "starting"
+    with pytest.raises(WorkerLost, match=r"stream moon did not start in 0\.5 s"):
+        list(session.watch(interval_s=0.1, start_timeout_s=0.5))
+    session.kill()
 
 
 def test_a_session_fails_with_the_error_of_its_source(cluster, compress, tmp_path):

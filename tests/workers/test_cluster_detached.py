@@ -131,9 +131,7 @@ def test_a_detached_session_outlives_its_command(local, command, undisturbed, tm
         wait_until(lambda: ray.util.list_named_actors() == [])
 
 
-def test_a_detached_session_is_found_and_stopped_by_another_command(
-    local, command, tmp_path
-):
+def test_a_detached_session_is_found_and_stopped_by_another_command(local, command, tmp_path):
     process = command(delay_s=0.5)
     assert process.stdout.readline() == "started\n"
     process.wait(timeout=60)
