@@ -7,94 +7,35 @@
 
 Frames come in presentation order; within an epoch their times rise strictly. Which frames are
 chosen depends on the timestamps alone (`decode_clock.SamplingGrid`), so a planned, a full and a
-resumed decode give the same ones with the same pixels. Stream second 0 is the container's start;
-every later epoch counts from its own first picture. Memory is bounded whatever the file: one GOP's
-packets (at most 64 MiB) and the decoder's own pictures.
+resumed decode give the same ones with the same pixels. (Frames marked `damaged` have the same
+times, but the decoder fills their holes with what it saw before, which may differ.) Stream second 0
+is the container's start; every later epoch counts from its own first picture. Memory is bounded
+whatever the file: one GOP's packets (at most 64 MiB) and the decoder's own pictures.
 
 Knows nothing of clips, models or clusters.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-import av
-from av.error import FFmpegError
-from av.packet import Packet
+from av import VideoFrame
 
 from workers.decode_clock import Sampler, SamplingGrid, unwrap_packets
 from workers.decode_frame import FrameConverter
 from workers.decode_gop import GopPart, iter_parts
 from workers.decode_open import OpenTrack, open_track, redact_url
+from workers.decode_packets import PacketReader
 from workers.decode_plan import DecodedFrame, DecodeTally, GopDecoder
-from workers.errors import NoFrames, NoKeyframe, SourceError, SourceUnreachable, TooLarge
+from workers.decode_report import DecodeReport, VideoInfo, describe_video, make_report
+from workers.errors import NoFrames, NoKeyframe, SourceError
 from workers.group import Cursor
 from workers.types import Frame, PixelFormat, VideoSource
 
 MIN_GAP_S = 2.0
 """A step between sampled frames beyond this, and beyond three sampling intervals, is a gap."""
 
-MAX_PACKETS_PER_SECOND = 1000
-"""More pictures within one second of stream time are a trap, not a video."""
-
 MAX_PACKETS_BEFORE_KEYFRAME = 10_000
-
-MAX_READ_ERRORS = 16
-
-TRUNCATED_S = 1.0
-"""A file that ends this much before the end it declares was cut short."""
-
-MAX_REFUSED_TAIL = 16
-"""Packets refused in a row at the end that count as a part that cannot be decoded."""
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file says of itself."""
-
-    container: str
-    codec: str
-    width: int
-    height: int
-    fps: float
-    """Declared frames per second; 25 where nothing plausible is declared."""
-    end_s: float | None
-    """Stream time at which the file says it ends."""
-
-
-@dataclass(frozen=True)
-class DecodeReport:
-    """What became of a file, for the record; final once the frames are exhausted."""
-
-    frames: int
-    """Frames given."""
-    decoded: int
-    """Pictures decoded for them."""
-    packets: int
-    epochs: int
-    damaged_packets: int
-    """Refused by the decoder, or marked as damaged by the demuxer."""
-    read_errors: int
-    before_keyframe: int
-    """Packets passed over because no keyframe had come yet."""
-    truncated: bool
-    """The file ends before the end it declares, reading it broke off, or its last part (16 packets
-    and more) could not be decoded, as when a transport stream changes its codec."""
-    declared_end_s: float | None
-    """Stream time at which the file says it ends."""
-    end_s: float | None
-    """Stream time at which the last packet read ends."""
-    fell_back: str | None
-    """Why some of it was decoded in full; None when the plan held throughout."""
-    gops_planned: int
-    gops_whole: int
-    gops_skipped: int
-
-    @property
-    def is_sound(self) -> bool:
-        """Nothing missing, nothing damaged."""
-        return not (self.truncated or self.damaged_packets or self.read_errors)
 
 
 def iter_frames(
@@ -141,14 +82,11 @@ class VideoReader:
         self._tally = DecodeTally()
         self._stack = ExitStack()
         self._track: OpenTrack | None = None
-        self._frames = self._packets = self._read_errors = self._before_keyframe = 0
-        self._epoch = 0
-        self._last_end: int | None = None
-        self._reached_end = False
-        self._seeked = False
+        self._frames = self._before_keyframe = self._epoch = 0
 
     def __enter__(self) -> "VideoReader":
-        self._track = self._stack.enter_context(open_track(self._source.url, roots=self._roots))
+        track = self._stack.enter_context(open_track(self._source.url, roots=self._roots))
+        self._track, self._packets = track, PacketReader(track)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -177,36 +115,18 @@ class VideoReader:
     @property
     def info(self) -> VideoInfo:
         """What the file declares; valid while it is open."""
-        track, context = self._opened, self._opened.stream.codec_context
-        return VideoInfo(
-            container=track.container.format.name,
-            codec=track.bitstream.codec,
-            width=context.width,
-            height=context.height,
-            fps=float(track.rate),
-            end_s=_declared_end_s(track),
-        )
+        return describe_video(self._opened)
 
     @property
     def report(self) -> DecodeReport:
         """What was done so far; valid while it is open."""
-        track, tally = self._opened, self._tally
-        last = self._last_end
-        return DecodeReport(
+        return make_report(
+            self._opened,
+            self._packets,
+            self._tally,
             frames=self._frames,
-            decoded=tally.decoded,
-            packets=self._packets,
             epochs=self._epoch + 1,
-            damaged_packets=tally.refused_packets + tally.corrupt_packets,
-            read_errors=self._read_errors,
             before_keyframe=self._before_keyframe,
-            truncated=self._is_truncated(),
-            declared_end_s=_declared_end_s(track),
-            end_s=None if last is None else float((last - track.origin) * track.time_base),
-            fell_back=tally.fell_back,
-            gops_planned=tally.gops_planned,
-            gops_whole=tally.gops_whole,
-            gops_skipped=tally.gops_skipped,
         )
 
     @property
@@ -217,10 +137,10 @@ class VideoReader:
 
     def _decode(self) -> Iterator[tuple[DecodedFrame, Sampler, int]]:
         """Wanted pictures, each with the sampler of its epoch."""
-        track = self._opened
-        decoder = GopDecoder(track, self._tally, plan=self._plan)
+        parts = self._open_parts()
+        decoder = GopDecoder(self._opened, self._tally, plan=self._plan)
         sampler: Sampler | None = None
-        for part in self._iter_parts():
+        for part in parts:
             if sampler is None or part.epoch != self._epoch:
                 if sampler is not None:
                     yield from ((d, sampler, self._epoch) for d in decoder.drain(sampler))
@@ -237,14 +157,16 @@ class VideoReader:
             yield from ((d, sampler, part.epoch) for d in decoder.decode(part, sampler))
         if sampler is not None:
             yield from ((d, sampler, self._epoch) for d in decoder.drain(sampler))
-        self._reached_end = True
         self._check_any_frames(sampler)
 
-    def _iter_parts(self) -> Iterator[GopPart]:
+    def _open_parts(self) -> Iterator[GopPart]:
+        """The file's GOPs; from the keyframe before the cursor on where that is safe."""
+        after = self._after
+        if after and after.epoch == 0 and not self._packets.seek_closed_gop(after.last_pts_s):
+            self._stack.close()
+            self.__enter__()
         track = self._opened
-        if self._after is not None and self._seek_behind(self._after):
-            track = self._opened
-        timed = unwrap_packets(self._demux(), track.time_base, track.interval)
+        timed = unwrap_packets(self._packets, track.time_base, track.interval)
         return iter_parts(timed, track.bitstream)
 
     def _sample_epoch(self, part: GopPart) -> Sampler:
@@ -257,70 +179,6 @@ class VideoReader:
             last = grid.ticks(self._after.last_pts_s)
         return Sampler(grid, last)
 
-    def _demux(self) -> Iterator[Packet]:
-        """The track's packets; goes on behind errors of the container, up to a number."""
-        track = self._opened
-        second, in_second = None, 0
-        while self._read_errors <= MAX_READ_ERRORS:
-            try:
-                for packet in track.container.demux(track.stream):
-                    if packet.size == 0:  # the end marker; as input it would drain the decoder
-                        continue
-                    self._packets += 1
-                    clock = packet.dts if packet.dts is not None else packet.pts
-                    if clock is not None:
-                        now = clock * track.time_base // 1
-                        in_second = in_second + 1 if now == second else 1
-                        second = now
-                        self._last_end = max(
-                            clock + (packet.duration or 0),
-                            (packet.pts or clock) + (packet.duration or 0),
-                        )
-                    if in_second > MAX_PACKETS_PER_SECOND:
-                        raise TooLarge(
-                            f"more than {MAX_PACKETS_PER_SECOND} pictures in one second; "
-                            "re-encode it at its true frame rate"
-                        )
-                    yield packet
-                return
-            except IndexError:
-                return  # PyAV stumbles behind the last packet when tracks appeared on the way
-            except FFmpegError:
-                self._read_errors += 1
-            except OSError as error:
-                reason = error.strerror or "read error"
-                raise SourceUnreachable(f"reading stopped: {reason}; check the disk") from error
-
-    def _seek_behind(self, after: Cursor) -> bool:
-        """Jump to the keyframe before a cursor where that is provably the same; else stay.
-
-        Only in MP4 (one clock, one index), and only if the keyframe there closes off what is
-        before it.
-        """
-        track = self._opened
-        if after.epoch or not track.container.format.name.startswith("mov"):
-            return False
-        ticks = track.origin + round(after.last_pts_s / float(track.time_base))
-        try:
-            track.container.seek(ticks, stream=track.stream)
-            packet = next(p for p in track.container.demux(track.stream))
-        except (FFmpegError, StopIteration):
-            packet = None
-        self._seeked = (
-            packet is not None
-            and packet.size > 0
-            and packet.pts is not None
-            and packet.pts <= ticks
-            and packet.is_keyframe
-            and track.bitstream.starts_closed_gop(packet)
-        )
-        if self._seeked:
-            track.container.seek(ticks, stream=track.stream)
-        else:
-            self._stack.close()
-            self.__enter__()
-        return True
-
     def _pass_over(self, part: GopPart) -> None:
         self._before_keyframe += len(part.packets)
         if self._before_keyframe > MAX_PACKETS_BEFORE_KEYFRAME and not self._tally.decoded:
@@ -331,7 +189,7 @@ class VideoReader:
 
     def _check_any_frames(self, sampler: Sampler | None) -> None:
         tally = self._tally
-        if tally.decoded or tally.gops_skipped or self._seeked:
+        if tally.decoded or tally.gops_skipped or self._packets.seeked:
             return
         if sampler is None and self._before_keyframe:
             raise NoKeyframe(
@@ -339,8 +197,8 @@ class VideoReader:
                 "decoded; record it from a keyframe on"
             )
         raise NoFrames(
-            f"no picture could be decoded from its {self._packets} packets; the file is empty "
-            "or damaged throughout"
+            f"no picture could be decoded from its {self._packets.count} packets; "
+            "the file is empty or damaged throughout"
         )
 
     def _make_frame(
@@ -368,23 +226,8 @@ class VideoReader:
             damaged=decoded.damaged,
         )
 
-    def _is_truncated(self) -> bool:
-        if self._read_errors > MAX_READ_ERRORS:
-            return True
-        if self._tally.refused_in_a_row >= MAX_REFUSED_TAIL:
-            return True
-        track, last = self._opened, self._last_end
-        if not self._reached_end or self._epoch > 0:
-            return False
-        if track.counts_frames and not self._seeked and self._packets < track.stream.frames:
-            return True
-        declared_s = _declared_end_s(track)
-        if declared_s is None or last is None or len(track.container.streams) > 1:
-            return False  # another track may be the longer one
-        return float((last - track.origin) * track.time_base) < declared_s - TRUNCATED_S
 
-
-def _shape(picture: av.VideoFrame) -> tuple[int, int, str]:
+def _shape(picture: VideoFrame) -> tuple[int, int, str]:
     return picture.width, picture.height, picture.format.name
 
 
@@ -393,14 +236,3 @@ def _first_tick(part: GopPart) -> int:
     return min(
         clock for p in part.packets if (clock := p.pts if p.pts is not None else p.dts) is not None
     )
-
-
-def _declared_end_s(track: OpenTrack) -> float | None:
-    """Stream time of the end as the container states it, of the track or else of the whole."""
-    stream = track.stream
-    if stream.duration is not None:
-        start = stream.start_time if stream.start_time is not None else track.origin
-        return float((start + stream.duration - track.origin) * track.time_base)
-    if track.container.duration is not None:
-        return track.container.duration / av.time_base
-    return None
