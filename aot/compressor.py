@@ -47,9 +47,7 @@ class ClipCompressor:
     ) -> list[tuple[ClipTokens, ClipState]]:
         """`push` for several clips of one model in one batch, each with its own state."""
         check_batch(features, states, self.config)
-        # An accelerator wants one large batch. On a CPU the tokens of one clip stay in its cache,
-        # and a batch would first have to be copied together.
-        blocks = [_joined(features)] if features[0].tokens.is_cuda else features
+        blocks = [_joined(features)] if _wants_one_batch(features[0].tokens) else features
         frames = stack_frames([self._within_frames(block) for block in blocks])
         lengths = [clip.tokens.shape[0] for clip in features]
         return push_frames(frames, lengths, states, self.config, features[0].tokens.dtype)
@@ -78,6 +76,13 @@ def compress_clip(features: FrameFeatures, config: AOTConfig | None = None) -> C
     return tokens
 
 
+def _wants_one_batch(tokens: torch.Tensor) -> bool:
+    """An accelerator does. On a CPU the tokens of one clip stay in its cache, and a batch would
+    first have to be copied together.
+    """
+    return tokens.is_cuda
+
+
 def _joined(clips: Sequence[FrameFeatures]) -> FrameFeatures:
     return FrameFeatures(
         tokens=torch.cat([clip.tokens for clip in clips]),
@@ -93,17 +98,13 @@ def check_batch(
     """Whether these clips may be pushed together, each onto its state.
 
     Raises:
-        InvalidFeatures: no clips, a clip without frames, clips of different models, or a state of
-            another grid or width.
+        InvalidFeatures: no clips, clips of different models, or a state of another grid or width.
     """
     if not features or len(features) != len(states):
         raise InvalidFeatures(
             f"got {len(features)} clips and {len(states)} states, expected at least one clip and "
             "one state for each; pass None to open a clip"
         )
-    for clip in features:
-        if not clip.tokens.shape[0]:
-            raise InvalidFeatures("got a clip of 0 frames, expected at least 1; leave it out")
     kinds = {(clip.grid, clip.tokens.shape[2], clip.tokens.dtype) for clip in features}
     if len(kinds) > 1:
         raise InvalidFeatures(

@@ -58,11 +58,12 @@ class AOTConfig:
     """How distinct tokens are told. `quantile` is the reference: the same share of every frame.
     The extensions `plan` and `cost` are absolute, so that a static scene keeps few tokens and a
     busy one many: `cost` keeps a token whose cosine distance to the nearest anchor is above
-    `keep_threshold`, `plan` one whose nearest anchor is, by the plan, less than `keep_threshold`
-    nearer than the anchors are on the whole (`aot.temporal`)."""
+    `keep_threshold`, `plan` one whose best anchor saves less than `keep_threshold` of its mean
+    distance to the anchors, as the plan has it (`aot.temporal`)."""
     keep_threshold: float = 0.15
-    """The threshold of the two extensions, a cosine distance. A higher one keeps fewer tokens by
-    `cost` and more by `plan`."""
+    """The threshold of the two extensions. A higher one keeps fewer tokens by `cost` and more by
+    `plan`. In features whose tokens have a mean cosine of 0.8, a still token's nearest anchor is
+    0.01 away and saves 0.6 of the mean distance, a new one's is 0.8 away and saves 0.05."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.merge_frames, bool):

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from aot.adaptive import make_adaptive
 from aot.cells import count_frame
-from aot.compressor import ClipCompressor
+from aot.compressor import ClipCompressor, check_batch
 from aot.config import AOTConfig
 from aot.errors import InvalidConfig
 from aot.peers import PEERS
 from aot.pooling import pool_grid, pooled_grid
+from aot.spatial import check_finite
 from aot.temporal import concatenate
 from aot.types import ClipState, ClipTokens, FrameFeatures, Grid, TokenKind
 
@@ -56,6 +57,9 @@ class CellReducer:
         self, features: Sequence[FrameFeatures], states: Sequence[ClipState | None]
     ) -> list[tuple[ClipTokens, ClipState]]:
         """See `Reducer.push_many`."""
+        check_batch(features, states, self.config)
+        for clip in features:
+            check_finite(torch.linalg.vector_norm(clip.tokens.float(), dim=2))
         return [self._push(clip, state) for clip, state in zip(features, states, strict=True)]
 
     def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:

@@ -8,6 +8,7 @@ no tensors and no video, so that what is really kept must always be measured.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 from aot.pooling import pooled_grid
@@ -37,9 +38,12 @@ class PoolingModel:
 
     def kept_share(self, anchor_share: float) -> float:
         """Expected share of the cells kept when `anchor_share` of the tokens are anchors."""
-        taps = self._taps()
-        chances = (_chance(anchor_share, weights, self.threshold) for weights in taps)
-        return _SCATTERED * sum(chances) / len(taps) + (1 - _SCATTERED) * anchor_share
+        size = len(self._patterns) - 1
+        scattered = sum(
+            patterns * anchor_share**marked * (1 - anchor_share) ** (size - marked)
+            for marked, patterns in enumerate(self._patterns)
+        )
+        return _SCATTERED * scattered + (1 - _SCATTERED) * anchor_share
 
     def anchor_share(self, kept_share: float) -> float:
         """The inverse of `kept_share`."""
@@ -49,13 +53,23 @@ class PoolingModel:
             low, high = (middle, high) if self.kept_share(middle) < kept_share else (low, middle)
         return high
 
-    def _taps(self) -> list[tuple[float, ...]]:
-        """The weights each cell is pooled with; where all cells are alike, those of one."""
-        if self.pooling == "bilinear":
-            rows, columns = (_axis_taps(size, self.stride) for size in self.grid)
-            return [tuple(a * b for a, b in product(*pair)) for pair in product(rows, columns)]
-        size = self.stride**2 if self.pooling == "average" else 1
-        return [(1 / size,) * size]
+    @cached_property
+    def _patterns(self) -> list[float]:
+        """For every number of anchors among a cell's taps: how many patterns of them keep it,
+        the mean over cells.
+        """
+        threshold = self.threshold - 1e-9  # weights are sums of rounded products
+        if self.pooling != "bilinear":  # taps weigh the same
+            size = self.stride**2 if self.pooling == "average" else 1
+            return [math.comb(size, k) * float(k / size >= threshold) for k in range(size + 1)]
+        axes = [_axis_taps(size, self.stride) for size in self.grid]
+        counts = [0] * 5
+        for down, across in product(*axes):
+            weights = [a * b for a, b in product(down, across)]
+            for pattern in product((0, 1), repeat=4):
+                kept = sum(w * bit for w, bit in zip(weights, pattern, strict=True)) >= threshold
+                counts[sum(pattern)] += kept
+        return [count / self.num_cells for count in counts]
 
 
 def tokens_per_frame(retention: float, frames: int, fraction: float, num_cells: int) -> float:
@@ -93,20 +107,3 @@ def _axis_taps(size: int, stride: int) -> list[tuple[float, float]]:
     centres = ((index + 0.5) * size / samples - 0.5 for index in range(samples))
     fractions = (max(centre, 0.0) % 1 for centre in centres)
     return [(1 - fraction, fraction) for fraction in fractions]
-
-
-def _chance(share: float, weights: tuple[float, ...], threshold: float) -> float:
-    """Chance that independent anchors make up `threshold` of a cell."""
-    threshold -= 1e-9  # weights are sums of rounded products
-    if len(set(weights)) == 1:
-        size, needed = len(weights), math.ceil(threshold * len(weights))
-        return sum(math.comb(size, k) * _chance_of(share, k, size) for k in range(needed, size + 1))
-    return sum(
-        _chance_of(share, sum(pattern), len(weights))
-        for pattern in product((0, 1), repeat=len(weights))
-        if sum(weight * bit for weight, bit in zip(weights, pattern, strict=True)) >= threshold
-    )
-
-
-def _chance_of(share: float, marked: int, size: int) -> float:
-    return share**marked * (1 - share) ** (size - marked)

@@ -115,7 +115,7 @@ def merge_and_pool(
 
 def _pool_all(tokens: Tensor, grid: Grid, mode: Pooling, stride: int) -> PooledFrames:
     """Every cell of every frame, each standing for itself."""
-    _check_finite(torch.linalg.vector_norm(tokens, dim=2))
+    check_finite(torch.linalg.vector_norm(tokens, dim=2))
     pooled = pool_grid(tokens, grid, mode, stride=stride)
     frames, num_cells, _ = pooled.shape
     return PooledFrames(
@@ -146,11 +146,29 @@ def plan_within_frame(
 ) -> FramePlan:
     """The plan of `merge_within_frame` for tokens in float32 or better.
 
+    Raises:
+        InvalidFeatures: as `merge_within_frame`.
+    """
+    index = _anchor_index(anchors, tokens, grid)
+    norm = torch.linalg.vector_norm(tokens, dim=2)
+    check_finite(norm)
+    return plan_for_anchors(tokens, norm, anchors, index, grid, config)
+
+
+def plan_for_anchors(
+    tokens: Float[Tensor, "t n d"],
+    norm: Float[Tensor, "t n"],
+    anchors: Bool[Tensor, "t n"],
+    index: Int[Tensor, "t a"],
+    grid: Grid,
+    config: AOTConfig,
+) -> FramePlan:
+    """`plan_within_frame` on checked values; on an accelerator the host waits for nothing in it.
+
     Every token is taken as a source, anchors with zero mass: one product over all tokens is
     cheaper than gathering the others first.
     """
-    index = _anchor_index(anchors, tokens, grid)
-    similarity = _similarity(tokens, index)  # (t, a, n): contiguous along tokens
+    similarity = _similarity(tokens, norm, index)  # (t, a, n): contiguous along tokens
     others = (~anchors).to(tokens.dtype)
     nearest, tally = _nearest(similarity, others)
     # The negative cost, its constant included: the stop rule of the scaling is absolute.
@@ -200,10 +218,8 @@ def _anchor_index(anchors: Tensor, tokens: Tensor, grid: Grid) -> Int[Tensor, "t
 
 
 def _similarity(
-    tokens: Float[Tensor, "t n d"], index: Int[Tensor, "t a"]
+    tokens: Float[Tensor, "t n d"], norm: Float[Tensor, "t n"], index: Int[Tensor, "t a"]
 ) -> Float[Tensor, "t a n"]:
-    norm = torch.linalg.vector_norm(tokens, dim=2)
-    _check_finite(norm)
     norm = norm.clamp(min=_NORM_FLOOR)
     rows = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
     product = torch.bmm(tokens[rows, index], tokens.mT)
@@ -211,7 +227,12 @@ def _similarity(
     return product.div_(norm.gather(1, index)[:, :, None]).div_(norm[:, None, :])
 
 
-def _check_finite(norm: Tensor) -> None:
+def check_finite(norm: Float[Tensor, "t n"]) -> None:
+    """Whether the tokens of these norms are finite; names the first that is not.
+
+    Raises:
+        InvalidFeatures: some are not.
+    """
     if not bool(torch.isfinite(norm).all()):
         frame, token = (~torch.isfinite(norm)).nonzero()[0].tolist()
         raise InvalidFeatures(

@@ -284,17 +284,20 @@ def _unexplained(
 ) -> Bool[Tensor, "b k"]:
     """Extension: which tokens no anchor explains, in absolute terms.
 
-    `cost`: the cosine distance to the nearest anchor is above the threshold. `plan`: the nearest
-    anchor is less than the threshold nearer than the anchors are on the whole, as the plan has it.
-    The largest share alone would not do: among `M` anchors it starts at `1 / M`, and the time
-    kernel sharpens it with every frame. `epsilon / time_cost * log(M share)` takes both out and
-    leaves a cosine distance.
+    `cost`: the cosine distance to the nearest anchor is above the threshold. `plan`: of a token's
+    mean distance to the anchors, the plan's best anchor saves less than the threshold. The largest
+    share alone would not do: among `M` anchors it starts at `1 / M`, and the time kernel sharpens
+    it with every frame. `epsilon / time_cost * log(M share)` takes both out and leaves how much
+    nearer the best anchor is than the anchors on the whole; relative to the mean distance it also
+    holds for anchors that have blurred.
     """
     if config.keep_rule == "cost":
         nearest = similarity.masked_fill(~anchors[:, None], -1.0).amax(dim=2)
         return 1 - nearest > config.keep_threshold
-    gain = (share.amax(dim=2) * anchors.sum(dim=1)[:, None]).clamp(min=_SUM_FLOOR).log()
-    return gain * (config.epsilon / time_cost)[:, None] < config.keep_threshold
+    count = anchors.sum(dim=1)[:, None]
+    gain = (share.amax(dim=2) * count).clamp(min=_SUM_FLOOR).log() * config.epsilon
+    mean_distance = 1 - times(similarity, anchors.to(similarity.dtype)) / count.clamp(min=1)
+    return gain / time_cost[:, None] < config.keep_threshold * mean_distance
 
 
 def _uniform(present: Bool[Tensor, "b k"], dtype: torch.dtype) -> Float[Tensor, "b k"]:

@@ -93,9 +93,10 @@ def exponentiate(
     `score` is overwritten: it is the largest tensor of the reduction. The unshifted kernel is
     `kernel * exp(-shift)[:, :, None]`.
     """
-    score.div_(epsilon)
     highest = score.amax(dim=2)
-    return score.sub_(highest[:, :, None]).exp_(), highest.neg_()
+    # Subtract before dividing: what is left is small, and exact in float32 beside large costs.
+    kernel = score.sub_(highest[:, :, None]).div_(epsilon).exp_()
+    return kernel, highest.div_(-epsilon)
 
 
 def scale_kernel(

@@ -52,6 +52,8 @@ class FrameFeatures:
                 "add the missing axis"
             )
         frames, num_tokens, _ = self.tokens.shape
+        if not frames:
+            raise InvalidFeatures("got a clip of 0 frames, expected at least 1; leave it out")
         expected = (frames, num_tokens)
         for name in ("local_attention", "global_attention"):
             got = tuple(getattr(self, name).shape)

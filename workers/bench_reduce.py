@@ -1,0 +1,296 @@
+"""What the reduction costs: against the reference's order of operations, and against the encoder.
+
+`run` measures in one process on one thread, all contestants in turn in every round, by the CPU
+time of the thread (the machine may be shared), and takes medians; `python -m workers.bench_reduce`
+prints a table and a last line of JSON. Peak memory is that of a fresh process, see `peak_mb`.
+
+The features are made, not decoded: 32 frames, each token the sum of a direction common to all, a
+part of its own that stays still, and noise of 0.4 that does not; attention is random, smoothed
+over 3x3 patches. On video-like features Sinkhorn stops early, as it does on real ones.
+"""
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from aot import AOTConfig, ClipCompressor, FrameFeatures, select_anchors
+from aot.spatial import plan_for_anchors
+from workers.bench_baseline import reduce_in_reference_order
+from workers.models.attention import attention_received
+from workers.models.random_tower import KEPT_LAYERS, make_layer, make_query, run_layer
+
+SIDE = 27
+DIMS = (896, 3584)
+"""Widths of the 0.5B and 7B language models of LLaVA-OneVision."""
+PROBED_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median CPU seconds of one pass over all frames."""
+
+    dim: int
+    ours_s: float
+    baseline_s: float
+
+    @property
+    def speedup(self) -> float:
+        return self.baseline_s / self.ours_s
+
+
+def run(
+    *, frames: int = 32, anchors: int = 126, clip_frames: int = 4, rounds: int = 15
+) -> dict[str, Any]:
+    """All figures of the bench, keyed as in its line of JSON.
+
+    `speedup_d896` and `speedup_d3584` are medians of the rounds' own ratios: what runs beside the
+    bench then weighs on both contestants alike. `encoder_share` is the reduction at the larger
+    width, which is the dearer one, plus two layers' attention sums, over 26 layers of encoder.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            config = AOTConfig(anchors_per_frame=anchors, clip_frames=clip_frames)
+            timings = [_compare(dim, frames, config, rounds) for dim in DIMS]
+            layer_s, sums_s = _encoder_times(rounds=max(3, rounds // 3))
+    finally:
+        torch.set_num_threads(threads)
+    encoder_s = KEPT_LAYERS * layer_s
+    result: dict[str, Any] = {"bench": "reduce", "frames": frames, "anchors": anchors}
+    for timing, ratio in timings:
+        share = (timing.ours_s / frames + PROBED_LAYERS * sums_s) / encoder_s
+        result |= {
+            f"speedup_d{timing.dim}": round(ratio, 2),
+            f"ours_ms_d{timing.dim}": round(1000 * timing.ours_s, 1),
+            f"baseline_ms_d{timing.dim}": round(1000 * timing.baseline_s, 1),
+            f"encoder_share_d{timing.dim}": round(share, 5),
+            f"peak_mb_d{timing.dim}": peak_mb(timing.dim, frames, anchors, clip_frames),
+        }
+    result |= {
+        "encoder_share": result[f"encoder_share_d{DIMS[-1]}"],
+        "peak_mb": result[f"peak_mb_d{DIMS[-1]}"],
+        "sums_ms_per_layer_frame": round(1000 * sums_s, 2),
+        "layer_ms_per_frame": round(1000 * layer_s, 2),
+        "rounds": rounds,
+        "commit": _commit(),
+        "device": _cpu_model(),
+        "dtype": "float32",
+        "torch": torch.__version__,
+    }
+    if torch.cuda.is_available():
+        result |= accelerator_times(config=AOTConfig(anchors_per_frame=anchors))
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures for people."""
+    rows = [f"{'width':>6} {'baseline':>10} {'ours':>10} {'speedup':>8} {'peak':>9} {'encoder':>8}"]
+    rows += [
+        f"{dim:>6} {result[f'baseline_ms_d{dim}']:>7.0f} ms {result[f'ours_ms_d{dim}']:>7.0f} ms "
+        f"{result[f'speedup_d{dim}']:>7.2f}x {result[f'peak_mb_d{dim}'] or float('nan'):>6.0f} MB "
+        f"{100 * result[f'encoder_share_d{dim}']:>6.2f} %"
+        for dim in DIMS
+    ]
+    rows.append(
+        f"{result['frames']} frames of {SIDE}x{SIDE} tokens, one thread of {result['device']}; the "
+        "last column is reduction and attention sums over the encoder's time"
+    )
+    rows += [f"{name}: {value}" for name, value in result.items() if name.startswith("cuda_")]
+    return "\n".join(rows)
+
+
+def make_features(frames: int, dim: int, device: str = "cpu") -> FrameFeatures:
+    """Video-like features, see the module's docstring; float32."""
+    generator = torch.Generator().manual_seed(0)
+    num_tokens = SIDE * SIDE
+    tokens = torch.empty(frames, num_tokens, dim)
+    still = torch.randn(dim, generator=generator) + torch.randn(
+        num_tokens, dim, generator=generator
+    )
+    for frame in tokens:  # one at a time: the peak of a fresh process must not be made here
+        torch.randn(num_tokens, dim, generator=generator, out=frame)
+        frame.mul_(0.4).add_(still)
+    maps = torch.rand(2, frames, SIDE, SIDE, generator=generator)
+    local, deep = F.avg_pool2d(maps, 3, 1, 1).flatten(2)
+    return FrameFeatures(tokens.to(device), local.to(device), deep.to(device), (SIDE, SIDE))
+
+
+def peak_mb(dim: int, frames: int, anchors: int, clip_frames: int) -> float | None:
+    """Most memory one reduction takes beside its inputs and outputs' model, in 10^6 bytes.
+
+    A fresh process makes the inputs, resets its high-water mark of resident memory, reduces, and
+    reads the mark again: what the allocator and the matrix library keep is counted, what an
+    earlier run left warm cannot hide anything. None where the system keeps no such mark.
+    """
+    arguments = [str(value) for value in (dim, frames, anchors, clip_frames)]
+    command = [sys.executable, "-m", "workers.bench_reduce", "--peak", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> dict[str, float]:
+    """Milliseconds on a CUDA card: whole reduction, and its plan alone eager, compiled, captured.
+
+    The whole reduction ends in tokens of unequal number per frame, so that the host must wait for
+    counts; the plan waits for nothing, hence can be captured as a CUDA graph.
+    """
+    times: dict[str, float] = {}
+    for dim in DIMS:
+        clip = make_features(frames, dim, "cuda")
+        clips, compressor = _clips(clip, config.clip_frames), ClipCompressor(config)
+        anchors = select_anchors(clip.local_attention, clip.global_attention, clip.grid, config)
+        index = anchors.nonzero()[:, 1].view(frames, -1)
+
+        def plan(clip=clip, anchors=anchors, index=index) -> torch.Tensor:
+            norm = torch.linalg.vector_norm(clip.tokens, dim=2)
+            made = plan_for_anchors(clip.tokens, norm, anchors, index, clip.grid, config)
+            return torch.bmm(made.weights, clip.tokens)
+
+        def whole(clips=clips, compressor=compressor) -> None:
+            compressor.compress_clips(clips)
+
+        variants: dict[str, Callable[[], object]] = {
+            "whole": whole,
+            "plan": plan,
+            "plan_compiled": torch.compile(plan),
+            "plan_graph": _captured(plan),
+        }
+        with torch.inference_mode():
+            times |= {f"cuda_{n}_ms_d{dim}": _cuda_ms(f, rounds) for n, f in variants.items()}
+        times[f"cuda_peak_mb_d{dim}"] = torch.cuda.max_memory_allocated() / 1e6
+    return times
+
+
+def _compare(dim: int, frames: int, config: AOTConfig, rounds: int) -> tuple[Timing, float]:
+    features = make_features(frames, dim)
+    clips, compressor = _clips(features, config.clip_frames), ClipCompressor(config)
+
+    def ours() -> None:
+        compressor.compress_clips(clips)
+
+    def baseline() -> None:
+        maps = features.local_attention, features.global_attention
+        reduce_in_reference_order(scratch, *maps, SIDE, config)
+
+    times: list[tuple[float, float]] = []
+    for _ in range(rounds + 1):
+        scratch = features.tokens.clone()  # the baseline overwrites its input
+        times.append((_cpu_s(ours), _cpu_s(baseline)))
+    warm = times[1:]
+    medians = (statistics.median(column) for column in zip(*warm, strict=True))
+    return Timing(dim, *medians), statistics.median(theirs / own for own, theirs in warm)
+
+
+def _encoder_times(rounds: int) -> tuple[float, float]:
+    """CPU seconds of one encoder layer, and of one layer's attention sums, on one frame."""
+    layer, query, key = make_layer(), make_query(1), make_query(1)
+    patches, heads, width = query.shape[2], query.shape[1], query.shape[3]
+    hidden = torch.randn(1, patches, heads * width)
+
+    def sums() -> None:
+        attention_received(query, key, width**-0.5).mean(1)
+
+    times = [(_cpu_s(lambda: run_layer(layer, hidden)), _cpu_s(sums)) for _ in range(rounds + 1)]
+    layer_s, sums_s = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    return layer_s, sums_s
+
+
+def _clips(features: FrameFeatures, size: int) -> list[FrameFeatures]:
+    columns = (features.tokens, features.local_attention, features.global_attention)
+    parts = zip(*(column.split(size) for column in columns), strict=True)
+    return [FrameFeatures(a, b, c, features.grid) for a, b, c in parts]
+
+
+def _cpu_s(function: Callable[[], object]) -> float:
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
+
+
+def _captured(function: Callable[[], object]) -> Callable[[], None]:
+    """The function as one CUDA graph, after the warm-up that capturing asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode(), torch.cuda.stream(side):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
+def _cuda_ms(function: Callable[[], object], rounds: int) -> float:
+    for _ in range(3):
+        function()
+    times = []
+    for _ in range(rounds):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return round(statistics.median(times), 3)
+
+
+def _measure_peak(dim: int, frames: int, anchors: int, clip_frames: int) -> float | None:
+    """See `peak_mb`; runs in the fresh process."""
+    torch.set_num_threads(1)
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    config = AOTConfig(anchors_per_frame=anchors, clip_frames=clip_frames)
+    clips = _clips(make_features(frames, dim), clip_frames)
+    reset.write_text("5")
+    before = _status_kib(status, "VmRSS")
+    with torch.inference_mode():
+        ClipCompressor(config).compress_clips(clips)
+    return round((_status_kib(status, "VmHWM") - before) * 1024 / 1e6, 1)
+
+
+def _status_kib(status: Path, name: str) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1])
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"  # an installed package has no history
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--peak"]:
+        print(json.dumps(_measure_peak(*(int(value) for value in arguments[1:]))))
+        return
+    result = run()
+    print(table(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
