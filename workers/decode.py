@@ -22,9 +22,10 @@ from pathlib import Path
 from av import VideoFrame
 
 from workers.decode_clock import Sampler, SamplingGrid, unwrap_packets
+from workers.decode_file import redact_url
 from workers.decode_frame import FrameConverter
 from workers.decode_gop import GopPart, iter_parts
-from workers.decode_open import OpenTrack, open_track, redact_url
+from workers.decode_open import OpenTrack, open_track
 from workers.decode_packets import PacketReader
 from workers.decode_plan import DecodedFrame, DecodeTally, GopDecoder
 from workers.decode_report import DecodeReport, VideoInfo, describe_video, make_report

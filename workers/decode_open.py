@@ -1,21 +1,17 @@
 """A path in, an opened video track out, or one typed error that says why not.
 
-Only regular files are opened, and by us: FFmpeg gets a file object, never a name, so no name can
-act as a protocol, and nothing a playlist or a script names is ever opened. Containers and codecs
-are those of two lists; a picture beyond the cap is refused before FFmpeg allocates it.
+Only regular files are opened (`decode_file`), and nothing that a playlist or a script names is.
+Containers and codecs are those of two lists; a picture beyond the cap is refused before FFmpeg
+allocates it.
 """
 
 import io
-import os
-import re
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
-from urllib.parse import unquote, urlsplit
 
 import av
 import av.logging
@@ -24,11 +20,11 @@ from av.error import ArgumentError, FFmpegError
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from workers.decode_file import local_path, open_regular_file, redact_url
 from workers.decode_gop import Bitstream
 from workers.errors import (
     NoVideoStream,
     SourceRefused,
-    SourceUnreachable,
     TooLarge,
     UnsupportedCodec,
 )
@@ -36,7 +32,6 @@ from workers.errors import (
 MAX_PIXELS = 4096 * 4096
 """Largest picture, as an area."""
 MAX_TRACKS = 64
-MAX_PATH = 4096
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
@@ -83,10 +78,6 @@ can pack a gigapixel into a few kilobytes."""
 DEFAULT_FPS = Fraction(25)
 """Taken where a container tells no plausible rate; only distances in time depend on it."""
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
-_QUERY_VALUE = re.compile(r"=[^&#]*")
-
 
 @dataclass(frozen=True)
 class OpenTrack:
@@ -124,7 +115,7 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
     av.logging.set_level(None)
     shown = redact_url(url)
     with (
-        _open_file(local_path(url), shown, roots) as file,
+        open_regular_file(local_path(url), shown, roots) as file,
         _open_container(file, shown) as container,
     ):
         stream = _choose_track(container, shown)
@@ -132,69 +123,6 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
             _check_declared_size(file, shown)
         _prepare(container, stream)
         yield _describe(container, stream)
-
-
-def redact_url(url: str) -> str:
-    """A URL or path fit for messages and records: no credentials, no control characters."""
-    text = _USERINFO.sub(r"\1***@", url)
-    if _SCHEME.match(text) and "?" in text:
-        base, query = text.split("?", 1)
-        text = f"{base}?{_QUERY_VALUE.sub('=***', query)}"
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= 300 else f"{text[:200]}...{text[-80:]}"
-
-
-def local_path(url: str) -> Path:
-    """The path a source names; refuses whatever is not a file on this machine."""
-    scheme = _SCHEME.match(url)
-    if scheme and scheme[1].lower() != "file":
-        raise SourceRefused(
-            f"{redact_url(url)}: got protocol {scheme[1].lower()!r}, expected a file path; "
-            "record the stream to a file first"
-        )
-    if scheme:
-        parts = urlsplit(url)
-        if parts.netloc not in ("", "localhost"):
-            raise SourceRefused(f"{redact_url(url)}: names another host; give a path of this one")
-        url = unquote(parts.path, errors="surrogateescape")
-    if not url or "\0" in url or len(os.fsencode(url)) > MAX_PATH:
-        raise SourceUnreachable(
-            f"{redact_url(url)!r} is no file name: it must have 1 to {MAX_PATH} bytes and no NUL"
-        )
-    return Path(url)
-
-
-@contextmanager
-def _open_file(path: Path, shown: str, roots: Sequence[Path]) -> Iterator[io.RawIOBase]:
-    """Open a regular file for reading; links are followed first and checked against `roots`."""
-    try:
-        real = path.resolve(strict=True)
-        if roots and not any(real.is_relative_to(root.resolve()) for root in roots):
-            raise SourceRefused(f"{shown}: lies outside the allowed folders; move it into one")
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        descriptor = os.open(real, flags)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before 3.13
-        reason = getattr(error, "strerror", None) or "a loop of links"
-        raise SourceUnreachable(f"{shown}: {reason}; check the path") from error
-    try:
-        _check_regular(os.fstat(descriptor), shown)
-        file = os.fdopen(descriptor, "rb", buffering=0)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    with file:
-        if not file.read(1):  # /proc declares no size, so try
-            raise NoVideoStream(f"{shown}: is empty (0 bytes), expected a video")
-        file.seek(0)
-        yield file
-
-
-def _check_regular(status: os.stat_result, shown: str) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise SourceUnreachable(f"{shown}: is a folder, expected a video file")
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceRefused(f"{shown}: is no regular file (a pipe or a device); copy it first")
 
 
 def _open_container(

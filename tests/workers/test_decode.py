@@ -74,6 +74,7 @@ def test_plan_equals_a_full_decode(cases: Path, name: str, fps: float | None):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("fps", RATES)
 @pytest.mark.parametrize("name", FOOTAGE)
 def test_plan_equals_a_full_decode_on_real_footage(shared: Path, name: str, fps: float | None):

@@ -18,7 +18,7 @@ import pytest
 from tests.videos import VideoSpec, write_video
 from tests.workers.decode_oracle import SMALL, read_all
 from workers.decode import VideoReader
-from workers.decode_open import redact_url
+from workers.decode_file import redact_url
 from workers.errors import (
     NoFrames,
     NoKeyframe,
@@ -220,7 +220,7 @@ def test_an_unreadable_file(tmp_path: Path, video: Path, monkeypatch):
     def deny(*args: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("workers.decode_open.os.open", deny)
+    monkeypatch.setattr("workers.decode_file.os.open", deny)
     assert "Permission denied" in refusal(video, SourceUnreachable)
 
 
@@ -443,7 +443,7 @@ def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch):
             return super().read(size)
 
     monkeypatch.setattr(
-        "workers.decode_open.os.fdopen", lambda fd, mode, buffering: Failing(fd, mode)
+        "workers.decode_file.os.fdopen", lambda fd, mode, buffering: Failing(fd, mode)
     )
     path = write_video(tmp_path / "v.mkv", width=512, height=384)
     assert path.stat().st_size > 300_000
