@@ -6,17 +6,18 @@
     10      6     reserved, zero
     16      8     body length
     24      8     reserved, zero
-    32      32    SHA-256 over bytes 0..32, the record id with its length, and the body
+    32      32    BLAKE3 over bytes 0..32, the record id with its length, and the body
     64      ...   body
 
 The digest is checked before anything looks into the body, and it covers the record id, so that a
 value copied to another key is found too. It finds accidents; against somebody who can write to the
-store it proves nothing, since it has no key. SHA-256 rather than BLAKE2b because current CPUs have
-instructions for it (measured 2.0 against 1.3 GB/s). Nothing here knows of Arrow.
+store it proves nothing, since it has no key. BLAKE3 rather than SHA-256 because every read pays for
+it (measured 9 against 2 GB/s on one core). Nothing here knows of Arrow.
 """
 
-import hashlib
 import struct
+
+from blake3 import blake3
 
 from pipeline.errors import CorruptValue, InvalidRecord, SchemaMismatch
 
@@ -80,7 +81,7 @@ def digest_of(blob: bytes) -> str:
 
 def _digest(prefix: bytes | memoryview, record_id: str, body: bytes | memoryview) -> bytes:
     name = record_id.encode()
-    sha = hashlib.sha256(prefix)
-    sha.update(struct.pack("<H", len(name)) + name)
-    sha.update(body)  # releases the GIL: a reader may fetch the next value meanwhile
-    return sha.digest()
+    digest = blake3(prefix)
+    digest.update(struct.pack("<H", len(name)) + name)
+    digest.update(body)  # releases the GIL: a reader may fetch the next value meanwhile
+    return digest.digest()

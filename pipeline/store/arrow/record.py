@@ -30,7 +30,7 @@ class ClipRecord:
     coverage: float
     """Share of the clip's sampled frames that are in it."""
     digest: str
-    """SHA-256 of the record, in hex."""
+    """BLAKE3 of the record, in hex."""
 
 
 def encode_clip(clip: CompressedClip, *, fingerprint: str, dtype: TokenDtype = "bf16") -> bytes:
