@@ -68,7 +68,7 @@ def ingest(
 def _ray(choice: str | None) -> dict[str, Any]:
     if choice is None:
         return {}
-    return {"enabled": False} if choice == "off" else {"address": choice}
+    return {"enabled": False} if choice == "off" else {"enabled": True, "address": choice}
 
 
 def _requests(

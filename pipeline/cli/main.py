@@ -10,13 +10,22 @@ from types import FrameType
 
 import typer
 
-from aot.errors import AOTError
+from aot.errors import AOTError, InvalidConfig
 from pipeline.cli import ask, bench, clips, doctor, ingest, streams
 from pipeline.cli.output import Common, one_line, print_json
 from pipeline.errors import InvalidQuery, InvalidSettings, NoFootage, PipelineError
+from workers.errors import InvalidSettings as InvalidWorkerSettings
 from workers.errors import InvalidSource, WorkerError
 
 OK, ERROR, USAGE, NO_FOOTAGE, INTERRUPTED = 0, 1, 2, 3, 130
+
+_USAGE_ERRORS = (
+    InvalidQuery,
+    InvalidSettings,
+    InvalidSource,
+    InvalidWorkerSettings,
+    InvalidConfig,
+)
 
 app = typer.Typer(
     name="aot",
@@ -80,7 +89,7 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     code = getattr(error, "code", type(error).__name__)
     if isinstance(error, NoFootage):
         return code, text, NO_FOOTAGE
-    if isinstance(error, (InvalidQuery, InvalidSettings, InvalidSource)):
+    if isinstance(error, _USAGE_ERRORS):
         return code, text, USAGE
     if isinstance(error, (PipelineError, WorkerError, AOTError)):
         return code, text, ERROR

@@ -34,9 +34,9 @@ def other_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 s at 5 frames a second."""
+    """20 s at 4 frames a second."""
     folder = tmp_path_factory.mktemp("video")
-    return write_video(folder / "walk.mp4", frames=100, fps=5, gop=10)
+    return write_video(folder / "walk.mp4", frames=80, fps=4, gop=8)
 
 
 @pytest.fixture(scope="session")

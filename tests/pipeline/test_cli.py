@@ -1,0 +1,367 @@
+"""The commands, in this process: what they print, and the code they end with."""
+
+import json
+import re
+
+import pyarrow as pa
+import pytest
+
+from pipeline.cli.ingest import stream_name
+from pipeline.cli.output import escape, hms, one_line
+from tests.pipeline.conftest import CLIPS
+from tests.pipeline.support import digests
+
+
+@pytest.fixture
+def walk(run, video):
+    """The video as stream `walk`."""
+    ran = run("ingest", video)
+    assert ran.code == 0, ran.err
+    return "walk"
+
+
+def test_ingest_says_what_came_of_it(run, video, opened):
+    ran = run("ingest", video)
+    assert ran.code == 0
+    assert ran.out.startswith("walk: complete, 10 clips of 0:00:20, ")
+    assert len(opened.list_spans("walk")) == CLIPS
+
+
+def test_ingest_as_json(run, video):
+    ran = run("ingest", video, "--stream", "lobby", "--json")
+    value = ran.json
+    assert (value["stream_id"], value["state"], value["clips"]) == ("lobby", "complete", CLIPS)
+    assert value["error"] is None
+    assert 0.05 < value["retention"] < 0.2
+    assert value["x_realtime"] > 0
+
+
+def test_ingesting_again_changes_nothing(run, walk, video, opened):
+    before = digests(opened, "walk")
+    ran = run("ingest", video)
+    assert (ran.code, ran.out) == (0, "walk: already complete, 0:00:20 stored\n")
+    assert digests(opened, "walk") == before
+
+
+def test_options_of_ingest_reach_the_records(run, video, opened):
+    options = ("--fps", "1", "--clip-frames", "5", "--reducer", "none", "--retention", "0.5")
+    ran = run("ingest", video, *options, "--start-time", "2026-05-04T10:00:00+00:00")
+    assert ran.code == 0, ran.err
+    spans = opened.list_spans("walk")
+    assert [(span.start_s, span.num_tokens) for span in spans] == [
+        (5.0 * i, 5 * 49) for i in range(4)
+    ]
+    assert spans[1].wall_start_s == 1_777_888_805.0
+    assert opened.get_info("walk").settings["reducer"] == "none"
+
+
+def test_a_folder_is_ingested_file_by_file(run, video, opened, tmp_path):
+    for name in ("b.mp4", "a.mp4"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+    (tmp_path / "notes.txt").write_text("no video")
+    ran = run("ingest", tmp_path)
+    assert ran.code == 0, ran.err
+    assert [line.split(":")[0] for line in ran.out.splitlines()] == ["a", "b"]
+    assert opened.list_streams() == ["a", "b"]
+
+
+def test_of_several_files_a_bad_one_stops_no_other(run, video, opened, tmp_path):
+    (tmp_path / "a.mp4").write_text("no video")
+    ran = run("ingest", tmp_path / "a.mp4", video)
+    assert ran.code == 1
+    bad, good = ran.out.splitlines()
+    assert bad.startswith("a: failed: NoVideoStream: ")
+    assert good.startswith("walk: complete")
+    assert opened.get_info("walk").status == "complete"
+
+
+def test_of_several_files_json_gives_a_line_each(run, video, tmp_path):
+    (tmp_path / "a.mp4").write_text("no video")
+    ran = run("ingest", tmp_path / "a.mp4", video, "--json")
+    bad, good = map(json.loads, ran.out.splitlines())
+    assert bad["error"]["code"] == "NoVideoStream"
+    assert (good["state"], good["error"]) == ("complete", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("ingest",), 2, "Usage"),
+        (("ingest", "{folder}"), 2, "InvalidQuery: folder .* holds no video"),
+        (("ingest", "{video}", "{video}"), 2, "InvalidQuery: several videos would be stream walk"),
+        (("ingest", "{video}", "a.mp4", "--stream", "x"), 2, "InvalidQuery: got one stream id"),
+        (("ingest", "{video}", "--stream", "a/b"), 2, "InvalidSource: stream id 'a/b'"),
+        (("ingest", "{video}", "--fps", "0"), 2, r"InvalidSettings: ingest\.fps \(from command"),
+        (("ingest", "{video}", "--fps", "x"), 2, "Usage: .*--fps"),
+        (("ingest", "{video}", "--start-time", "soon"), 2, "InvalidQuery: got time 'soon'"),
+        (("ingest", "{video}", "--reducer", "magic"), 2, "InvalidConfig: .*magic"),
+        (("ingest", "{video}", "--model", "{folder}"), 1, "ModelNotFound|InvalidCheckpoint"),
+        (("ingest", "{video}", "--store", "ftp://x"), 2, "InvalidSettings: store URL"),
+        (("ingest", "{video}", "--ray", "nowhere"), 2, "InvalidSettings: Ray address"),
+        (("ingest", "{folder}/none.mp4"), 1, "SourceUnreachable: .*none.mp4"),
+        (("ingest", "rtsp://user:secret@cam/1"), 1, "SourceRefused: .*rtsp"),
+        (("ask", "what"), 2, "Usage: .*--stream"),
+        (("ask", "what", "-s", "nobody"), 1, "UnknownStream: no stream 'nobody'"),
+        (("ask", " ", "-s", "nobody"), 2, "InvalidQuery: got a question"),
+        (("ask", "what", "-s", "nobody", "--model", "{folder}"), 1, "ModelNotFound|InvalidChec"),
+        (("streams", "show", "nobody"), 1, "UnknownStream"),
+        (("streams", "pause", "nobody"), 1, "UnknownStream"),
+        (("streams", "resume", "nobody"), 1, "UnknownStream"),
+        (("streams", "rm", "nobody", "--yes"), 1, "UnknownStream"),
+        (("streams", "jump"), 2, "Usage: .*jump"),
+        (("clips", "ls", "nobody"), 1, "UnknownStream"),
+        (("clips", "verify", "nobody"), 1, "UnknownStream"),
+        (("clips", "export", "nobody", "-o", "{folder}/x"), 1, "UnknownStream"),
+        (("clips", "import", "nobody", "{folder}/none"), 1, "StoreUnavailable"),
+        (("--config", "{folder}/none.yaml", "config"), 2, "InvalidSettings: no settings file"),
+        (("fly",), 2, "Usage: .*fly"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_wrong_command_ends_in_one_line_and_its_code(
+    run, opened, video, tmp_path, arguments, code, said, as_json
+):
+    given = [part.format(folder=tmp_path, video=video) for part in arguments]
+    ran = run(*given, *(["--json"] if as_json else []))
+    assert ran.code == code
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert re.search(said, last), last
+    assert "Traceback" not in ran.err + ran.out
+    assert "secret" not in ran.err + ran.out
+    if as_json:
+        error = ran.json["error"]
+        assert last == f"error: {error['code']}: {error['message']}"
+    for stream_id in opened.list_streams():
+        assert opened.get_info(stream_id).status == "failed"
+        assert opened.list_spans(stream_id) == []
+
+
+def test_debug_shows_the_traceback(run):
+    ran = run("--debug", "streams", "show", "nobody")
+    assert ran.code == 1
+    assert "Traceback" in ran.err
+    assert ran.err.splitlines()[-1].startswith("error: UnknownStream")
+
+
+def test_ask_answers_and_cites_on_stderr(run, walk):
+    ran = run("ask", "what is seen", "-s", "walk", "--from", "4", "--to", "8")
+    assert ran.code == 0, ran.err
+    assert ran.out.strip()
+    assert "walk  0:00:04 to 0:00:06  clip 2" in ran.err
+    assert "coverage 100%, 100% of the clips read; first word after" in ran.err
+
+
+def test_ask_as_json(run, walk):
+    plain = run("ask", "what is seen", "-s", "walk", "--last", "4s")
+    value = run("ask", "what is seen", "-s", "walk", "--last", "4s", "--json").json
+    assert value["text"] == plain.out.strip()
+    assert [span["index"] for span in value["citations"]] == [8, 9]
+    assert value["coverage"] == 1.0
+    assert value["timings"]["first_token_s"] > 0
+
+
+def test_ask_works_when_the_video_is_gone(run, video, tmp_path):
+    copy = tmp_path / "gone.mp4"
+    copy.write_bytes(video.read_bytes())
+    assert run("ingest", copy).code == 0
+    copy.unlink()
+    assert run("ask", "what is seen", "-s", "gone").code == 0
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_empty_range_ends_in_3_and_names_the_nearest(run, walk, as_json):
+    more = ["--json"] if as_json else []
+    ran = run("ask", "what", "-s", "walk", "--from", "1:00", "--to", "2:00", *more)
+    assert ran.code == 3
+    assert "NoFootage: walk has no footage from 3600.0 to 7200.0 s; the nearest" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--from", "soon"), "InvalidQuery: got time 'soon'"),
+        (("--from", "9", "--to", "3"), "InvalidQuery: got a range from 9 to 3"),
+        (("--last", "soon"), "InvalidQuery: got duration"),
+        (("--last", "1m", "--from", "3"), "InvalidQuery: got both"),
+        (("--from", "2026-05-04T10:00"), "InvalidQuery: got date"),
+    ],
+)
+def test_a_wrong_range_ends_in_2(run, walk, options, said):
+    ran = run("ask", "what", "-s", "walk", *options)
+    assert (ran.code, said in ran.err) == (2, True)
+
+
+def test_ask_with_another_model_ends_in_1(run, walk, other_model_folder):
+    ran = run("ask", "what", "-s", "walk", "--model", other_model_folder)
+    assert ran.code == 1
+    assert "error: FingerprintMismatch: walk holds tokens of tiny" in ran.err
+
+
+def test_ingest_with_other_settings_ends_in_1_and_changes_nothing(run, walk, video, opened):
+    before = digests(opened, "walk")
+    ran = run("ingest", video, "--retention", "0.3")
+    assert ran.code == 1
+    assert "error: FingerprintMismatch: walk holds tokens of fingerprint" in ran.err
+    assert digests(opened, "walk") == before
+    assert opened.get_info("walk").status == "complete"
+    assert opened.get_lease("walk") is None
+
+
+def test_another_file_under_the_same_name_needs_resume(run, walk, video, tmp_path, opened):
+    moved = tmp_path / "walk.mp4"
+    moved.write_bytes(video.read_bytes())
+    ran = run("ingest", moved)
+    assert ran.code == 1
+    assert "error: Conflict: stream walk holds" in ran.err
+    assert run("ingest", moved, "--resume").code == 0
+    assert len(opened.list_spans("walk")) == CLIPS
+
+
+def test_a_stream_that_is_written_is_refused_naming_the_writer(run, video, opened):
+    lease = opened.acquire_lease("walk", "camera@elsewhere:7")
+    ran = run("ingest", video)
+    assert ran.code == 1
+    assert "error: LeaseHeld: walk is being written by camera@elsewhere:7" in ran.err
+    opened.release_lease(lease)
+
+
+def test_streams_are_listed(run, walk):
+    ran = run("streams")
+    assert ran.out.splitlines()[1].split()[:4] == ["walk", "complete", "0:00:20", "10"]
+    assert run("streams", "ls").out == ran.out
+
+
+@pytest.mark.parametrize("command", [("streams", "ls"), ("streams",)])
+def test_streams_as_json(run, walk, command):
+    [row] = run(*command, "--json").json["streams"]
+    assert (row["stream_id"], row["status"], row["clips"], row["coverage"]) == (
+        "walk",
+        "complete",
+        CLIPS,
+        1.0,
+    )
+    assert row["tokens"] > 0
+    assert row["bytes"] > 0
+
+
+def test_without_streams_there_is_an_empty_list(run):
+    assert run("streams", "--json").json == {"streams": []}
+
+
+def test_a_stream_is_shown(run, walk, video):
+    value = run("streams", "show", "walk", "--json").json
+    assert value["source"] == str(video)
+    assert value["settings"]["reducer"] == "aot"
+    assert (value["gap_list"], value["writer"], value["error"]) == ([], None, None)
+    assert "fingerprint" in run("streams", "show", "walk").out
+
+
+def test_a_stream_is_removed(run, walk, opened):
+    value = run("streams", "rm", "walk", "--yes", "--json").json
+    assert (value["clips"], value["gaps"]) == (CLIPS, 0)
+    assert opened.list_streams() == []
+
+
+def test_removing_asks_first(run, walk, opened, monkeypatch):
+    monkeypatch.setattr("typer.confirm", lambda *a, **k: (_ for _ in ()).throw(_abort()))
+    ran = run("streams", "rm", "walk")
+    assert ran.code == 1
+    assert "Traceback" not in ran.err
+    assert opened.list_streams() == ["walk"]
+
+
+def _abort():
+    import typer
+
+    return typer.Abort()
+
+
+def test_clips_are_listed(run, walk):
+    lines = run("clips", "ls", "walk", "--from", "4", "--to", "8").out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["2", "3"]
+    value = run("clips", "ls", "walk", "--json").json
+    assert [clip["index"] for clip in value["clips"]] == list(range(CLIPS))
+
+
+def test_clips_are_verified(run, walk):
+    assert run("clips", "verify", "walk").out.startswith("walk: 10 clips, ")
+    value = run("clips", "verify", "walk", "--json").json
+    assert (value["ok"], value["num_clips"], value["corrupt"]) == (True, CLIPS, [])
+
+
+def test_clips_come_and_go(run, walk, opened, tmp_path):
+    path, before = tmp_path / "walk.arrow", digests(opened, "walk")
+    assert run("clips", "export", "walk", "-o", path).out == f"walk: 10 clips to {path}\n"
+    with pa.ipc.open_file(path) as reader:
+        assert reader.read_all().num_rows == sum(s.num_tokens for s in opened.list_spans("walk"))
+    run("streams", "rm", "walk", "--yes")
+    assert run("clips", "import", "walk", path, "--json").json == {"clips": CLIPS}
+    assert digests(opened, "walk") == before
+    assert run("ask", "what is seen", "-s", "walk").code == 0
+
+
+def test_an_export_of_an_empty_range_ends_in_3(run, walk, tmp_path):
+    ran = run("clips", "export", "walk", "-o", tmp_path / "x.arrow", "--from", "90", "--to", "99")
+    assert ran.code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_says_where_settings_come_from(run, tmp_path):
+    path = tmp_path / "aot.yaml"
+    path.write_text("ask: {max_clips: 7}\n")
+    value = run("--config", path, "config", "--json").json
+    assert value["ask.max_clips"] == {"value": 7, "from": str(path)}
+    assert value["ingest.fps"]["from"] == "environment"
+    assert "ask.max_clips" in run("--config", path, "config").out
+
+
+def test_config_shows_no_password(run, monkeypatch):
+    monkeypatch.setenv("AOT_STORE__URL", "redis://aot:hunter2@127.0.0.1:1/0")
+    for more in ([], ["--json"]):
+        ran = run("config", *more)
+        assert ran.code == 0
+        assert "hunter2" not in ran.out
+        assert "redis://127.0.0.1:1/0" in ran.out
+
+
+def test_doctor_finds_everything_in_order(run):
+    ran = run("doctor", "--json")
+    assert ran.code == 0, ran.out
+    names = [check["name"] for check in ran.json["checks"]]
+    assert names == ["decoder", "device", "store", "model", "ray", "environment"]
+
+
+def test_doctor_ends_in_1_and_says_what_to_mend(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("AOT_MODEL__ID", str(tmp_path))
+    monkeypatch.setenv("AOT_INGESST__FPS", "2")
+    ran = run("doctor", "--json")
+    assert ran.code == 1
+    failed = {check["name"]: check for check in ran.json["checks"] if not check["ok"]}
+    assert list(failed) == ["model"]
+    environment = next(check for check in ran.json["checks"] if check["name"] == "environment")
+    assert "AOT_INGESST__FPS" in environment["found"]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("lecture.mp4", "lecture"),
+        ("/a/My Video (1).final.mkv", "My_Video_1_.final"),
+        ("/a/\udcff\udce9.mp4", "video"),
+        ("/a/" + "x" * 100 + ".mp4", "x" * 64),
+        ("http://h/live.m3u8", "live"),
+    ],
+)
+def test_a_stream_is_named_after_its_file(url, name):
+    assert stream_name(url) == name
+
+
+def test_text_from_outside_cannot_move_the_cursor():
+    assert escape("a\x1b[31m\nb\udcff é") == "a\\x1b[31m\\nb\\udcff é"
+    assert one_line(ValueError("two\nlines")) == "two lines"
+    assert one_line(ValueError()) == "ValueError"
+
+
+def test_hours():
+    assert hms(3661.9) == "1:01:01"

@@ -1,0 +1,149 @@
+"""Export and import: the same records elsewhere, and questions about them there."""
+
+import dataclasses
+
+import pytest
+
+from pipeline.ask import Question, ask
+from pipeline.errors import Conflict, CorruptValue, InvalidQuery, LeaseHeld
+from pipeline.ingest import IngestRequest, ingest
+from pipeline.settings import load_settings
+from pipeline.store import StoreConfig, open_store
+from pipeline.store.arrow import export_clips, exported_info
+from pipeline.store.keys import record_id
+from pipeline.transfer import import_stream
+from tests.pipeline.conftest import CLIPS, FPS
+from tests.pipeline.support import digests, rows
+from workers.models import open_language_model
+from workers.types import VideoSource
+
+
+@pytest.fixture
+def elsewhere(server_folder):
+    with open_store(StoreConfig(f"embedded://{server_folder}", namespace="elsewhere")) as store:
+        yield store
+        for stream_id in store.list_streams():
+            store.delete_stream(stream_id)
+
+
+@pytest.fixture(scope="module")
+def opened(model_folder, video, server_folder):
+    """A store with the video as stream `walk`."""
+    config = StoreConfig(f"embedded://{server_folder}", namespace="transfer")
+    given = {
+        "model": {"id": str(model_folder)},
+        "ingest": {"clip_frames": 4},
+        "store": {"url": config.url, "namespace": config.namespace},
+        "ray": {"enabled": False},
+    }
+    source = VideoSource(str(video), "walk", FPS)
+    list(ingest(load_settings(None, given), [IngestRequest(source)]))
+    with open_store(config) as store:
+        yield store
+
+
+@pytest.fixture
+def exported(opened, tmp_path):
+    return write(opened, tmp_path / "walk.arrow", info=opened.get_info("walk"))
+
+
+def write(store, path, **fields):
+    spans = store.list_spans("walk")
+    records = ((record_id(s.stream_id, s.epoch, s.index), store.get_record(s)) for s in spans)
+    assert export_clips(records, path, **fields) == CLIPS
+    return path
+
+
+def test_what_comes_back_is_what_went_out(opened, exported, elsewhere):
+    assert import_stream(elsewhere, "walk", exported) == CLIPS
+    assert digests(elsewhere, "walk") == digests(opened, "walk")
+    assert rows(elsewhere, "walk") == rows(opened, "walk")
+    assert elsewhere.get_position("walk") == opened.get_position("walk")
+
+
+def test_what_is_known_of_the_stream_comes_along(opened, exported, elsewhere):
+    import_stream(elsewhere, "walk", exported)
+    assert elsewhere.get_info("walk") == opened.get_info("walk")
+
+
+def test_an_imported_stream_answers_as_the_first_one_does(
+    opened, exported, elsewhere, model_folder
+):
+    import_stream(elsewhere, "walk", exported)
+    model = open_language_model(str(model_folder))
+    question = Question("what is seen", ("walk",), start=4, end=10, max_new_tokens=8)
+    assert ask(elsewhere, model, question).text == ask(opened, model, question).text
+
+
+def test_importing_twice_changes_nothing(exported, elsewhere):
+    import_stream(elsewhere, "walk", exported)
+    before = digests(elsewhere, "walk")
+    assert import_stream(elsewhere, "walk", exported) == CLIPS
+    assert digests(elsewhere, "walk") == before
+    assert elsewhere.get_lease("walk") is None
+
+
+def test_a_deleted_stream_is_restored(opened, exported, elsewhere):
+    import_stream(elsewhere, "walk", exported)
+    elsewhere.delete_stream("walk")
+    import_stream(elsewhere, "walk", exported)
+    assert digests(elsewhere, "walk") == digests(opened, "walk")
+
+
+def test_a_stream_exported_while_it_ran_is_not_running_elsewhere(opened, elsewhere, exported):
+    running = dataclasses.replace(opened.get_info("walk"), status="running")
+    path = write(opened, exported.with_name("running.arrow"), info=running)
+    import_stream(elsewhere, "walk", path)
+    assert elsewhere.get_info("walk").status == "paused"
+
+
+def test_an_export_without_stream_facts_is_still_taken(opened, elsewhere, exported):
+    path = write(opened, exported.with_name("bare.arrow"))
+    assert exported_info(path) is None
+    import_stream(elsewhere, "walk", path)
+    assert elsewhere.get_info("walk").model_id == "imported"
+    assert digests(elsewhere, "walk") == digests(opened, "walk")
+
+
+def test_facts_of_another_stream_are_not_believed(opened, elsewhere, exported):
+    wrong = dataclasses.replace(opened.get_info("walk"), fingerprint="f" * 32)
+    path = write(opened, exported.with_name("wrong.arrow"), info=wrong)
+    import_stream(elsewhere, "walk", path)
+    assert elsewhere.get_info("walk").model_id == "imported"
+
+
+def test_another_name_is_refused_and_leaves_nothing(exported, elsewhere):
+    with pytest.raises(InvalidQuery, match="holds stream walk, got door"):
+        import_stream(elsewhere, "door", exported)
+    assert elsewhere.list_streams() == []
+    assert elsewhere.get_lease("door") is None
+
+
+def test_a_stream_that_is_written_is_refused(exported, elsewhere):
+    lease = elsewhere.acquire_lease("walk", "somebody@elsewhere:1")
+    with pytest.raises(LeaseHeld, match="somebody@elsewhere"):
+        import_stream(elsewhere, "walk", exported)
+    elsewhere.release_lease(lease)
+
+
+def test_a_stream_that_runs_is_refused(opened, exported, elsewhere):
+    elsewhere.put_info(dataclasses.replace(opened.get_info("walk"), status="running"))
+    with pytest.raises(Conflict, match="being ingested"):
+        import_stream(elsewhere, "walk", exported)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.98])
+def test_a_changed_export_is_refused(exported, elsewhere, place):
+    data = bytearray(exported.read_bytes())
+    data[int(len(data) * place)] ^= 0x10
+    exported.write_bytes(data)
+    with pytest.raises(CorruptValue):
+        import_stream(elsewhere, "walk", exported)
+    assert elsewhere.get_lease("walk") is None
+
+
+def test_what_is_no_export_is_refused(tmp_path, elsewhere):
+    path = tmp_path / "text.arrow"
+    path.write_text("no arrow at all\n" * 100)
+    with pytest.raises(CorruptValue):
+        import_stream(elsewhere, "walk", path)
