@@ -26,7 +26,7 @@ import torch
 from aot import ClipTokens
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.embedded import stop_embedded
-from pipeline.store.redis import iter_plain_values
+from pipeline.store.connection import iter_plain_values
 from pipeline.types import ClipSpan, StreamInfo
 from workers.types import ClipStats, CompressedClip
 

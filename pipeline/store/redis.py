@@ -1,4 +1,4 @@
-"""The store in Redis; the only home of redis-py.
+"""The store in Redis; with `connection.py` the only home of redis-py.
 
 A write watches the keys it depends on, reads them, and commits value, index row and position in
 one MULTI, so that a reader sees a whole clip or none, and a writer whose lease is gone commits
@@ -10,27 +10,22 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.client import Pipeline
 from redis.exceptions import NoPermissionError
-from redis.retry import Retry
 
 from pipeline.errors import (
     Conflict,
     CorruptValue,
     InvalidSettings,
     LeaseLost,
-    StoreFull,
-    StoreReadOnly,
-    StoreUnavailable,
     StoreUnsafe,
 )
 from pipeline.store import rows
@@ -49,6 +44,7 @@ from pipeline.store.base import (
     span_of,
     unknown_stream,
 )
+from pipeline.store.connection import connect, meaning, problems_of, said
 from pipeline.store.keys import Keys
 from pipeline.types import (
     ClipSpan,
@@ -65,12 +61,8 @@ from workers.types import CompressedClip
 
 logger = logging.getLogger(__name__)
 
-OLDEST_SERVER = (6, 2)
-"""Below 6.0.9 a watched key that expires does not stop a transaction, and fencing would leak."""
 MAX_ATTEMPTS = 16
 """Transactions tried before a stream that keeps changing under us is reported."""
-READ_BYTES = 128 << 10
-"""Taken from the socket at a time: fewer turns at the GIL than with redis-py's 32 kB."""
 DELETE_BATCH = 256
 """Keys removed per round trip: about 100 MB that the server frees in the background."""
 
@@ -84,7 +76,7 @@ class RedisStore(VerifiedReads):
         """Connect and refuse a server that would lose records by itself."""
         self._config = config
         self._keys = Keys(config.namespace)
-        self._client = _connect(config)
+        self._client = connect(config)
         try:
             self._refuse_eviction()
         except BaseException:
@@ -332,7 +324,7 @@ class RedisStore(VerifiedReads):
             facts: Any = self._client.info()
         version = str(facts.get("valkey_version") or facts.get("redis_version"))
         name = "valkey" if "valkey_version" in facts else "redis"
-        return StoreHealth(f"{name} {version}", tuple(_problems(facts, self._config.url)))
+        return StoreHealth(f"{name} {version}", tuple(problems_of(facts, self._config.url)))
 
     def close(self) -> None:
         self._client.close()
@@ -388,43 +380,9 @@ class RedisStore(VerifiedReads):
             self._raise(error, what)
 
     def _raise(self, error: redis.RedisError, what: str) -> NoReturn:
-        text = _said(error)
-        kind, advice = _meaning(error, text)
+        text = said(error)
+        kind, advice = meaning(error, text)
         raise kind(f"{self._where}, {what}: {text}; {advice}") from error
-
-
-def _said(error: redis.RedisError) -> str:
-    """The server's words on one line, without the command that redis-py quotes before them."""
-    return " ".join(str(error).rpartition("caused error: ")[2].split())[:200]
-
-
-def _meaning(error: redis.RedisError, text: str) -> tuple[type[Exception], str]:
-    """What an error of redis-py is to us, and what to do about it."""
-    for redis_type, prefix, kind, advice in _MEANINGS:
-        if isinstance(error, redis_type) and text.startswith(prefix):
-            return kind, advice
-    return StoreUnavailable, "the server refused; see its log"
-
-
-_MEANINGS: tuple[tuple[type[redis.RedisError], str, type[Exception], str], ...] = (
-    (redis.OutOfMemoryError, "", StoreFull, "raise maxmemory or delete streams"),
-    (redis.ReadOnlyError, "", StoreReadOnly, "point the URL at the primary"),
-    (redis.AuthenticationError, "", StoreUnavailable, "set user and password in the store URL"),
-    (NoPermissionError, "", StoreUnavailable, "grant the store's user this command and key"),
-    (redis.BusyLoadingError, "", StoreUnavailable, "the server is loading its data; try again"),
-    (redis.TimeoutError, "", StoreUnavailable, "no answer in time; check server and network"),
-    (redis.ConnectionError, "", StoreUnavailable, "start the server or correct the store URL"),
-    (redis.ResponseError, "MISCONF", StoreFull, "the server cannot write to disk; free space"),
-    (redis.ResponseError, "OOM", StoreFull, "raise maxmemory or delete streams"),
-    (redis.ResponseError, "READONLY", StoreReadOnly, "point the URL at the primary"),
-    (
-        redis.ResponseError,
-        "WRONGTYPE",
-        CorruptValue,
-        "another program uses this key; set a namespace",
-    ),
-    (redis.ResponseError, "NOAUTH", StoreUnavailable, "set user and password in the store URL"),
-)
 
 
 def _changed_facts(
@@ -446,73 +404,6 @@ def _changed_facts(
     if span.end_s - span.start_s > longest_s:
         facts[rows.LONGEST] = repr(span.end_s - span.start_s)
     return facts, is_new
-
-
-def _problems(facts: Mapping[str, Any], url: str) -> Iterator[str]:
-    """What the doctor should say about a server."""
-    version = tuple(int(part) for part in str(facts.get("redis_version", "0")).split(".")[:2])
-    if version < OLDEST_SERVER:
-        yield f"server version {facts.get('redis_version')}, expected 6.2 or newer; upgrade it"
-    if facts.get("maxmemory_policy", "noeviction") != "noeviction":
-        yield f"maxmemory-policy is {facts['maxmemory_policy']}, expected noeviction; set it"
-    if not facts.get("aof_enabled"):
-        yield "append-only file is off, a crash loses clips; CONFIG SET appendonly yes"
-    if facts.get("aof_last_write_status", "ok") != "ok":
-        yield "the last write of the append-only file failed; free disk space"
-    if facts.get("role") not in (None, "master"):
-        yield f"server is a {facts['role']}, expected the primary; point the URL at it"
-    parts = urlsplit(url)
-    if parts.scheme == "redis" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-        yield f"redis:// to {parts.hostname} is not encrypted; use rediss://"
-
-
-# --- the connection --------------------------------------------------------------------------
-
-
-class _RetryUnlessRefused(Retry):
-    """Retry what may pass by itself; a wrong password does not."""
-
-    def call_with_retry(self, do, fail, is_retryable=None, with_failure_count=False):  # type: ignore[override]
-        return super().call_with_retry(
-            do,
-            fail,
-            is_retryable or (lambda error: not isinstance(error, redis.AuthenticationError)),
-            with_failure_count,
-        )
-
-
-def _connect(config: StoreConfig) -> redis.Redis:
-    """A client with every wait bounded: a server that is away is an error within 6 s.
-
-    Connection errors are retried (a restart takes a moment), time-outs are not (they cost
-    `timeout_s` each, and the caller decides whether to wait that long again).
-    """
-    try:
-        return redis.Redis.from_url(
-            config.url,
-            socket_timeout=config.timeout_s,
-            socket_connect_timeout=config.connect_timeout_s,
-            retry=_RetryUnlessRefused(
-                ExponentialWithJitterBackoff(base=0.02, cap=0.25),
-                retries=3,
-                supported_errors=(redis.ConnectionError,),
-            ),
-            socket_read_size=READ_BYTES,
-        )
-    except ValueError as error:
-        raise InvalidSettings(
-            f"store URL {without_credentials(config.url)!r} does not read: {error}; "
-            "expected redis://user:password@host:port/db"
-        ) from error
-
-
-def iter_plain_values(config: StoreConfig, spans: list[ClipSpan]) -> Iterator[bytes]:
-    """The values as a plain redis-py client with its own defaults reads them: the bench's rival."""
-    keys = Keys(config.namespace)
-    with redis.Redis.from_url(config.url) as client:
-        for span in spans:
-            value: Any = client.get(keys.clip(span.stream_id, span.epoch, span.index))
-            yield value
 
 
 def _milliseconds(seconds: float) -> int:
