@@ -148,7 +148,7 @@ def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> 
     times: dict[str, float] = {}
     for dim in DIMS:
         clip = make_features(frames, dim, "cuda")
-        clips, compressor = _clips(clip, config.clip_frames), ClipCompressor(config)
+        clips, compressor = split_clips(clip, config.clip_frames), ClipCompressor(config)
         anchors = select_anchors(clip.local_attention, clip.global_attention, clip.grid, config)
         index = anchors.nonzero()[:, 1].view(frames, -1)
 
@@ -174,7 +174,7 @@ def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> 
 
 def _compare(dim: int, frames: int, config: AOTConfig, rounds: int) -> tuple[Timing, float]:
     features = make_features(frames, dim)
-    clips, compressor = _clips(features, config.clip_frames), ClipCompressor(config)
+    clips, compressor = split_clips(features, config.clip_frames), ClipCompressor(config)
 
     def ours() -> None:
         compressor.compress_clips(clips)
@@ -206,7 +206,8 @@ def _encoder_times(rounds: int) -> tuple[float, float]:
     return layer_s, sums_s
 
 
-def _clips(features: FrameFeatures, size: int) -> list[FrameFeatures]:
+def split_clips(features: FrameFeatures, size: int) -> list[FrameFeatures]:
+    """A video in clips of `size` frames, as views."""
     columns = (features.tokens, features.local_attention, features.global_attention)
     parts = zip(*(column.split(size) for column in columns), strict=True)
     return [FrameFeatures(a, b, c, features.grid) for a, b, c in parts]
@@ -253,7 +254,7 @@ def _measure_peak(dim: int, frames: int, anchors: int, clip_frames: int) -> floa
     if not reset.exists():
         return None
     config = AOTConfig(anchors_per_frame=anchors, clip_frames=clip_frames)
-    clips = _clips(make_features(frames, dim), clip_frames)
+    clips = split_clips(make_features(frames, dim), clip_frames)
     reset.write_text("5")
     before = _status_kib(status, "VmRSS")
     with torch.inference_mode():

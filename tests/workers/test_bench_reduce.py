@@ -1,0 +1,28 @@
+"""The bench of the reduction: both contestants give the same tokens, and its line is complete."""
+
+import pytest
+import torch
+
+from aot import AOTConfig, ClipCompressor
+from workers.bench_baseline import reduce_in_reference_order
+from workers.bench_reduce import make_features, run, split_clips, table
+
+
+def test_baseline_and_reduction_keep_the_same_tokens():
+    features, config = make_features(4, 32), AOTConfig(clip_frames=2)
+    ours = ClipCompressor(config).compress_clips(split_clips(features, 2))
+    maps = features.local_attention, features.global_attention
+    theirs = reduce_in_reference_order(features.tokens.clone(), *maps, 27, config)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.tokens, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_bench_gives_every_figure_and_a_table():
+    result = run(frames=4, rounds=1)
+    for key in ("speedup_d896", "speedup_d3584", "encoder_share", "peak_mb"):
+        assert result[key] > 0
+    assert result["bench"] == "reduce"
+    assert result["commit"]
+    assert result["device"]
+    assert "3584" in table(result)
