@@ -18,8 +18,8 @@ from pipeline.errors import (
 from pipeline.ingest import IngestRequest, ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.keys import Keys
 from pipeline.store.connection import connect
+from pipeline.store.keys import Keys
 from pipeline.types import StreamInfo
 from tests.checkpoints import normalised_pixels
 from tests.pipeline.conftest import CLIPS, FPS

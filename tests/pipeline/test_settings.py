@@ -1,9 +1,13 @@
 """Where settings come from, which wins, and what is said about those that cannot be."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.errors import InvalidSettings
 from pipeline.settings import explain, load_settings, unknown_variables
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +141,14 @@ def test_misspelt_variables_are_found_and_right_ones_are_not(monkeypatch):
 def test_settings_cannot_be_changed():
     with pytest.raises(Exception, match="frozen"):
         load_settings().ingest.fps = 3.0
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_settings_files_that_come_along_load(path):
+    assert load_settings(path).model_fields_set
+
+
+def test_there_are_settings_files():
+    assert {"default.yaml", "surveillance.yaml", "lecture.yaml"} <= {
+        path.name for path in CONFIGS.iterdir()
+    }

@@ -1,0 +1,154 @@
+"""Sessions that outlive their command, on a cluster that the software starts; and two nodes."""
+
+import os
+import signal
+import socket
+import subprocess
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster as RayCluster
+
+from pipeline.ingest import IngestRequest, _opener, _sink_factory, ingest
+from pipeline.store import StoreConfig, open_store
+from pipeline.store.embedded import find_server
+from tests.pipeline.support import aot, digests, rows, wait_until
+from tests.videos import write_video
+from workers.cluster import ClusterSettings, open_cluster
+from workers.cluster_pool import PoolSettings
+from workers.types import VideoSource
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+CLIPS = 40
+FPS = 2.0
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+    """40 clips of four frames, two a second, of pictures that take a while to decode."""
+    path = tmp_path_factory.mktemp("video") / "long.mp4"
+    return write_video(path, frames=CLIPS * 8, fps=4, gop=8, width=1280, height=720)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def detached(environment, monkeypatch):
+    """Variables under which `--detach` starts a cluster of the test's own, ended afterwards."""
+    port = free_port()
+    monkeypatch.setenv("AOT_RAY__LOCAL_PORT", str(port))
+    monkeypatch.setenv("AOT_RAY__ENABLED", "true")
+    yield
+    with open_cluster(ClusterSettings(address=f"127.0.0.1:{port}")):
+        folder = ray.get_runtime_context().get_session_name()
+    ours = [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]
+    for process in ours:
+        os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs(ours, timeout=20)
+
+
+def _names(process: psutil.Process, folder: str) -> bool:
+    return any(folder in word for word in process.info["cmdline"] or [])
+
+
+def status(opened) -> str | None:
+    return opened.get_info("long").status if "long" in opened.list_streams() else None
+
+
+def test_a_detached_ingest_is_paused_resumed_watched_and_removed(
+    detached, opened, settings, long_video
+):
+    inline = settings.model_copy(update={"ray": settings.ray.model_copy(update={"enabled": False})})
+    list(ingest(inline, [IngestRequest(VideoSource(str(long_video), "long", FPS))]))
+    undisturbed = digests(opened, "long"), rows(opened, "long")
+    opened.delete_stream("long")
+
+    started = aot("ingest", long_video, "--detach", "--json")
+    assert started.code == 0, started.err
+    assert started.json == {"detached": ["long"]}
+    wait_until(lambda: len(digests(opened, "long")) >= 3)
+    assert status(opened) == "running"
+    again = aot("ingest", long_video, "--detach")
+    assert again.code == 1
+    assert "error: LeaseHeld: long is being written by" in again.err
+
+    paused = aot("streams", "pause", "long", "--json")
+    assert paused.code == 0, paused.err
+    assert paused.json == {"stream_id": "long", "state": "stopped"}
+    assert status(opened) == "paused"
+    assert opened.get_lease("long") is None
+    committed = len(digests(opened, "long"))
+    assert 3 <= committed < CLIPS
+    assert aot("streams", "pause", "long").code == 1
+
+    resumed = aot("streams", "resume", "long", "--json")
+    assert resumed.code == 0, resumed.err
+    wait_until(lambda: status(opened) == "complete", timeout_s=120)
+    assert (digests(opened, "long"), rows(opened, "long")) == undisturbed
+
+    [row] = aot("streams", "--json").json["streams"]
+    assert (row["status"], row["clips"]) == ("complete", CLIPS)
+    assert aot("streams", "rm", "long", "--yes").code == 0
+    assert opened.list_streams() == []
+
+
+def test_a_detached_ingest_of_a_bad_file_shows_as_failed(detached, opened, tmp_path):
+    path = tmp_path / "long.mp4"
+    path.write_text("no video")
+    assert aot("ingest", path, "--detach").code == 0
+    wait_until(lambda: status(opened) == "failed")
+    assert opened.get_info("long").error.startswith("NoVideoStream: ")
+    assert opened.get_lease("long") is None
+
+
+@pytest.fixture
+def tcp_store(tmp_path):
+    """A Redis server behind a port and a password."""
+    port = free_port()
+    options = ["--port", str(port), "--requirepass", "pw", "--appendonly", "yes", "--save", ""]
+    command = [str(find_server().path), "--bind", "127.0.0.1", "--dir", str(tmp_path), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    config = StoreConfig(f"redis://:pw@127.0.0.1:{port}/0")
+    wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, timeout_s=20)
+    yield config
+    process.terminate()
+    process.wait(timeout=20)
+
+
+def test_two_nodes_and_redis_over_tcp_give_the_bytes_of_one_process(
+    settings, long_video, tcp_store, opened, tmp_path
+):
+    request = IngestRequest(VideoSource(str(long_video), "long", FPS))
+    list(ingest(settings, [request]))
+    small = {"object_store_memory": 100 * 2**20}
+    nodes = RayCluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
+    )
+    try:
+        nodes.add_node(num_cpus=2, resources={"decoding": 1}, **small)
+        nodes.add_node(num_cpus=2, resources={"compressing": 1}, **small)
+        placed = ClusterSettings(address=nodes.address, session_resources={"decoding": 0.1})
+        pool = PoolSettings(workers=2, worker_resources={"compressing": 0.1})
+        with open_cluster(placed) as cluster:
+            compress = settings.compress_settings()
+            _, info = cluster.open_pool(compress, pool)
+            session = cluster.start_session(
+                request.source,
+                _sink_factory(settings, tcp_store, request, info),
+                compress,
+                open_clips=_opener(settings),
+                pool=pool,
+            )
+            assert list(session.watch())[-1].state == "complete"
+    finally:
+        nodes.shutdown()
+    with open_store(tcp_store) as store:
+        assert len(digests(store, "long")) == CLIPS
+        assert digests(store, "long") == digests(opened, "long")
+        assert rows(store, "long") == rows(opened, "long")
