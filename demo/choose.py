@@ -19,7 +19,7 @@ import numpy as np
 
 from demo.contestants import CONTESTANTS, Constants, open_contestant
 from demo.evaluate import WatchedScene, choose_seeds, evaluate, watch_scenes
-from demo.quality import CALIBRATION_SCENES, MODEL
+from demo.quality import MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,16 @@ CANDIDATES: dict[str, list[Constants]] = {
 }
 """The first of each are the method's own constants, or what comes nearest."""
 
+_POWERS = (
+    (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.5, 1.0, 0.0), (1.0, 1.0, 0.0),
+    (0.0, 1.0, 1.0), (0.5, 0.0, 1.0), (0.5, 1.0, 1.0), (1.0, 1.0, 1.0), (0.5, 0.5, 1.0),
+)  # fmt: skip
+"""Attention, novelty, contrast: each alone, in pairs, together."""
+
 STEPS: dict[str, list[Any]] = {
     "powers": [
-        {"attention": attention, "novelty": novelty}
-        for attention, novelty in ((0.0, 1.0), (1.0, 0.0), (0.5, 1.0), (1.0, 1.0), (2.0, 1.0))
+        {"attention": attention, "novelty": novelty, "contrast": contrast}
+        for attention, novelty, contrast in _POWERS
     ],
     "threshold": [0.05, 0.1, 0.2, 0.3, 0.5, 0.8],
     "novelty_floor": [0.0, 0.02, 0.05, 0.1, 0.2],
@@ -80,9 +86,9 @@ def try_constants(
     model: str | Path, scenes: Sequence[WatchedScene], name: str, constants: Constants
 ) -> Choice:
     """Accuracy of a contestant with these constants."""
-    calibration = [scene.features for scene in scenes[:CALIBRATION_SCENES]]
+    features = [scene.features for scene in scenes]
     accuracy = tuple(
-        evaluate(model, scenes, open_contestant(name, r, calibration, constants)).accuracy
+        evaluate(model, scenes, open_contestant(name, r, features, constants)).accuracy
         for r in RETENTIONS
     )
     rounded = " ".join(f"{value:.3f}" for value in accuracy)

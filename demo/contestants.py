@@ -3,7 +3,7 @@
 A contestant is a name, constants and a retention; `open_contestant` gives the function that
 reduces clips. Most reducers keep exact numbers of tokens. The reference does not: what it keeps
 hangs on how its anchors lie together. Its dials are therefore turned until it keeps the target
-on a few clips of the choosing seeds. `CHOSEN` was found by `python -m demo.choose`.
+on the clips themselves, which takes no answers. `CHOSEN` was found by `python -m demo.choose`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

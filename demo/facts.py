@@ -17,8 +17,6 @@ FACTS: dict[str, int] = {
     "colour": 9,
     "shape": 5,
     "letter": 13,
-    "second": 60,
-    "first_second": 60,
     "rank": 6,
     "previous_colour": 9,
     "previous_shape": 5,
@@ -30,27 +28,34 @@ FACTS: dict[str, int] = {
 }
 """Fact -> number of classes; class 0 is "none" where there can be none."""
 
+CLOCKS = ("second", "first_second")
+"""Seconds of the time mark of the token's own frame, and of the first that showed its item."""
+_ROWS = (*FACTS, *CLOCKS)
+
 
 def state_facts(
     window: Window, owner: Int64[np.ndarray, "t n"]
 ) -> Int64[np.ndarray, "facts t slots"]:
     """Class per fact for every cell of every frame, then for the newline after them.
 
-    IGNORE where a fact says nothing of a token; background cells are asked nothing.
+    Rows are those of FACTS, then CLOCKS. IGNORE where a fact says nothing of a token; background
+    cells are asked for their second alone.
     """
     frames, cells = owner.shape
-    facts = np.full((len(FACTS), frames, cells + 1), IGNORE, np.int64)
+    facts = np.full((len(_ROWS), frames, cells + 1), IGNORE, np.int64)
     content = _item_facts(window)
     for frame, cell in np.argwhere(owner >= 0):
         known = content.get((int(owner[frame, cell]), int(frame)))
         if known is not None:
             facts[:, frame, cell] = known
     facts[:, :, cells] = _frame_facts(window)
+    seconds = window.times_s.astype(np.int64) % 60
+    facts[_ROWS.index("second")] = seconds[:, None]
     return facts
 
 
 def _pack(values: dict[str, int]) -> list[int]:
-    return [values.get(name, IGNORE) for name in FACTS]
+    return [values.get(name, IGNORE) for name in _ROWS]
 
 
 def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
@@ -67,7 +72,6 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
             before = earlier[-1] if earlier else None
             for frame in np.flatnonzero(window.visible[:, k] >= SEEN):
                 values = {name: known[name][k] for name in ("colour", "shape", "letter")}
-                values["second"] = int(window.times_s[frame]) % 60
                 values["first_second"] = int(window.times_s[firsts[k]]) % 60
                 if not tied and window.is_clear(k):
                     values["rank"] = min(rank + 1, 5)
@@ -92,8 +96,8 @@ def _frame_facts(window: Window) -> np.ndarray:
         clear[kind] = all(window.is_clear(k) for k in chosen)
     kind = "object" if window.kind == "surveillance" else "letter"
     firsts = [window.first_frame(k) for k in window.select(kind)]
-    for frame, time_s in enumerate(window.times_s):
-        values = {"second": int(time_s) % 60}
+    for frame in range(len(window.times_s)):
+        values: dict[str, int] = {}
         if clear[kind]:
             values["rank"] = min(sum(first <= frame for first in firsts), 5)
         for k, item in enumerate(window.items):

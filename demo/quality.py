@@ -19,12 +19,10 @@ from pathlib import Path
 
 import torch
 
-from aot import FrameFeatures
 from demo.contestants import CONTESTANTS, TOKENS_PER_CLIP, open_contestant
 from demo.evaluate import (
     Evaluation,
     WatchedScene,
-    choose_seeds,
     evaluate,
     report_seeds,
     watch_scenes,
@@ -38,7 +36,6 @@ DEFAULT = "aot"
 """The shipped reducer."""
 FOCUS = 0.10
 """The retention at which reducers are compared in pairs and by kind."""
-CALIBRATION_SCENES = 32
 
 Results = dict[str, dict[float, Evaluation]]
 Say = Callable[[str], None]
@@ -81,9 +78,8 @@ def run(
     """
     begun_s = time.monotonic()
     on_progress(f"watching {scenes} scenes")
-    calibration = [s.features for s in watch_scenes(model, choose_seeds(CALIBRATION_SCENES))]
     watched = watch_scenes(model, report_seeds(scenes))
-    figures = measure(model, watched, calibration, names, retentions, on_progress)
+    figures = measure(model, watched, names, retentions, on_progress)
     for line in write_table(figures, default):
         on_progress(line)
     summary = summarise(figures, default)
@@ -97,19 +93,22 @@ def run(
 def measure(
     model: str | Path,
     watched: Sequence[WatchedScene],
-    calibration: Sequence[FrameFeatures],
     names: Sequence[str],
     retentions: Sequence[float],
     on_progress: Say,
 ) -> Figures:
-    """Ask every question of what every reducer keeps; at retention 1 all keep everything."""
+    """Ask every question of what every reducer keeps; at retention 1 all keep everything.
+
+    Budgets are matched on the same clips: that takes no answers, and makes them equal here.
+    """
     full = evaluate(model, watched)
+    features = [scene.features for scene in watched]
     results: Results = {}
     for name in names:
         begun_s = time.monotonic()
         below = [r for r in retentions if r < 1 and name != "none"]
         results[name] = {1.0: full} | {
-            r: evaluate(model, watched, open_contestant(name, r, calibration)) for r in below
+            r: evaluate(model, watched, open_contestant(name, r, features)) for r in below
         }
         on_progress(f"{name}: {time.monotonic() - begun_s:.0f} s")
     return Figures(results, Bootstrap(len(watched)), len(watched))

@@ -78,7 +78,10 @@ _WORDS = [
 ]
 
 _SPELLINGS = (
-    *((f"\\b{word.capitalize()}\\b", word) for word in ["was", "which", "what", "how", "when", "did", "on"]),
+    *(
+        (f"\\b{word.capitalize()}\\b", word)
+        for word in ("was", "which", "what", "how", "when", "did", "on")
+    ),
     ("\\ban\\b", "a"),
     ("\\bcolor", "colour"),
 )

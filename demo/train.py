@@ -19,8 +19,8 @@ from demo.train_tower import train_tower
 
 logger = logging.getLogger(__name__)
 
-TOWER_STEPS = 1300
-ALIGN_STEPS = 400
+TOWER_STEPS = 1100
+ALIGN_STEPS = 180
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def _parse() -> argparse.Namespace:
     add("--out", type=Path, default=Path("runs/demo/model"), help="folder of the exported model")
     add("--scale", type=float, default=1.0, help="stretches every stage")
     add("--seed", type=int, default=0)
-    add("--shards", type=int, default=24, help="scenes in the pool, in units of 250")
+    add("--shards", type=int, default=14, help="scenes in the pool, in units of 250")
     add("--threads", type=int, default=1)
     add("--stop-s", type=float, default=None, help="save and export after so many seconds")
     return parser.parse_args()

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from demo.checkpoint import load_state, save_state
-from demo.facts import FACTS, state_facts
+from demo.fact_heads import CLOCK_LAYER, FACT_LAYER, FactHeads
+from demo.facts import state_facts
 from demo.labels import IGNORE
 from demo.optim import build_optimizers, set_rates
 from demo.pool import FRAMES, SHARD_SCENES, SeenScene, load_shard
@@ -38,9 +39,10 @@ from demo.sequence import (
 
 logger = logging.getLogger(__name__)
 
-FACT_LAYER = 3
-"""Hidden states after this many layers are asked for facts; the layers above answer."""
-VIDEOS_PER_STEP = 16
+VIDEOS_PER_STEP = 10
+YES_OR_NO = ("exist", "order", "slide_exist")
+DRAWS = 4
+"""Times each kind is drawn for a video before the slots are filled."""
 END_WEIGHT = 0.2
 """Of the `<|end|>` after an answer, which is easy."""
 
@@ -64,20 +66,11 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
     """
     warm = ("exist", "slide_exist")
     plan = (
-        Phase((2,), 160, 8, warm),
-        Phase((3,), 500, 10),
-        Phase((3, 5, 8), 1500, 10),
+        Phase((2,), 200, 8, warm),
+        Phase((3,), 400, 10),
+        Phase((3, 5, 8), 800, 10),
     )
     return tuple(Phase(p.frames, max(round(p.steps * scale), 1), p.slots, p.kinds) for p in plan)
-
-
-class FactHeads(nn.Module):
-    """Reads facts off hidden states; not exported."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(dim)
-        self.classify = nn.Linear(dim, sum(FACTS.values()))
 
 
 @dataclass(frozen=True)
@@ -100,8 +93,10 @@ class Progress:
 
     @property
     def weights(self) -> np.ndarray:
-        """How eagerly a kind is asked: the worse, the more."""
-        return np.clip(1.0 - self.right.numpy(), 0.12, 1.0)
+        """How eagerly a kind is asked: the less it is beyond a guess, the more."""
+        guess = np.array([0.5 if kind in YES_OR_NO else 0.3 for kind in KINDS])
+        skill = (self.right.numpy() - guess) / (1.0 - guess)
+        return np.clip(1.0 - skill, 0.1, 1.0)
 
     def update(self, kinds: list[list[str | None]], right: Tensor) -> None:
         """`right[b s]` is 1 where the whole answer was."""
@@ -148,6 +143,7 @@ class _Trainer:
         self.heads = FactHeads(model.config.text_config.hidden_size)
         self.progress = Progress(torch.zeros(len(KINDS)))
         self.vocabulary = open_vocabulary()
+        self.seconds = [self.vocabulary.words[f":{n:02d}"] for n in range(60)]
         self.shards: dict[int, list[SeenScene]] = {}
         holder = nn.ParameterDict({"newline": self.newline})
         progress = nn.Module()
@@ -190,7 +186,7 @@ class _Trainer:
             loss, fact_loss, right = self.losses(batch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        (loss + 0.5 * fact_loss).backward()
+        (loss + fact_loss).backward()
         nn.utils.clip_grad_norm_([*self.language.parameters(), self.newline], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -223,9 +219,7 @@ class _Trainer:
             clock_s = float(rng.integers(36_000))
             times_s = np.arange(FRAMES, dtype=np.float64)[cut]
             window = open_window(seen.scene, seen.visible[cut], times_s, clock_s)
-            questions = self.choose(
-                ask(window, rng, phase.kinds) for _ in range(6 if phase.kinds else 2)
-            )
+            questions = self.choose(ask(window, rng, phase.kinds) for _ in range(DRAWS))
             chosen = self.pick(questions, phase.slots, rng)
             slots = write_slots(chosen, self.vocabulary)
             columns.append(
@@ -277,10 +271,10 @@ class _Trainer:
             use_cache=False,
             output_hidden_states=True,
         )
-        middle = outputs.hidden_states[FACT_LAYER]
         answers = outputs.last_hidden_state[:, 1 + frames * FRAME_LENGTH :]
         loss, right = self.answer_loss(answers, batch.targets.flatten(1))
-        return loss, self.fact_loss(middle, batch.facts, frames), right
+        facts, times = self.fact_losses(outputs.hidden_states, batch.facts, frames)
+        return loss, 0.5 * facts + 0.25 * times, right
 
     def answer_loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the answers' words, and which slots are wholly right."""
@@ -294,19 +288,18 @@ class _Trainer:
         slots = correct.unflatten(1, (-1, SLOT_LENGTH)).all(-1)
         return (weight * each).sum() / weight.sum(), slots.float()
 
-    def fact_loss(self, hidden: Tensor, facts: Tensor, frames: int) -> Tensor:
-        """Mean over the facts of the cross-entropy where they are asked."""
-        hidden = hidden[:, 1 : 1 + frames * FRAME_LENGTH].unflatten(1, (frames, FRAME_LENGTH))
-        hidden = hidden[:, :, MARK_TOKENS:]
-        asked = (facts != IGNORE).any(1)
-        logits = self.heads.classify(self.heads.norm(hidden[asked].float()))
-        goals = facts.movedim(1, -1)[asked]
-        losses = [
-            F.cross_entropy(part.float(), goals[:, k], ignore_index=IGNORE, reduction="sum")
-            / (goals[:, k] != IGNORE).sum().clamp(min=1)
-            for k, part in enumerate(logits.split(list(FACTS.values()), dim=-1))
-        ]
-        return torch.stack(losses).mean()
+    def fact_losses(
+        self, states: tuple[Tensor, ...], facts: Tensor, frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of classes and times on the cells and newlines of the video part."""
+        early, late = (
+            states[layer][:, 1 : 1 + frames * FRAME_LENGTH].unflatten(1, (frames, FRAME_LENGTH))[
+                :, :, MARK_TOKENS:
+            ]
+            for layer in (CLOCK_LAYER, FACT_LAYER)
+        )
+        seconds = self.language.embed_tokens.weight[self.seconds]
+        return self.heads.losses(early, late, facts, seconds)
 
     def log(self, step: int, elapsed_s: float, loss: float, fact_loss: float) -> None:
         kinds = " ".join(
