@@ -127,7 +127,7 @@ def make_features(frames: int, dim: int, device: str = "cpu") -> FrameFeatures:
 
 
 def peak_mb(dim: int, frames: int, anchors: int, clip_frames: int) -> float | None:
-    """Most memory one reduction takes beside its inputs and outputs' model, in 10^6 bytes.
+    """Most memory one reduction takes beside its inputs, in 10^6 bytes.
 
     A fresh process makes the inputs, resets its high-water mark of resident memory, reduces, and
     reads the mark again: what the allocator and the matrix library keep is counted, what an
@@ -139,13 +139,15 @@ def peak_mb(dim: int, frames: int, anchors: int, clip_frames: int) -> float | No
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> dict[str, float]:
+def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> dict[str, Any]:
     """Milliseconds on a CUDA card: whole reduction, and its plan alone eager, compiled, captured.
+
+    Written for a card, but not yet run on one.
 
     The whole reduction ends in tokens of unequal number per frame, so that the host must wait for
     counts; the plan waits for nothing, hence can be captured as a CUDA graph.
     """
-    times: dict[str, float] = {}
+    times: dict[str, Any] = {"cuda_device": torch.cuda.get_device_name()}
     for dim in DIMS:
         clip = make_features(frames, dim, "cuda")
         clips, compressor = split_clips(clip, config.clip_frames), ClipCompressor(config)

@@ -18,6 +18,7 @@ def test_baseline_and_reduction_keep_the_same_tokens():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_bench_gives_every_figure_and_a_table():
     result = run(frames=4, rounds=1)
     for key in ("speedup_d896", "speedup_d3584", "encoder_share", "peak_mb"):
