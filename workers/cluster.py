@@ -1,33 +1,21 @@
 """Sessions, compress workers and answer workers on a Ray cluster, local or joined.
 
 `open_cluster` gives a `Cluster`; it starts sessions and answer workers and ends what it started.
-The data path never crosses this process: sessions read, workers compress, sinks store. Ray itself
-is started without a dashboard and with a bounded object store. Its ports listen on all interfaces,
-which no option changes; what keeps strangers out is its token, on unless the environment says
-otherwise.
+The data path never crosses this process: sessions read, workers compress, sinks store.
 """
 
-import logging
-import os
-import socket
-import subprocess
-import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
 import ray
-from ray._private import worker as ray_worker
-from ray._private.authentication.authentication_token_setup import (
-    maybe_enable_token_auth_if_token_available,
-)
 from ray.exceptions import RayError
 
 from workers.answer import AnswerSettings
 from workers.cluster_answer import ClusterAnswer, open_answer
+from workers.cluster_connect import ClusterSettings, connect, start_local_cluster
 from workers.cluster_pool import PoolSettings, close_pool, open_pool
 from workers.cluster_session import (
     SessionHandle,
@@ -38,47 +26,18 @@ from workers.cluster_session import (
     stop_sessions,
 )
 from workers.compress import CompressSettings
-from workers.errors import ClusterUnreachable, InvalidSettings
 from workers.group import SinkFactory, WorkerInfo
 from workers.session import OpenClips, SessionSettings
 from workers.types import VideoSource
 
-logger = logging.getLogger(__name__)
-
-NAMESPACE = "aot-stream"
-"""Ray's namespace for the names of actors; one per product, so that commands find each other."""
-
-
-@dataclass(frozen=True)
-class ClusterSettings:
-    """Which cluster, how much of this machine when it is local, and how sessions are placed."""
-
-    address: str | None = None
-    """`HOST:PORT` of a cluster's head, `auto` for the one of this machine, None for a private
-    one that ends with the process."""
-    num_cpus: int | None = None
-    """Of a private cluster; None takes the machine's cores, at least two."""
-    object_store_bytes: int = 512 * 2**20
-    """Of a private cluster: bounds the clips between sessions and workers."""
-    session_cpus: float = 1.0
-    """Of Ray's CPU resource for a session: decoding keeps one core busy."""
-    session_resources: dict[str, float] = field(default_factory=dict)
-    session_restarts: int = 10
-    """How often a session that dies is started again: bounded, because a file that crashes the
-    decoder does so each time."""
-    connect_timeout_s: float = 10.0
-    local_port: int = 26379
-    """Where `start_local_cluster` listens. Not Ray's own default, which is Redis's."""
-
-    def __post_init__(self) -> None:
-        if self.address in (None, "auto"):
-            return
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isdigit() or "://" in host:
-            raise InvalidSettings(
-                f"Ray address {self.address!r} is not `auto` or HOST:PORT; give the host and port "
-                "of the cluster's head (6379 by default), from a machine of the cluster"
-            )
+__all__ = [
+    "Cluster",
+    "ClusterSettings",
+    "PoolSettings",
+    "SessionHandle",
+    "open_cluster",
+    "start_local_cluster",
+]
 
 
 class Cluster:
@@ -180,15 +139,7 @@ def open_cluster(settings: ClusterSettings | None = None) -> Iterator[Cluster]:
             another version of Ray or Python.
     """
     settings = settings or ClusterSettings()
-    address = _checked_address(settings)
-    try:
-        _connect(settings, address)
-    except (RayError, RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
-        ray.shutdown()
-        raise ClusterUnreachable(
-            f"no Ray cluster to be had at {address or 'this machine'}: {_brief(error)}; start one "
-            "with `ray start --head`, with this version of Ray and Python and the same token"
-        ) from error
+    connect(settings)
     cluster = Cluster(settings)
     try:
         yield cluster
@@ -198,128 +149,7 @@ def open_cluster(settings: ClusterSettings | None = None) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _connect(settings: ClusterSettings, address: str | None) -> None:
-    options: dict[str, Any] = {
-        "namespace": NAMESPACE,
-        "log_to_driver": False,
-        "logging_level": logging.WARNING,
-        "configure_logging": False,
-    }
-    if address is None:
-        options |= {
-            "num_cpus": _local_cpus(settings),
-            "object_store_memory": settings.object_store_bytes,
-            "include_dashboard": False,
-        }
-    _log_what_ray_prints()
-    # An empty address would make Ray look for a cluster by itself; "local" never does.
-    ray.init(address=address or "local", **options)
-
-
-def _log_what_ray_prints() -> None:
-    """Ray prints the deaths of workers to stdout, where results go, and has no option for it."""
-    ray_worker.print_to_stdstream = _log_message
-
-
-def _log_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-    for line in data["lines"]:
-        logger.warning("ray: %s", _brief(line))
-
-
-def _checked_address(settings: ClusterSettings) -> str | None:
-    """Knock before Ray does: it retries without end where nobody, or not Ray, answers."""
-    address = settings.address
-    if address is None:
-        return None
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        if host in ("127.0.0.1", "localhost"):
-            _use_token()
-        try:
-            socket.create_connection((host, int(port)), settings.connect_timeout_s).close()
-        except OSError as error:
-            raise ClusterUnreachable(
-                f"nothing answers at Ray address {address}: {error}; start the cluster with "
-                "`ray start --head`, or leave the address out for a private one"
-            ) from None
-    _check_health(address, settings.connect_timeout_s)
-    return address
-
-
-def _use_token() -> None:
-    """Take the token of this machine, if there is one and the environment does not say otherwise.
-
-    Ray does so by itself for a cluster it finds on this machine, but never for an address, as that
-    would send the token to strangers; on the loopback interface there are none.
-    """
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-
-
-def _check_health(address: str, timeout_s: float) -> None:
-    """Ask Ray's own health check, in a process of its own, the only way to bound it."""
-    try:
-        done = _ray_command("health-check", f"--address={address}", timeout_s=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise ClusterUnreachable(
-            f"what listens at Ray address {address} does not answer as Ray in {timeout_s:.0f} s; "
-            "give the address of the cluster's head, and the same token as there"
-        ) from None
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise ClusterUnreachable(
-            f"the Ray cluster at {address} cannot be joined: {_brief(lines[-1])}; start one with "
-            "`ray start --head`, with this version of Ray and Python and the same token"
-        )
-
-
-def _ray_command(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
-
-
-def start_local_cluster(settings: ClusterSettings, *, timeout_s: float = 60.0) -> ClusterSettings:
-    """A cluster on this machine that goes on after the process, for detached sessions.
-
-    Nothing is started when it runs already. It asks for the token in ~/.ray/auth_token, which is
-    made if need be, and ends with `ray stop`. Returns the settings to join it with.
-
-    Raises:
-        ClusterUnreachable: it did not start in `timeout_s`.
-    """
-    joined = replace(settings, address=f"127.0.0.1:{settings.local_port}", num_cpus=None)
-    with suppress(ClusterUnreachable):
-        _checked_address(joined)
-        return joined
-    _ray_command("get-auth-token", "--generate", timeout_s=timeout_s)
-    _use_token()
-    options = ["--head", f"--port={settings.local_port}"]
-    options += ["--include-dashboard=false", "--disable-usage-stats"]
-    options += [f"--num-cpus={_local_cpus(settings)}"]
-    options += [f"--object-store-memory={settings.object_store_bytes}"]
-    try:
-        done = _ray_command("start", *options, timeout_s=timeout_s)
-    except subprocess.TimeoutExpired:
-        raise ClusterUnreachable(
-            f"`ray start` did not end in {timeout_s:.0f} s; run it by hand to see why"
-        ) from None
-    if done.returncode:
-        raise ClusterUnreachable(
-            f"`ray start` failed with {done.returncode}: {_brief(done.stderr or done.stdout)}; "
-            "run it by hand, or ingest without --detach"
-        )
-    return joined
-
-
-def _local_cpus(settings: ClusterSettings) -> int:
-    """At least two, so that a session and a worker have a place each on the smallest machine."""
-    return settings.num_cpus or max(2, os.cpu_count() or 1)
-
-
 def pool_name(compress: CompressSettings, owner: str) -> str:
     """Names the pool of these settings, so that sessions with equal ones share it."""
     digest = blake2b(repr(compress).encode(), digest_size=6).hexdigest()
     return f"compress-{owner}-{digest}"
-
-
-def _brief(error: object) -> str:
-    return " ".join(str(error).split())[:300]

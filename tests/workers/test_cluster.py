@@ -281,6 +281,12 @@ def test_an_address_where_nothing_listens_is_an_error_at_once():
         pass
 
 
+def test_a_second_connection_is_refused_and_leaves_the_first(cluster):
+    with pytest.raises(InvalidSettings, match="connected to a Ray cluster already"):
+        open_cluster(ClusterSettings()).__enter__()
+    assert ray.is_initialized()
+
+
 def test_pool_settings_are_checked():
     with pytest.raises(InvalidSettings, match="workers must be at least 1, got 0"):
         PoolSettings(workers=0)
