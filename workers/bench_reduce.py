@@ -49,9 +49,14 @@ class Timing:
 
 
 def run(
-    *, frames: int = 32, anchors: int = 126, clip_frames: int = 4, rounds: int = 15
+    *,
+    frames: int = 32,
+    anchors: int = 126,
+    clip_frames: int = 4,
+    rounds: int = 15,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """All figures of the bench, keyed as in its line of JSON.
+    """All figures of the bench, keyed as in its line of JSON; `on_progress` is told the table.
 
     `speedup_d896` and `speedup_d3584` are medians of the rounds' own ratios: what runs beside the
     bench then weighs on both contestants alike. `encoder_share` is the reduction at the larger
@@ -90,6 +95,8 @@ def run(
     }
     if torch.cuda.is_available():
         result |= accelerator_times(config=AOTConfig(anchors_per_frame=anchors))
+    for line in table(result).splitlines():
+        on_progress(line)
     return result
 
 
@@ -290,9 +297,7 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--peak"]:
         print(json.dumps(_measure_peak(*(int(value) for value in arguments[1:]))))
         return
-    result = run()
-    print(table(result))
-    print(json.dumps(result))
+    print(json.dumps(run(on_progress=print)))
 
 
 if __name__ == "__main__":

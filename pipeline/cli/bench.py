@@ -1,11 +1,12 @@
-"""`aot bench`: a table for people on stderr, and one last line of JSON on stdout."""
+"""`aot bench`: progress on stderr; on stdout a table for people and one last line of JSON."""
 
 import importlib
+from functools import partial
 from typing import Any
 
 import typer
 
-from pipeline.cli.output import note, print_json
+from pipeline.cli.output import note, print_json, print_table
 
 app = typer.Typer(help="Benchmarks; each ends in one line of JSON.", no_args_is_help=True)
 
@@ -20,12 +21,18 @@ _MODULES = {
 
 def _run(name: str, **options: Any) -> int:
     given = {key: value for key, value in options.items() if value is not None}
-    print_json(importlib.import_module(_MODULES[name]).run(on_progress=note, **given))
+    result = importlib.import_module(_MODULES[name]).run(on_progress=note, **given)
+    print_table(("", name), ((key, value) for key, value in result.items() if _is_short(value)))
+    print_json(result)
     return 0
 
 
+def _is_short(value: Any) -> bool:
+    return not isinstance(value, (dict, list))
+
+
 @app.command()
-def decode(seconds: int = typer.Option(30, help="Length of the generated clips.")) -> int:
+def decode(seconds: int = typer.Option(None, help="Length of the generated scene.")) -> int:
     """The GOP plan against decoding everything and against the ffmpeg command."""
     return _run("decode", seconds=seconds)
 
@@ -45,7 +52,9 @@ def ingest(seconds: int = typer.Option(None, help="Length of the generated video
 @app.command()
 def query() -> int:
     """Index, reads and the first token of an hour-long cache."""
-    return _run("query")
+    from pipeline.bench_query_answer import first_token
+
+    return _run("query", first_token=partial(first_token, on_progress=note))
 
 
 @app.command()
