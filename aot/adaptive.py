@@ -34,18 +34,18 @@ class AdaptiveRule:
     """Power of each signal in the score of a token."""
     position_weight: float = 0.25
     """Weight of the distance in the frame in the cost of transport."""
-    novelty_floor: float = 0.05
+    novelty_floor: float = 0.1
     """How much a token counts that is not new at all: what is left of the budget then goes to
     seeing attended things again, not to the background."""
     threshold: float = 0.3
     """Score from which on a token is worth keeping."""
     advance: float = 0.25
     """Share of a clip's budget that may be spent before its time."""
-    arrears: float = 0.1
+    arrears: float = 0.05
     """Share of a clip's budget that a quiet stretch may leave unspent for later frames."""
     keep_mode: KeepMode = "budget"
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
-    merge_similarity: float = 0.95
+    merge_similarity: float = 0.9
     """Cosine from which on a token is merged into the anchor of its cell; below, it replaces it."""
     patience: float = 8.0
     """Tokens after which an anchor stops growing heavier: its smallest step is one over this."""

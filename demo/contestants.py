@@ -6,11 +6,22 @@ hangs on how its anchors lie together. Its dials are therefore turned until it k
 on the clips themselves, which takes no answers. `CHOSEN` was found by `python -m demo.choose`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from aot import AOTConfig, ClipCompressor, ClipTokens, FrameFeatures, make_reducer
+from torch import Tensor
+
+from aot import (
+    AOTConfig,
+    ClipCompressor,
+    ClipTokens,
+    FrameFeatures,
+    make_reducer,
+    pool_mask,
+    select_anchors,
+)
 from aot.adaptive import make_adaptive
 from aot.peers import PEERS
 from demo.evaluate import FRAMES
@@ -31,8 +42,10 @@ rule, `adaptive` the project's own."""
 CHOSEN: dict[str, Constants] = {}
 """Constants of each contestant, where they are not its defaults."""
 
-_TURNS = 16
-"""Halvings of a dial's range."""
+_WIDEST = 2.0
+"""Largest cosine distance."""
+_TURNS = 11
+"""Halvings of a dial's range: 1 in 2048 of it."""
 
 
 def open_contestant(
@@ -69,20 +82,48 @@ def measure_retention(reduce: Reduce, clips: Sequence[FrameFeatures]) -> float:
 def _match_reference(
     retention: float, clips: Sequence[FrameFeatures], constants: Constants
 ) -> ClipCompressor:
-    """The reference, its anchors turned first, then the share of distinct tokens."""
+    """The reference, its anchors turned first, then the share of distinct tokens.
+
+    What it keeps follows from the anchors alone, so that nothing need be merged to count it.
+    """
     base = AOTConfig.for_retention(retention, grid=GRID, clip_frames=FRAMES, **constants)
-    most = PATCHES * PATCHES
 
-    def with_anchors(value: float) -> ClipCompressor:
-        return ClipCompressor(replace(base, anchors_per_frame=max(4, round(value))))
+    def with_anchors(value: float) -> AOTConfig:
+        return replace(base, anchors_per_frame=max(4, round(value)))
 
-    coarse = _turn(with_anchors, 4, most, retention, clips)
+    def count_pooled(config: AOTConfig) -> list[Tensor]:
+        return [_count_anchors(clip, config) for clip in clips]
 
-    def with_distinct(value: float) -> ClipCompressor:
-        return ClipCompressor(replace(coarse.config, distinct_fraction=value))
+    def measure(config: AOTConfig, counts: Sequence[Tensor]) -> float:
+        kept = sum(_count_reference(count, config.distinct_fraction) for count in counts)
+        return kept / (TOKENS_PER_CLIP * len(clips))
 
-    wanted = coarse.config.distinct_fraction
-    return _turn(with_distinct, max(0, wanted - 0.2), min(1, wanted + 0.2), retention, clips)
+    most = PATCHES * PATCHES - 1
+    coarse = _turn(with_anchors, lambda c: measure(c, count_pooled(c)), 4, most, retention)
+    counts = count_pooled(coarse)
+
+    def with_distinct(value: float) -> AOTConfig:
+        return replace(coarse, distinct_fraction=value)
+
+    middle = coarse.distinct_fraction
+    ends = max(0, middle - 0.2), min(1, middle + 0.2)
+    return ClipCompressor(_turn(with_distinct, lambda c: measure(c, counts), *ends, retention))
+
+
+def _count_anchors(clip: FrameFeatures, config: AOTConfig) -> Tensor:
+    """Anchors of every frame after pooling."""
+    anchors = select_anchors(clip.local_attention, clip.global_attention, clip.grid, config)
+    stride, threshold = config.pool_stride, config.pool_threshold
+    pooled = pool_mask(anchors, clip.grid, config.pooling, stride=stride, threshold=threshold)
+    return pooled.sum(dim=1)
+
+
+def _count_reference(anchors: Tensor, fraction: float) -> int:
+    """Tokens of a clip: the keyframe's anchors twice, and the distinct ones between."""
+    counts = [count for count in anchors.tolist() if count]
+    if len(counts) < 2:
+        return sum(counts)
+    return 2 * counts[0] + sum(math.ceil(fraction * (count - 1)) for count in counts[1:])
 
 
 def _match_threshold(
@@ -94,31 +135,32 @@ def _match_threshold(
     """
     given = dict(constants)
     share = min(1.0, given.pop("anchor_share", 2.0) * retention)
-    anchors = max(4, round(share * PATCHES * PATCHES))
-    base = AOTConfig(
-        anchors_per_frame=min(anchors, PATCHES * PATCHES - 1), clip_frames=FRAMES,
-        keep_rule="cost", **given,
-    )  # fmt: skip
+    most = PATCHES * PATCHES - 1
+    anchors = min(max(4, round(share * PATCHES * PATCHES)), most)
+    base = AOTConfig(anchors_per_frame=anchors, clip_frames=FRAMES, keep_rule="cost", **given)
 
-    def with_threshold(value: float) -> ClipCompressor:
-        return ClipCompressor(replace(base, keep_threshold=2 - value))
+    def with_threshold(value: float) -> AOTConfig:
+        return replace(base, keep_threshold=max(0.0, _WIDEST - value))
 
-    return _turn(with_threshold, 0.0, 2.0, retention, clips)
+    def measure(config: AOTConfig) -> float:
+        return measure_retention(ClipCompressor(config).compress_clips, clips)
+
+    return ClipCompressor(_turn(with_threshold, measure, 0.0, _WIDEST, retention))
 
 
 def _turn(
-    build: Callable[[float], ClipCompressor],
+    build: Callable[[float], AOTConfig],
+    measure: Callable[[AOTConfig], float],
     low: float,
     high: float,
     retention: float,
-    clips: Sequence[FrameFeatures],
-) -> ClipCompressor:
+) -> AOTConfig:
     """Halve the range of a dial on which the tokens kept rise; the nearest met on the way."""
-    best, error = build(high), float("inf")
+    best, error = build(high), math.inf
     for _ in range(_TURNS):
         middle = (low + high) / 2
         tried = build(middle)
-        measured = measure_retention(tried.compress_clips, clips)
+        measured = measure(tried)
         if abs(measured - retention) < error:
             best, error = tried, abs(measured - retention)
         low, high = (middle, high) if measured < retention else (low, middle)

@@ -117,7 +117,10 @@ def main() -> None:
                 reduce = open_contestant(name, retention, features, options.constants)
                 value = measure_coverage(reduce(features), scenes, visible, words)
                 row = [f"{value.first:.3f}", f"{value.last:.3f}", f"{value.any:.3f}"]
-                print(f"| {name} | {retention:.0%} | {' | '.join(row)} | {value.tokens:.1f} |")
+                print(
+                    f"| {name} | {retention:.0%} | {' | '.join(row)} | {value.tokens:.1f} |",
+                    flush=True,
+                )
                 numbers = {k: round(v, 4) for k, v in vars(value).items()}
                 table.setdefault(name, {})[f"{retention:g}"] = numbers
     print(json.dumps({"bench": "coverage", "scenes": options.scenes, "table": table}))
