@@ -1,22 +1,17 @@
-"""Sessions that outlive their command, on a cluster that the software starts; and two nodes."""
+"""Sessions that outlive their command, on a cluster that the software starts."""
 
 import os
 import signal
 import socket
-import subprocess
 
 import psutil
 import pytest
 import ray
-from ray.cluster_utils import Cluster as RayCluster
 
-from pipeline.ingest import IngestRequest, _opener, _sink_factory, ingest
-from pipeline.store import StoreConfig, open_store
-from pipeline.store.embedded import find_server
+from pipeline.ingest import IngestRequest, ingest
 from tests.pipeline.support import aot, digests, rows, wait_until
 from tests.videos import write_video
 from workers.cluster import ClusterSettings, open_cluster
-from workers.cluster_pool import PoolSettings
 from workers.types import VideoSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -105,50 +100,3 @@ def test_a_detached_ingest_of_a_bad_file_shows_as_failed(detached, opened, tmp_p
     wait_until(lambda: status(opened) == "failed")
     assert opened.get_info("long").error.startswith("NoVideoStream: ")
     assert opened.get_lease("long") is None
-
-
-@pytest.fixture
-def tcp_store(tmp_path):
-    """A Redis server behind a port and a password."""
-    port = free_port()
-    options = ["--port", str(port), "--requirepass", "pw", "--appendonly", "yes", "--save", ""]
-    command = [str(find_server().path), "--bind", "127.0.0.1", "--dir", str(tmp_path), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    config = StoreConfig(f"redis://:pw@127.0.0.1:{port}/0")
-    wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, timeout_s=20)
-    yield config
-    process.terminate()
-    process.wait(timeout=20)
-
-
-def test_two_nodes_and_redis_over_tcp_give_the_bytes_of_one_process(
-    settings, long_video, tcp_store, opened, tmp_path
-):
-    request = IngestRequest(VideoSource(str(long_video), "long", FPS))
-    list(ingest(settings, [request]))
-    small = {"object_store_memory": 100 * 2**20}
-    nodes = RayCluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
-    )
-    try:
-        nodes.add_node(num_cpus=2, resources={"decoding": 1}, **small)
-        nodes.add_node(num_cpus=2, resources={"compressing": 1}, **small)
-        placed = ClusterSettings(address=nodes.address, session_resources={"decoding": 0.1})
-        pool = PoolSettings(workers=2, worker_resources={"compressing": 0.1})
-        with open_cluster(placed) as cluster:
-            compress = settings.compress_settings()
-            _, info = cluster.open_pool(compress, pool)
-            session = cluster.start_session(
-                request.source,
-                _sink_factory(settings, tcp_store, request, info),
-                compress,
-                open_clips=_opener(settings),
-                pool=pool,
-            )
-            assert list(session.watch())[-1].state == "complete"
-    finally:
-        nodes.shutdown()
-    with open_store(tcp_store) as store:
-        assert len(digests(store, "long")) == CLIPS
-        assert digests(store, "long") == digests(opened, "long")
-        assert rows(store, "long") == rows(opened, "long")
