@@ -7,11 +7,14 @@ this process. The work is `workers.session.run_session`'s; here the parts are ch
 import hashlib
 import json
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aot import pooled_grid
 from pipeline.errors import Conflict, FingerprintMismatch, InvalidQuery
@@ -81,8 +84,16 @@ def _runner(
         with InlineWorkers(settings.compress_settings()) as workers:
             yield lambda request: _run_inline(settings, store, request, workers)
         return
+    handler = signal.getsignal(signal.SIGTERM)
     with open_cluster(_cluster_settings(settings)) as cluster:
+        _restore_handler(handler)
         yield lambda request: _watched(_start_on_ray(settings, store, request, cluster))
+
+
+def _restore_handler(handler: Any) -> None:
+    """Ray puts a handler of SIGTERM in place that ends the process before a session is stopped."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _watched(session: SessionHandle) -> Iterator[Progress]:

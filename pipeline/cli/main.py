@@ -60,14 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = app(given, standalone_mode=False, prog_name="aot")
-        return result if isinstance(result, int) else OK
+        code = result if isinstance(result, int) else OK
     except KeyboardInterrupt:
-        print("interrupted; what was stored is kept", file=sys.stderr)
-        return INTERRUPTED
+        code = INTERRUPTED
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:
         return _report(error, given)
+    if code == INTERRUPTED:  # raised, or made an exit code by typer
+        print("interrupted; what was stored is kept", file=sys.stderr)
+    return code
 
 
 def _report(error: Exception, given: list[str]) -> int:
