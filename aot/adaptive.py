@@ -30,7 +30,9 @@ KeepMode = Literal["budget", "absolute"]
 class AdaptiveRule:
     """The constants of the reducer; chosen on scenes apart from those reported on."""
 
-    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 1.0, "novelty": 1.0})
+    powers: Mapping[str, float] = field(
+        default_factory=lambda: {"attention": 0.5, "novelty": 1.0, "contrast": 1.0}
+    )
     """Power of each signal in the score of a token."""
     position_weight: float = 0.25
     """Weight of the distance in the frame in the cost of transport."""

