@@ -79,9 +79,9 @@ class Memory:
 
     samples: list[tuple[float, int]] = field(default_factory=list)
 
-    def growth(self) -> float | None:
-        """From the end of the warm-up to the end, as a fraction; None where it was not seen."""
-        late = [size for done, size in self.samples if done >= WARM_UP]
+    def growth(self, since: float = WARM_UP) -> float | None:
+        """From a share of the video to its end, as a fraction; None where it was not seen."""
+        late = [size for done, size in self.samples if done >= since]
         if len(late) < 20:
             return None
         tenth = len(late) // 10
@@ -118,7 +118,7 @@ def summarise(figures: list[Round], last: Progress, memory: Memory) -> dict[str,
     def median(name: str) -> float:
         return round(statistics.median(getattr(f, name) for f in figures), 3)
 
-    growth = memory.growth()
+    growth, late_growth = memory.growth(), memory.growth(since=0.5)
     return {
         "bench": "ingest",
         "commit": _commit(),
@@ -128,6 +128,7 @@ def summarise(figures: list[Round], last: Progress, memory: Memory) -> dict[str,
         "x_realtime": round(last.footage_s / statistics.median(f.wall_s for f in figures), 2),
         "retention": round(last.retention, 4),
         "rss_growth": None if growth is None else round(growth, 4),
+        "rss_growth_second_half": None if late_growth is None else round(late_growth, 4),
         "rss_mb": round(memory.samples[-1][1] / 1e6, 1) if memory.samples else None,
         "pipeline_cpu_s": median("pipeline_s"),
         "decode_cpu_s": median("decode_s"),

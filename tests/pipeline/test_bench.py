@@ -31,6 +31,7 @@ def test_memory_that_stays_has_no_growth_and_the_warm_up_does_not_count():
 def test_memory_that_rises_shows():
     rising = [(i / 100, 1000 + 10 * i) for i in range(101)]
     assert Memory(rising).growth() == pytest.approx(0.72, abs=0.05)
+    assert Memory(rising).growth(since=0.5) == pytest.approx(0.30, abs=0.05)
 
 
 def test_the_first_token_is_compared_by_cpu_time():
