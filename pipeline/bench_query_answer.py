@@ -43,7 +43,7 @@ MODEL = CheckpointSize(
     llm_kv_heads=2,
     llm_mlp_dim=4864,
 )
-"""4 of SigLIP-so400m's 26 layers, 4 of Qwen2-0.5B's 24: an eighth too much for the latter, whose
+"""4 of SigLIP-so400m's 26 layers, 4 of Qwen2-0.5B's 24: a twelfth too much for the latter, whose
 cost both ways to the answer share, so that the ratio is understated a little."""
 
 
