@@ -6,8 +6,8 @@ Two measurements, both in this process, without Ray (which would spread the CPU 
   (session, clips, records, digests, Redis, lease), and through its bare parts: decode all clips,
   encode them one by one, reduce them one by one. Both take turns; CPU time of the process, and of
   the Redis server for the pipeline; the models are loaded before. The encoder is SigLIP at 384 px,
-  base width, 4 of its layers: a thirteenth of what SigLIP-so400m costs a frame, so that the share of
-  everything else is overstated rather than understated.
+  base width, 4 of its layers: a thirteenth of what SigLIP-so400m costs a frame, so that the share
+  of everything else is overstated rather than understated.
 - Memory: an hour of video (a short scene repeated, its packets copied) through the same path with
   a small model, the resident size looked at after every clip.
 """

@@ -28,7 +28,7 @@ from workers.types import VideoSource
 
 GOP = 50
 SCENE_S = 8
-WINDOW_S = 16
+WINDOW_S = 16.0
 QUESTION = "What is on the screen?"
 MODEL = CheckpointSize(
     image_size=384,
@@ -93,8 +93,8 @@ def _prepared(size: CheckpointSize, on_progress: Callable[[str], None]) -> Itera
     """A video, its stream in a store of its own, and both halves loaded."""
     with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
         folder = Path(name)
-        on_progress(f"encoding {2 * WINDOW_S} s of 1080p, writing a model")
-        loops = 2 * WINDOW_S // SCENE_S
+        on_progress(f"encoding {2 * WINDOW_S:.0f} s of 1080p, writing a model")
+        loops = int(2 * WINDOW_S) // SCENE_S
         video = write_camera_clips(folder, (GOP,), seconds=SCENE_S, loops=loops)[GOP]
         given = {
             "model": {

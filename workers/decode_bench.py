@@ -47,7 +47,8 @@ def write_camera_clips(
                 container.mux(stream.encode(frame))
         for container, stream in outputs:
             container.mux(stream.encode(None))
-    return {gop: repeat_video(once[gop], folder / f"gop{gop}.mp4", loops, seconds) for gop in gops}
+    length_s = float(seconds)
+    return {gop: repeat_video(once[gop], folder / f"gop{gop}.mp4", loops, length_s) for gop in gops}
 
 
 def _open_output(
