@@ -36,15 +36,16 @@ class AdaptiveRule:
     """Power of each signal in the score of a token."""
     position_weight: float = 0.25
     """Weight of the distance in the frame in the cost of transport."""
-    novelty_floor: float = 0.1
-    """How much a token counts that is not new at all: what is left of the budget then goes to
-    seeing attended things again, not to the background."""
-    threshold: float = 0.3
+    novelty_floor: float = 0.0
+    """How much a token counts that is not new at all; above 0, attended things are kept again."""
+    threshold: float = 0.25
     """Score from which on a token is worth keeping."""
     advance: float = 0.25
     """Share of a clip's budget that may be spent before its time."""
-    arrears: float = 0.05
-    """Share of a clip's budget that a quiet stretch may leave unspent for later frames."""
+    arrears: float = 1.0
+    """Share of a clip's budget that a quiet stretch may leave unspent for later frames; 1 spends
+    only on what is worth it until the clip's end, whose last frames then get what is left and come
+    out nearly whole: a language model that was trained on whole frames reads the clip by them."""
     keep_mode: KeepMode = "budget"
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
     merge_similarity: float = 0.9
@@ -176,8 +177,8 @@ class AdaptiveReducer:
         """Fewest and most tokens the frame at `position` may emit, given those spent before.
 
         A clip's budget comes in evenly, frame by frame. `advance` of the whole may be spent early,
-        and up to `arrears` of it may be left for frames that need it more. The tokens that end
-        the clip are set aside.
+        and up to `arrears` of it may be left for frames that need it more, as long as the frames to
+        come have room for it. The tokens that end the clip are set aside.
         """
         if self.retention >= 1:
             return num_cells, num_cells
@@ -190,8 +191,9 @@ class AdaptiveReducer:
         high = min(max(high, 0), num_cells)
         if rule.keep_mode == "absolute":
             return 0, high
-        late = per_frame * (so_far - (rule.arrears * clip if so_far < clip else 0))
-        low = min(round(late), budget) - spent
+        late = round(per_frame * (so_far - (rule.arrears * clip if so_far < clip else 0)))
+        unspendable = budget - max(clip - so_far, 0) * num_cells
+        low = min(max(late, unspendable), budget) - spent
         return min(max(low, 0), high), high
 
     def _left(self, anchors: Anchors) -> int:
