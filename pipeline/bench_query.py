@@ -25,8 +25,8 @@ import torch
 
 from aot import ClipTokens
 from pipeline.store import ClipStore, StoreConfig, open_store
-from pipeline.store.embedded import stop_embedded
 from pipeline.store.connection import iter_plain_values
+from pipeline.store.embedded import stop_embedded
 from pipeline.types import ClipSpan, StreamInfo
 from workers.types import ClipStats, CompressedClip
 
