@@ -58,11 +58,11 @@ STEPS: dict[str, list[Any]] = {
         {"attention": attention, "novelty": novelty, "contrast": contrast}
         for attention, novelty, contrast in _POWERS
     ],
-    "threshold": [0.05, 0.1, 0.2, 0.3, 0.5, 0.8],
-    "novelty_floor": [0.0, 0.02, 0.05, 0.1, 0.2],
-    "arrears": [0.0, 0.05, 0.1, 0.2, 0.4],
+    "threshold": [0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5],
+    "novelty_floor": [0.0, 0.02, 0.05, 0.1],
+    "arrears": [0.05, 0.25, 0.5, 0.75, 1.0],
     "advance": [0.1, 0.25, 0.4],
-    "merge_similarity": [0.8, 0.95, 0.99],
+    "merge_similarity": [0.7, 0.8, 0.9, 0.98],
     "position_weight": [0.0, 0.25, 0.5],
 }
 """Values the own reducer's constants try, in this order."""
