@@ -94,11 +94,6 @@ def _group_cells(cells: CellFeatures, static_similarity: float) -> list[tuple[Ke
     return [g for segment in segments for g in _split_segment(cells, segment, static_similarity)]
 
 
-def _group_cells(cells: CellFeatures, static_similarity: float) -> list[tuple[Kept, Tensor | None]]:
-    segments = cut_segments(cells, static_similarity)
-    return [g for segment in segments for g in _split_segment(cells, segment, static_similarity)]
-
-
 def _alike(cells: CellFeatures) -> Float[Tensor, "s p"]:
     unit = cells.unit()
     return (unit[1:] * unit[:-1]).sum(dim=2)
