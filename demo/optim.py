@@ -25,9 +25,11 @@ def build_optimizers(
     return [muon, adam]
 
 
-def set_rates(optimizers: list[torch.optim.Optimizer], step: int, steps: int) -> None:
-    """Short warm-up, the peak rate, then down to a fiftieth over the last quarter."""
-    left = (steps - step) / (0.25 * steps)
+def set_rates(
+    optimizers: list[torch.optim.Optimizer], step: int, steps: int, decay: float = 0.25
+) -> None:
+    """Short warm-up, the peak rate, then down to a fiftieth over the last `decay` of the steps."""
+    left = (steps - step) / (decay * steps)
     factor = min((step + 1) / 40, 1.0, max(left, 0.02))
     for optimizer in optimizers:
         for group in optimizer.param_groups:

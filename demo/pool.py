@@ -5,6 +5,7 @@ so the tower's work is done once per scene and kept in shards. A shard depends o
 seed and the tower alone; whoever needs one that is not there makes it.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,15 @@ def encode_frames(
         )
         tokens = model.model.multi_modal_projector(outputs.hidden_states[-1])
     return pool_grid(tokens.float(), (PATCHES, PATCHES), "bilinear")
+
+
+def pool_folder(model: LlavaOnevisionForConditionalGeneration, runs: Path) -> Path:
+    """Where the shards of this vision half lie: another tower or projector has another folder."""
+    digest = hashlib.blake2b(digest_size=4)
+    for part in (model.model.vision_tower, model.model.multi_modal_projector):
+        for value in part.state_dict().values():
+            digest.update(value.numpy().tobytes())
+    return runs / f"pool-{digest.hexdigest()}"
 
 
 def load_shard(

@@ -37,7 +37,7 @@ def main() -> None:
     done = train_language(
         model,
         options.runs,
-        phases=plan_phases(options.scale),
+        phases=plan_phases(options.language_scale or options.scale),
         seed=options.seed,
         max_shards=options.shards,
         stop_s=None if options.stop_s is None else options.stop_s - (time.monotonic() - begun_s),
@@ -55,6 +55,12 @@ def _parse() -> argparse.Namespace:
     add("--runs", type=Path, default=Path("runs/demo"), help="checkpoints and cached tokens")
     add("--out", type=Path, default=Path("runs/demo/model"), help="folder of the exported model")
     add("--scale", type=float, default=1.0, help="stretches every stage")
+    add(
+        "--language-scale",
+        type=float,
+        default=None,
+        help="stretches the language stage alone: to go on with the tower as it is",
+    )
     add("--seed", type=int, default=0)
     add("--shards", type=int, default=14, help="scenes in the pool, in units of 250")
     add("--threads", type=int, default=1)
