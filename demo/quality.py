@@ -28,6 +28,7 @@ from demo.evaluate import (
 )
 from demo.intervals import Bootstrap
 from demo.quality_table import (
+from workers.bench_facts import measured_commit
     FOCUS,
     Figures,
     Results,
@@ -111,7 +112,7 @@ def summarise(figures: Figures, default: str) -> dict[str, object]:
     }
     return {
         "bench": "quality",
-        "commit": _commit(),
+        "commit": measured_commit(),
         "device": f"cpu, {torch.get_num_threads()} threads",
         "scenes": figures.scenes,
         "questions": len(next(iter(figures.results.values()))[1.0].kinds),
@@ -125,16 +126,6 @@ def summarise(figures: Figures, default: str) -> dict[str, object]:
         "kinds": kinds,
         "default_minus": compare_all(figures, default),
     }
-
-
-def _commit() -> str:
-    """The commit that is measured, `unknown` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def record(model: str | Path, path: Path, default: str = DEFAULT, scenes: int = 48) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from workers.bench_facts import measured_commit
 from workers.decode import VideoReader
 from workers.decode_bench import iter_decode_all, write_camera_clips
 from workers.types import PixelFormat, VideoSource
@@ -74,7 +75,7 @@ def summarise(figures: list[GopFigures], seconds: int) -> dict[str, object]:
     """
     result: dict[str, object] = {
         "bench": "decode",
-        "commit": _commit(),
+        "commit": measured_commit(),
         "device": "cpu",
         "identical": all(f.identical for f in figures),
         "seconds": seconds,
@@ -155,14 +156,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _commit() -> str:
-    """The commit that is measured, `unknown` outside a checkout."""
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()

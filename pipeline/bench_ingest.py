@@ -13,7 +13,6 @@ Two measurements, both in this process, without Ray (which would spread the CPU 
 """
 
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from pipeline.ingest import IngestRequest, _sink_factory
 from pipeline.settings import Settings, load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.embedded import start_embedded, stop_embedded
+from workers.bench_facts import measured_commit
 from workers.clips import open_clips
 from workers.compress import CompressSettings, fixed_threads, reducer_for
 from workers.decode_bench import write_camera_clips
@@ -121,7 +121,7 @@ def summarise(figures: list[Round], last: Progress, memory: Memory) -> dict[str,
     growth, late_growth = memory.growth(), memory.growth(since=0.5)
     return {
         "bench": "ingest",
-        "commit": _commit(),
+        "commit": measured_commit(),
         "device": "cpu",
         "overhead": median("overhead"),
         "overhead_rounds": [round(f.overhead, 3) for f in figures],
@@ -290,13 +290,3 @@ def _resident_bytes() -> int | None:
     except OSError:
         return None
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
-
-
-def _commit() -> str:
-    """The commit that is measured, `unknown` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()

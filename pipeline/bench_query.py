@@ -13,7 +13,6 @@ The last two need a model: the caller passes a function that measures them.
 """
 
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.connection import iter_plain_values
 from pipeline.store.embedded import stop_embedded
 from pipeline.types import ClipSpan, StreamInfo
+from workers.bench_facts import measured_commit
 from workers.types import ClipStats, CompressedClip
 
 STREAM_ID = "hour"
@@ -87,7 +87,7 @@ def summarise(figures: list[ReadFigures], spans: list[ClipSpan]) -> dict[str, ob
     verified_s = statistics.median(f.verified_s for f in figures)
     return {
         "bench": "query",
-        "commit": _commit(),
+        "commit": measured_commit(),
         "device": "cpu",
         "clips": len(spans),
         "megabytes": round(size_bytes / 1e6, 1),
@@ -173,16 +173,3 @@ def _median_ms(body: Callable[[], object], times: int) -> float:
 
 def _per_clip_ms(seconds: list[float], spans: list[ClipSpan]) -> float:
     return round(statistics.median(seconds) * 1e3 / len(spans), 3)
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, None outside of one."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-    )
-    return done.stdout.strip() or None

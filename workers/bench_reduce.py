@@ -10,7 +10,6 @@ over 3x3 patches. On video-like features Sinkhorn stops early, as it does on rea
 """
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from aot import AOTConfig, ClipCompressor, FrameFeatures, select_anchors
 from aot.spatial import plan_for_anchors
 from workers.bench_baseline import reduce_in_reference_order
+from workers.bench_facts import measured_commit, processor
 from workers.models.attention import attention_received
 from workers.models.random_tower import KEPT_LAYERS, make_layer, make_query, run_layer
 
@@ -88,8 +88,8 @@ def run(
         "sums_ms_per_layer_frame": round(1000 * sums_s, 2),
         "layer_ms_per_frame": round(1000 * layer_s, 2),
         "rounds": rounds,
-        "commit": _commit(),
-        "device": _cpu_model(),
+        "commit": measured_commit(),
+        "device": processor(),
         "dtype": "float32",
         "torch": torch.__version__,
     }
@@ -274,23 +274,6 @@ def _measure_peak(dim: int, frames: int, anchors: int, clip_frames: int) -> floa
 def _status_kib(status: Path, name: str) -> int:
     line = next(line for line in status.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1])
-
-
-def _commit() -> str:
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"  # an installed package has no history
-    return done.stdout.strip()
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main(arguments: list[str]) -> None:
