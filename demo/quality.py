@@ -11,7 +11,6 @@ last line of JSON.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,6 @@ from demo.evaluate import (
 )
 from demo.intervals import Bootstrap
 from demo.quality_table import (
-from workers.bench_facts import measured_commit
     FOCUS,
     Figures,
     Results,
@@ -38,6 +36,7 @@ from workers.bench_facts import measured_commit
     write_record,
     write_table,
 )
+from workers.bench_facts import measured_commit
 
 MODEL = Path(__file__).parent / "model"
 RETENTIONS = (1.0, 0.5, 0.25, 0.15, 0.10, 0.05)
