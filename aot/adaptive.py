@@ -31,7 +31,7 @@ class AdaptiveRule:
     """The constants of the reducer; chosen on scenes apart from those reported on."""
 
     powers: Mapping[str, float] = field(
-        default_factory=lambda: {"attention": 0.5, "novelty": 1.0, "contrast": 1.0}
+        default_factory=lambda: {"attention": 0.5, "novelty": 1.0, "contrast": 0.5}
     )
     """Power of each signal in the score of a token."""
     position_weight: float = 0.25
@@ -42,7 +42,7 @@ class AdaptiveRule:
     """Score from which on a token is worth keeping."""
     advance: float = 0.25
     """Share of a clip's budget that may be spent before its time."""
-    arrears: float = 1.0
+    arrears: float = 0.5
     """Share of a clip's budget that a quiet stretch may leave unspent for later frames; 1 spends
     only on what is worth it until the clip's end, whose last frames then get what is left and come
     out nearly whole: a language model that was trained on whole frames reads the clip by them."""
