@@ -23,7 +23,7 @@ from transformers import Qwen2Model
 from aot import ClipTokens, FrameFeatures, make_reducer
 from demo.labels import IGNORE, choose_owner, cover_cells
 from demo.model import IMAGE_SIZE, PATCHES, load_model
-from demo.questions import KINDS, Question, ask, open_window
+from demo.questions import KINDS, LEARNT, Question, ask, open_window
 from demo.reading import Layout, Order, gather, lay_out, sort_clip
 from demo.render import render
 from demo.scenes import Scene, generate_scene
@@ -94,11 +94,16 @@ class Evaluation:
 
 
 def watch_scenes(
-    model: str | Path, seeds: Sequence[int], *, size: int = IMAGE_SIZE
+    model: str | Path,
+    seeds: Sequence[int],
+    *,
+    size: int = IMAGE_SIZE,
+    kinds: Sequence[str] = LEARNT,
 ) -> list[WatchedScene]:
     """Render and encode scenes, surveillance for even seeds and lectures for odd ones.
 
-    Rendered larger than the model's size (`size`), frames are scaled down as real ones are.
+    Asked are the kinds that the shipped weights have learnt; pass `KINDS` for all. Rendered larger
+    than the model's size (`size`), frames are scaled down as real ones are.
     """
     encoder = open_vision_encoder(model)
     watched = []
@@ -114,7 +119,7 @@ def watch_scenes(
                 scene=scene,
                 features=encoder.encode(shrink(shown.pixels)),
                 times_s=window.times_s,
-                questions=tuple(ask(window, rng)),
+                questions=tuple(ask(window, rng, kinds)),
                 content=owner >= 0,
                 ignored=owner == IGNORE,
             )

@@ -121,6 +121,8 @@ def export_model(model: LlavaOnevisionForConditionalGeneration, folder: Path) ->
     tokenizer.save_pretrained(folder)
     _write_processors(folder)
     _extend_config(folder / "config.json")
+    for path in folder.iterdir():
+        path.chmod(0o644)
     return sum(path.stat().st_size for path in folder.iterdir())
 
 

@@ -72,7 +72,7 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
         Phase((3,), 400, 10),
         Phase((3, 5, 8), 800, 10),
         Phase((3, 5, 8), 600, 10, focus=("exist", "colour", "slide_figure", "on_slide")),
-        Phase((3, 5, 8), 340, 10),
+        Phase((8,), 250, 10),
     )
     return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
 
