@@ -45,12 +45,8 @@ from workers.types import CompressedClip
 logger = logging.getLogger(__name__)
 
 OnCorrupt = Literal["raise", "skip"]
-READERS = 2
-"""Threads that fetch and verify: fetching waits for the server, the digest releases the GIL."""
-BATCH_CLIPS = 4
-"""Clips a thread reads at a time, so that handing over costs little."""
-BATCH_BYTES = 8 << 20
-"""Above this a batch is cut short; at most `READERS + 1` batches are in memory."""
+READ_AHEAD = 4
+"""Records fetched before they are asked for: the server works while the last one is verified."""
 
 Read = ClipRecord | CorruptValue | SchemaMismatch
 """What reading one clip gave."""
@@ -236,29 +232,19 @@ class VerifiedReads:
         )
 
     def _read_ahead(self, spans: Iterable[ClipSpan]) -> Iterator[tuple[ClipSpan, Read]]:
-        """Read on several threads, in order, a few batches ahead of whoever takes them."""
-        with ThreadPoolExecutor(READERS, thread_name_prefix="aot-store") as readers:
-            waiting: deque[tuple[list[ClipSpan], Future[list[Read]]]] = deque()
+        """Fetch on one other thread, verify on the caller's: more threads only wait for the GIL."""
+        with ThreadPoolExecutor(1, thread_name_prefix="aot-store") as fetcher:
+            waiting: deque[tuple[ClipSpan, Future[bytes]]] = deque()
             try:
-                for batch in _batches(spans):
-                    waiting.append((batch, readers.submit(self._read_batch, batch)))
-                    if len(waiting) > READERS:
-                        taken, reads = waiting.popleft()
-                        yield from zip(taken, reads.result(), strict=True)
-                for taken, reads in waiting:
-                    yield from zip(taken, reads.result(), strict=True)
+                for span in spans:
+                    waiting.append((span, fetcher.submit(self.get_record, span)))
+                    if len(waiting) > READ_AHEAD:
+                        yield _read(*waiting.popleft())
+                while waiting:
+                    yield _read(*waiting.popleft())
             finally:
-                for _, reads in waiting:
-                    reads.cancel()
-
-    def _read_batch(self, batch: list[ClipSpan]) -> list[Read]:
-        reads: list[Read] = []
-        for span in batch:
-            try:
-                reads.append(decode_span(span, self.get_record(span)))
-            except (CorruptValue, SchemaMismatch) as error:
-                reads.append(error)
-        return reads
+                for _, fetched in waiting:
+                    fetched.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -272,16 +258,11 @@ class VerifiedReads:
         self.close()
 
 
-def _batches(spans: Iterable[ClipSpan]) -> Iterator[list[ClipSpan]]:
-    batch: list[ClipSpan] = []
-    for span in spans:
-        size_bytes = span.size_bytes + sum(earlier.size_bytes for earlier in batch)
-        if len(batch) == BATCH_CLIPS or (batch and size_bytes > BATCH_BYTES):
-            yield batch
-            batch = []
-        batch.append(span)
-    if batch:
-        yield batch
+def _read(span: ClipSpan, fetched: Future[bytes]) -> tuple[ClipSpan, Read]:
+    try:
+        return span, decode_span(span, fetched.result())
+    except (CorruptValue, SchemaMismatch) as error:
+        return span, error
 
 
 def decode_span(span: ClipSpan, blob: bytes) -> ClipRecord:
