@@ -57,8 +57,13 @@ def aot(*arguments: str | Path, **options: Any) -> Ran:
 def start_aot(
     *arguments: str | Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """`aot ...`, started."""
-    command = [sys.executable, "-c", "from pipeline.cli import main; raise SystemExit(main())"]
+    """`aot ...`, started.
+
+    It hears SIGINT whatever the tests were started by: a shell's background job ignores it.
+    """
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    run = "from pipeline.cli import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", f"{hear}; {run}"]
     return subprocess.Popen(
         [*command, *map(os.fspath, arguments)],
         stdin=subprocess.DEVNULL,
