@@ -150,7 +150,9 @@ def test_a_writer_that_starts_again_takes_over_from_itself(factory, opened):
 def test_an_ended_lease_is_free(factory, opened):
     hold(opened, "other@elsewhere:1", ttl_s=0.05)
     time.sleep(0.1)
-    factory().open().close()
+    sink = factory().open()
+    assert sink.position() is None
+    sink.close()
 
 
 def test_the_lease_is_renewed_while_the_sink_is_open(factory, opened):

@@ -250,6 +250,7 @@ def test_renewal_keeps_a_lease(store, info, make_clip):
         time.sleep(0.2)
         store.renew_lease(lease)
     put(store, make_clip(0), lease)
+    assert len(store.list_spans("lobby")) == 1
 
 
 def test_a_released_lease_is_free_and_releasing_twice_is_harmless(store, lease):
