@@ -167,6 +167,7 @@ class _Trainer:
         self.steps = sum(p.steps for p in phases)
 
     def run(self, stop_s: float | None) -> int:
+        """Train from the last checkpoint to the last step, or for `stop_s` seconds; steps done."""
         start, begun_s = load_state(self.path, self.modules, self.optimizers), time.monotonic()
         self.language.train()
         for step in range(start, self.steps):
@@ -183,6 +184,7 @@ class _Trainer:
         return self.steps
 
     def step(self, step: int) -> tuple[float, float]:
+        """One update; the loss of the answers and that of the facts."""
         set_rates(self.optimizers, step, self.steps, decay=0.4)
         phase = self.find_phase(step)
         batch = self.draw(step, phase)
@@ -213,6 +215,7 @@ class _Trainer:
         return self.shards[index][int(rng.integers(SHARD_SCENES))]
 
     def draw(self, step: int, phase: Phase) -> Batch:
+        """The batch of a step: the same for the same seed, whatever ran before."""
         rng = np.random.default_rng([self.seed, step, 3])
         frames = int(rng.choice(phase.frames))
         columns = []
@@ -265,6 +268,7 @@ class _Trainer:
         return [*questions, *[None] * (slots - len(questions))]
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of answers and facts, and which answers were right."""
         frames, slots = batch.tokens.shape[1], batch.slot_ids.shape[1]
         embedded = embed_videos(
             self.language,
@@ -312,6 +316,7 @@ class _Trainer:
         return self.heads.losses(early, late, facts, self.language.embed_tokens.weight)
 
     def log(self, step: int, elapsed_s: float, loss: float, fact_loss: float) -> None:
+        """One line: losses, and the running accuracy of every kind."""
         kinds = " ".join(
             f"{k}={v:.2f}" for k, v in zip(KINDS, self.progress.right.tolist(), strict=True)
         )
