@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from demo.labels import CLASSES, IGNORE
+from demo.model import CELLS
 from demo.questions import SEEN, Window, find_direction
 from demo.scenes import DIRECTIONS
 
@@ -25,6 +26,10 @@ FACTS: dict[str, int] = {
     "slide_colour": 9,
     "slide_shape": 5,
     "direction": 5,
+    "row": 7,
+    "column": 7,
+    "first_row": 7,
+    "first_column": 7,
 }
 """Fact -> number of classes; class 0 is "none" where there can be none."""
 
@@ -73,6 +78,7 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
             for frame in np.flatnonzero(window.visible[:, k] >= SEEN):
                 values = {name: known[name][k] for name in ("colour", "shape", "letter")}
                 values["first_second"] = int(window.times_s[firsts[k]]) % 60
+                values |= _places(window, k, firsts[k], int(frame))
                 if not tied and window.is_clear(k):
                     values["rank"] = min(rank + 1, 5)
                     for name in ("colour", "shape", "letter"):
@@ -84,6 +90,17 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
                     values["direction"] = DIRECTIONS.index(way) + 1 if way else 0
                 facts[k, int(frame)] = _pack(values)
     return facts
+
+
+def _places(window: Window, index: int, first: int, frame: int) -> dict[str, int]:
+    """Pooled row and column of an item's centre, now and when it was first seen."""
+    item = window.items[index]
+    places = {}
+    for prefix, at in (("", frame), ("first_", first)):
+        x, y = item.position(float(window.scene_times_s[at]))
+        places[f"{prefix}row"] = min(max(int(y * CELLS), 0), CELLS - 1)
+        places[f"{prefix}column"] = min(max(int(x * CELLS), 0), CELLS - 1)
+    return places
 
 
 def _frame_facts(window: Window) -> np.ndarray:

@@ -21,7 +21,7 @@ from aot.pooling import pool_grid
 from demo.labels import choose_owner, cover_cells
 from demo.model import CELLS, IMAGE_SIZE, PATCHES
 from demo.render import render
-from demo.scenes import Scene, generate_scene
+from demo.scenes import Scene, generate_scene, scatter_scene
 from demo.train_tower import normalise, shrink
 
 FRAMES = 8
@@ -29,7 +29,10 @@ FRAMES = 8
 SHARD_SCENES = 250
 TRAIN_SEEDS = 2_000_000
 """First seed of the pool's scenes; evaluation uses seeds below 1,000,000."""
+SCATTERED_SEEDS = 4_000_000
 _MAX_ITEMS = 8
+_FORMAT = b"2"
+"""Of scenes and shards: another one has another folder."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,13 @@ class SeenScene:
 
 
 def see_scene(
-    model: LlavaOnevisionForConditionalGeneration, scene: Scene, size: int = IMAGE_SIZE
+    model: LlavaOnevisionForConditionalGeneration,
+    scene: Scene,
+    size: int = IMAGE_SIZE,
+    frames: int = FRAMES,
 ) -> SeenScene:
     """Render a scene at one frame a second and encode it."""
-    shown = render(scene, np.arange(FRAMES, dtype=np.float64), size)
+    shown = render(scene, np.arange(frames, dtype=np.float64), size)
     cover = cover_cells(shown.items, len(scene.items), CELLS)
     owner = choose_owner(cover, owns=0.12, touches=0.02)
     tokens = encode_frames(model, torch.from_numpy(shrink(shown.pixels)))
@@ -70,7 +76,7 @@ def encode_frames(
 
 def pool_folder(model: LlavaOnevisionForConditionalGeneration, runs: Path) -> Path:
     """Where the shards of this vision half lie: another tower or projector has another folder."""
-    digest = hashlib.blake2b(digest_size=4)
+    digest = hashlib.blake2b(_FORMAT, digest_size=4)
     for part in (model.model.vision_tower, model.model.multi_modal_projector):
         for value in part.state_dict().values():
             digest.update(value.numpy().tobytes())
@@ -78,14 +84,22 @@ def pool_folder(model: LlavaOnevisionForConditionalGeneration, runs: Path) -> Pa
 
 
 def load_shard(
-    model: LlavaOnevisionForConditionalGeneration, folder: Path, index: int
+    model: LlavaOnevisionForConditionalGeneration,
+    folder: Path,
+    index: int,
+    *,
+    scattered: bool = False,
 ) -> list[SeenScene]:
-    """Scenes of one shard: read from `folder`, made first when it is not there."""
-    path = folder / f"shard-{index:04d}.safetensors"
-    seeds = [TRAIN_SEEDS + index * SHARD_SCENES + k for k in range(SHARD_SCENES)]
-    scenes = [generate_scene("lecture" if s % 2 else "surveillance", s) for s in seeds]
+    """Scenes of one shard: read from `folder`, made first when it is not there.
+
+    `scattered` shards hold single frames of `scatter_scene`.
+    """
+    name = "scattered" if scattered else "shard"
+    path = folder / f"{name}-{index:04d}.safetensors"
+    scenes = _scattered_scenes(index) if scattered else _natural_scenes(index)
     if not path.is_file():
-        _save_shard(path, [see_scene(model, scene) for scene in scenes])
+        frames = 1 if scattered else FRAMES
+        _save_shard(path, [see_scene(model, scene, frames=frames) for scene in scenes])
     columns = load_file(path)
     return [
         SeenScene(
@@ -98,8 +112,19 @@ def load_shard(
     ]
 
 
+def _natural_scenes(index: int) -> list[Scene]:
+    """Surveillance and lectures in turn."""
+    seeds = [TRAIN_SEEDS + index * SHARD_SCENES + k for k in range(SHARD_SCENES)]
+    return [generate_scene("lecture" if s % 2 else "surveillance", s) for s in seeds]
+
+
+def _scattered_scenes(index: int) -> list[Scene]:
+    seeds = [SCATTERED_SEEDS + index * SHARD_SCENES + k for k in range(SHARD_SCENES)]
+    return [scatter_scene(s, 1.0) for s in seeds]
+
+
 def _save_shard(path: Path, seen: list[SeenScene]) -> None:
-    visible = torch.zeros(len(seen), FRAMES, _MAX_ITEMS)
+    visible = torch.zeros(len(seen), len(seen[0].visible), _MAX_ITEMS)
     for k, one in enumerate(seen):
         visible[k, :, : one.visible.shape[1]] = torch.from_numpy(one.visible)
     columns = {

@@ -114,11 +114,30 @@ def crowd_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, items=tuple(items))
 
 
+def scatter_scene(seed: int, duration_s: float) -> Scene:
+    """Surveillance with two to six objects at once, apart and standing: to learn to bind by.
+
+    Half of the scenes have two colours only, so that a shape tells what a colour does not.
+    """
+    rng = np.random.default_rng([seed, 11])
+    colours = rng.permutation(list(COLOURS))[: 8 if rng.random() < 0.5 else 2]
+    names = rng.permutation([(c, s) for c in colours for s in SHAPES])[: int(rng.integers(2, 7))]
+    items: list[Item] = []
+    for colour, shape in names:
+        at = (rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.9))
+        if any(np.hypot(at[0] - i.path[0][0], at[1] - i.path[0][1]) < 0.27 for i in items):
+            continue
+        item = _draw_object(rng, 0.0, str(colour), str(shape))
+        items.append(replace(item, path=(at, at), end_s=duration_s))
+    return Scene("surveillance", seed, duration_s, tuple(items))
+
+
 def _draw_objects(rng: np.random.Generator, start_s: float, before: list[Item]) -> list[Item]:
     taken = {i.name for i in before if i.end_s > start_s - BLOCK_S}
-    count = int(rng.choice(5, p=[0.04, 0.16, 0.28, 0.30, 0.22]))
+    count = int(rng.choice(5, p=[0.04, 0.12, 0.22, 0.34, 0.28]))
     # Half of the scenes share colours and shapes on purpose: a name is then needed in full.
     colours = rng.permutation(list(COLOURS))[: 8 if rng.random() < 0.5 else 2]
+    arrivals_s = _draw_arrivals(rng, count)
     items: list[Item] = []
     while len(items) < count:
         colour, shape = str(rng.choice(colours)), str(rng.choice(SHAPES))
@@ -126,14 +145,25 @@ def _draw_objects(rng: np.random.Generator, start_s: float, before: list[Item]) 
             colours = np.array(list(COLOURS))
             continue
         taken.add(f"{colour} {shape}")
-        items.append(_draw_object(rng, start_s, colour, shape))
+        begin_s = start_s + float(arrivals_s[len(items)])
+        items.append(_draw_object(rng, begin_s, colour, shape))
     return items
 
 
-def _draw_object(rng: np.random.Generator, start_s: float, colour: str, shape: str) -> Item:
+def _draw_arrivals(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Seconds of a block at which objects come; in two blocks of three no two in one second.
+
+    What came before, after and in which order can only be asked where arrivals are apart.
+    """
+    if rng.random() < 1 / 3:
+        return np.maximum(rng.uniform(-1.0, BLOCK_S - 1.01, count), 0.0)
+    seconds = rng.permutation(int(BLOCK_S) - 1)[:count]
+    return np.maximum(seconds - rng.uniform(0.02, 0.95, count), 0.0)
+
+
+def _draw_object(rng: np.random.Generator, begin_s: float, colour: str, shape: str) -> Item:
     brief = rng.random() < 0.35
     length_s = rng.uniform(1.0, 1.9) if brief else rng.uniform(2.0, 6.0)
-    begin_s = start_s + max(rng.uniform(-1.0, BLOCK_S - 1.01), 0.0)
     radius = 0.5 * rng.uniform(0.115, 0.15 if rng.random() < 0.5 else 0.22)
     low_contrast = rng.random() < 0.35
     return Item(

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
+from demo.curriculum import plan_phases
 from demo.model import build_model, export_model
 from demo.train_align import train_align
-from demo.train_language import plan_phases, train_language
+from demo.train_language import train_language
 from demo.train_tower import train_tower
 
 logger = logging.getLogger(__name__)

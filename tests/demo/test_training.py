@@ -8,13 +8,14 @@ import torch
 from aot import pool_grid
 from demo import pool
 from demo.checkpoint import load_state, save_state
+from demo.curriculum import Phase
 from demo.facts import CLOCKS, FACTS, state_facts
 from demo.labels import IGNORE
 from demo.model import build_model, load_model
 from demo.optim import build_optimizers
 from demo.questions import open_window
 from demo.scenes import generate_scene
-from demo.train_language import Phase, train_language
+from demo.train_language import train_language
 from demo.train_tower import draw_batch
 from demo.video import write_video
 from workers.models import open_vision_encoder
@@ -58,8 +59,8 @@ def test_no_checkpoint_is_step_nought(tmp_path):
 def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "SHARD_SCENES", 4)
     monkeypatch.setattr("demo.train_language.SHARD_SCENES", 4)
-    monkeypatch.setattr("demo.train_language.VIDEOS_PER_STEP", 2)
-    phases = (Phase((2,), 4, 4, ("exist", "slide_exist")), Phase((3, 4), 2, 4))
+    match = Phase((1,), 4, 4, 2, ("exist", "slide_exist"), scattered=True)
+    phases = (match, Phase((3, 4), 2, 4, 2))
 
     def run(folder, stop_s):
         model = build_model()

@@ -1,0 +1,119 @@
+"""What the language half is asked, and when: phases, and which kinds get the slots of a step.
+
+Circuits form one after the other and only where the gradient is not diluted: a token is first
+matched with a word on single frames, then two attributes of one thing, then what came before what.
+So windows grow, kinds are let in by phases, and of each family the first two kinds that are not
+answered well yet get most of the slots.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from demo.questions import KINDS, LECTURE, SURVEILLANCE, Question
+
+YES_OR_NO = ("exist", "order", "slide_exist")
+SOLVED = 0.9
+"""Skill beyond a guess from which on a kind is kept up rather than taught."""
+PUSHED = 2
+"""Kinds of each family that are taught at a time."""
+
+_MATCH = ("exist", "slide_exist")
+_BIND = (
+    *("exist", "colour", "shape", "colours", "count"),
+    *("slide_exist", "slide_count", "slide_figure", "on_slide"),
+)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the curriculum."""
+
+    frames: tuple[int, ...]
+    """Lengths of the windows, drawn alike often; one a step."""
+    steps: int
+    slots: int
+    videos: int = 16
+    kinds: tuple[str, ...] | None = None
+    """None asks all."""
+    scattered: bool = False
+    """Surveillance from scenes with many things at once."""
+
+
+def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
+    """The curriculum; `scale` stretches every phase."""
+    plan = (
+        Phase((1,), 150, 8, 32, _MATCH, scattered=True),
+        Phase((1,), 250, 10, 24, _BIND, scattered=True),
+        Phase((2,), 350, 10, 16, _BIND),
+        Phase((3,), 700, 10),
+        Phase((3, 4, 5), 1200, 10),
+        Phase((5, 8), 1100, 10),
+        Phase((8,), 900, 10),
+    )
+    return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
+
+
+def find_phase(phases: Sequence[Phase], step: int) -> Phase:
+    """The phase a step falls into; the last one from its start on."""
+    for phase in phases:
+        if step < phase.steps:
+            return phase
+        step -= phase.steps
+    return phases[-1]
+
+
+@dataclass
+class Progress:
+    """How well each kind is answered while training, as a running mean."""
+
+    right: Float[Tensor, " kinds"] = field(default_factory=lambda: torch.zeros(len(KINDS)))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How eagerly a kind is asked."""
+        guess = np.array([0.5 if kind in YES_OR_NO else 0.3 for kind in KINDS])
+        skill = dict(zip(KINDS, (self.right.numpy() - guess) / (1.0 - guess), strict=True))
+        weights = {kind: 0.15 if skill[kind] > SOLVED else 1.0 for kind in KINDS}
+        for family in (SURVEILLANCE, LECTURE):
+            unsolved = [kind for kind in family if skill[kind] <= SOLVED]
+            weights |= dict.fromkeys(unsolved[:PUSHED], 4.0)
+        return weights
+
+    def update(self, kinds: Sequence[Sequence[str | None]], right: Float[Tensor, "b s"]) -> None:
+        """`right[b s]` is 1 where the whole answer was."""
+        for index, kind in enumerate(KINDS):
+            picked = [
+                float(right[b, s])
+                for b, row in enumerate(kinds)
+                for s, name in enumerate(row)
+                if name == kind
+            ]
+            if picked:
+                keep = 0.985 ** len(picked)
+                mean = keep * float(self.right[index]) + (1 - keep) * float(np.mean(picked))
+                self.right[index] = mean
+
+
+def pick(
+    questions: Sequence[Question],
+    slots: int,
+    weights: dict[str, float],
+    rng: np.random.Generator,
+) -> list[Question | None]:
+    """As many as there are slots; what a guess would mostly get right is seldom worth one."""
+    chosen = list(questions)
+    if len(chosen) > slots:
+        each = np.array([weights[q.kind] * max(1.0 - q.guess, 0.1) for q in chosen])
+        order = rng.choice(len(chosen), slots, replace=False, p=each / each.sum())
+        chosen = [chosen[i] for i in order]
+    return [*chosen, *[None] * (slots - len(chosen))]
+
+
+def unlike(draws: Sequence[Sequence[Question]]) -> list[Question]:
+    """Different questions of several draws."""
+    return list({(q.kind, q.text): q for draw in draws for q in draw}.values())
