@@ -29,11 +29,20 @@ def attend(
 
     `l - prefix` is a multiple of `SLOT_LENGTH`.
     """
-    video = [x[:, :, :prefix].flatten(0, 1) for x in (query, key, value)]
-    slots = [x[:, :, prefix:].flatten(0, 1) for x in (query, key, value)]
+    video = _flat(query, key, value, slice(prefix))
+    slots = _flat(query, key, value, slice(prefix, None))
     seen = _attend_video(*video, scaling)
-    asked = _attend_slots(*slots, *video[1:], scaling)
+    asked = _attend_slots(*slots, video[1], video[2], scaling)
     return torch.cat([seen, asked], dim=1).unflatten(0, query.shape[:2])
+
+
+def _flat(query: Tensor, key: Tensor, value: Tensor, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """A part of the positions, batch and heads in one axis."""
+    return (
+        query[:, :, part].flatten(0, 1),
+        key[:, :, part].flatten(0, 1),
+        value[:, :, part].flatten(0, 1),
+    )
 
 
 def _attend_video(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlavaOnevisionForConditionalGeneration
+from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Model
 
 from demo import attention
 from demo.checkpoint import load_state, save_state
@@ -266,7 +266,7 @@ def draw_window(
 
 
 @contextmanager
-def _sparse_attention(language: nn.Module) -> Iterator[None]:
+def _sparse_attention(language: Qwen2Model) -> Iterator[None]:
     """Within the block, attention is `demo.attention`'s."""
     before = language.config._attn_implementation
     language.config._attn_implementation = attention.NAME
