@@ -2,8 +2,8 @@
 
 Circuits form one after the other and only where the gradient is not diluted: a token is first
 matched with a word on single frames, then two attributes of one thing, then what came before what.
-So windows grow, kinds are let in by phases, and of each family the first two kinds that are not
-answered well yet get most of the slots.
+So windows grow, kinds are let in by phases, and of each family the first two kinds that are hardly
+answered yet get most of the slots.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,11 @@ from demo.questions import KINDS, LECTURE, SURVEILLANCE, Question
 
 YES_OR_NO = ("exist", "order", "slide_exist")
 SOLVED = 0.9
-"""Skill beyond a guess from which on a kind is kept up rather than taught."""
+"""Skill beyond a guess from which on a kind is merely kept up."""
+BEGUN = 0.6
+"""Skill from which on a kind comes by itself and needs no push."""
 PUSHED = 2
-"""Kinds of each family that are taught at a time."""
+"""Kinds of each family that are pushed at a time."""
 
 _MATCH = ("exist", "slide_exist")
 _BIND = (
@@ -52,8 +54,8 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
         Phase((2,), 350, 10, 16, _BIND),
         Phase((3,), 700, 10),
         Phase((3, 4, 5), 1200, 10),
-        Phase((5, 8), 1100, 10),
-        Phase((8,), 900, 10),
+        Phase((4, 6, 8), 1100, 10),
+        Phase((6, 8, 8), 900, 10),
     )
     return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
 
@@ -80,8 +82,8 @@ class Progress:
         skill = dict(zip(KINDS, (self.right.numpy() - guess) / (1.0 - guess), strict=True))
         weights = {kind: 0.15 if skill[kind] > SOLVED else 1.0 for kind in KINDS}
         for family in (SURVEILLANCE, LECTURE):
-            unsolved = [kind for kind in family if skill[kind] <= SOLVED]
-            weights |= dict.fromkeys(unsolved[:PUSHED], 4.0)
+            fresh = [kind for kind in family if skill[kind] < BEGUN]
+            weights |= dict.fromkeys(fresh[:PUSHED], 4.0)
         return weights
 
     def update(self, kinds: Sequence[Sequence[str | None]], right: Float[Tensor, "b s"]) -> None:

@@ -33,7 +33,7 @@ def test_phases_follow_each_other_and_the_last_goes_on():
     assert sum(p.steps for p in plan_phases(2.0)) == 2 * sum(p.steps for p in plan_phases())
 
 
-def test_the_first_unsolved_kinds_of_a_family_are_pushed():
+def test_the_first_fresh_kinds_of_a_family_are_pushed():
     progress = Progress()
     progress.right[KINDS.index("exist")] = 1.0
     weights = progress.weights
