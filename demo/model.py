@@ -169,8 +169,8 @@ def _write_processors(folder: Path) -> None:
 
 
 def _extend_config(path: Path) -> None:
-    """Name the layers whose attention is read, and how time marks were written in training."""
+    """Name the layers whose attention is read, and how tokens were read in training."""
     config = json.loads(path.read_text())
     config["attention_layers"] = list(ATTENTION_LAYERS)
-    config["time_marks"] = {"per": "frame", "format": "HH:MM:SS"}
+    config["time_marks"] = {"per": "frame", "format": "HH:MM:SS", "keep_positions": True}
     path.write_text(json.dumps(config, indent=2) + "\n")

@@ -91,7 +91,7 @@ def _pipeline(folder: Path, model: Path) -> Iterator[Pipeline]:
         # What keeps most answers at this budget on such scenes (docs/quality.md).
         "ingest": {"reducer": "adaptive", "retention": 0.10},
         "store": {"url": url},
-        "ask": {"marks": "frame", "keep_positions": True, "max_new_tokens": 12},
+        "ask": {"max_new_tokens": 12},
     }
     try:
         with Pipeline.open(None, settings) as pipeline:

@@ -6,15 +6,15 @@ the answer's text as it is written and last the whole `Answer` with its citation
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import FingerprintMismatch, InvalidQuery, NoFootage
 from pipeline.retrieval import Selection, covered_s, fit_to_budget, nearest_span, no_footage
 from pipeline.store import ClipStore
 from pipeline.times import StreamClock, parse_duration, parse_time
 from pipeline.types import ClipSpan, StreamInfo
-from workers.models import LanguageModel
-from workers.reading import Marks, read_clip
+from workers.models import LanguageModel, Marks, ReadingStyle
+from workers.reading import read_clip
 
 MARK_TOKENS = 16
 """Set aside for a time mark and a newline; marks take 5 to 12 in known vocabularies."""
@@ -34,8 +34,10 @@ class Question:
     max_visual_tokens: int | None = None
     max_new_tokens: int = 256
     max_clips: int = 2048
-    marks: Marks = "clip"
-    keep_positions: bool = False
+    marks: Marks | None = None
+    """Time marks, one a clip or one a frame; None as the model wants them."""
+    keep_positions: bool | None = None
+    """Read tokens at the places they had before the reduction; None as the model wants it."""
 
     def __post_init__(self) -> None:
         if not self.text.strip() or len(self.text) > 4096:
@@ -99,13 +101,14 @@ def ask_stream(
     started_s = time.perf_counter()
     for stream_id in question.streams:
         require_model(store.get_info(stream_id), model)
-    selection, asked_s = select(store, question, _room(model, question))
+    style = reading_style(question, model)
+    selection, asked_s = select(store, question, style, _room(model, question))
     index_s = time.perf_counter() - started_s
     segments, read = [], []
     by_place = {(span.stream_id, span.epoch, span.index): span for span in selection.spans}
     for clip in store.iter_clips(selection.spans, on_corrupt="skip"):
         read.append(by_place[clip.stream_id, clip.epoch, clip.index])
-        segments += read_clip(clip, marks=question.marks, keep_positions=question.keep_positions)
+        segments += read_clip(clip, marks=style.marks, keep_positions=style.keep_positions)
     if not read:
         raise NoFootage(
             f"none of {len(selection.spans)} clips in the range can be read; run "
@@ -132,7 +135,15 @@ def ask_stream(
     )
 
 
-def select(store: ClipStore, question: Question, room: int) -> tuple[Selection, float]:
+def reading_style(question: Question, model: LanguageModel) -> ReadingStyle:
+    """How the clips are read: as the question says, else as the model wants."""
+    given = {"marks": question.marks, "keep_positions": question.keep_positions}
+    return replace(model.reading, **{k: v for k, v in given.items() if v is not None})
+
+
+def select(
+    store: ClipStore, question: Question, style: ReadingStyle, room: int
+) -> tuple[Selection, float]:
     """The clips to read, and the seconds that were asked about; reads the index alone.
 
     `room`: tokens that the model's context leaves for video.
@@ -150,9 +161,9 @@ def select(store: ClipStore, question: Question, room: int) -> tuple[Selection, 
         asked_s += end_s - start_s
     infos = [store.get_info(stream_id) for stream_id in question.streams]
     frames = max(_number(info, "clip_frames", 8) for info in infos)
-    marks = MARK_TOKENS * (frames if question.marks == "frame" else 1)
+    marks = MARK_TOKENS * (frames if style.marks == "frame" else 1)
     max_clips = question.max_clips
-    if question.keep_positions:  # a clip then takes the context that all its tokens would
+    if style.keep_positions:  # a clip then takes the context that all its tokens would
         whole = frames * max(_number(info, "frame_tokens", 0) for info in infos)
         max_clips = min(max_clips, room // (whole + marks))
     max_tokens = min(question.max_visual_tokens or room, room)

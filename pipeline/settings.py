@@ -98,10 +98,11 @@ class AskSettings(_Group):
     max_new_tokens: int = Field(default=256, ge=1, le=32768)
     max_clips: int = Field(default=2048, ge=1)
     """Most clips loaded for one question."""
-    marks: Literal["clip", "frame"] = "clip"
-    """One time mark a clip, or one a frame."""
-    keep_positions: bool = False
-    """Read every token at the place it had before the reduction, where the context holds them."""
+    marks: Literal["clip", "frame"] | None = None
+    """One time mark a clip, or one a frame; null as the checkpoint says, else one a clip."""
+    keep_positions: bool | None = None
+    """Read every token at the place it had before the reduction, where the context holds them;
+    null as the checkpoint says, else not."""
 
 
 class Settings(BaseSettings):

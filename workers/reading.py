@@ -5,14 +5,10 @@ behind its own mark. Knows of no store and no model.
 """
 
 from dataclasses import replace
-from typing import Literal
 
 from aot import ClipTokens
-from workers.models.base import VisualSegment
+from workers.models.base import Marks, VisualSegment
 from workers.types import CompressedClip
-
-Marks = Literal["clip", "frame"]
-"""One time mark a clip, or one a frame."""
 
 
 def format_mark(time_s: float, *, brackets: bool = True) -> str:

@@ -5,7 +5,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from demo.model import CELLS, build_model, load_model
 from demo.tokenizer import build_tokenizer, format_mark
-from workers.models import open_language_model, open_vision_encoder
+from workers.models import ReadingStyle, open_language_model, open_vision_encoder
 
 
 def test_checkpoint_is_small_and_loads_with_the_auto_classes(untrained):
@@ -26,6 +26,10 @@ def test_the_product_opens_both_halves(untrained):
     assert encoder.grid == (2 * CELLS, 2 * CELLS)
     assert encoder.attention_layers == (1, 3)
     assert open_language_model(untrained).dim == encoder.dim
+
+
+def test_the_product_reads_clips_to_it_as_in_training(untrained):
+    assert open_language_model(untrained).reading == ReadingStyle("frame", keep_positions=True)
 
 
 def test_a_time_mark_is_three_words_in_brackets_or_not():

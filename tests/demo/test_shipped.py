@@ -9,7 +9,7 @@ from aot import make_reducer
 from demo.evaluate import answer_clips, choose_seeds, evaluate, watch_scenes
 from demo.model import ATTENTION_LAYERS
 from demo.saliency import measure_saliency
-from workers.models import open_language_model
+from workers.models import ReadingStyle, open_language_model
 from workers.reading import read_clip
 from workers.types import CompressedClip
 
@@ -29,6 +29,10 @@ def watched():
 
 def test_folder_is_small():
     assert sum(path.stat().st_size for path in MODEL.iterdir()) < 12e6
+
+
+def test_the_product_reads_clips_to_it_as_in_training():
+    assert open_language_model(MODEL).reading == ReadingStyle("frame", keep_positions=True)
 
 
 def test_accuracy_with_all_tokens_is_as_recorded(watched):

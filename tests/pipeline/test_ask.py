@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from pipeline.ask import Answer, Question, ask, ask_stream, resolve_range
+from pipeline.ask import Answer, Question, ask, ask_stream, reading_style, resolve_range
 from pipeline.errors import (
     FingerprintMismatch,
     InvalidQuery,
@@ -27,8 +27,7 @@ from workers.clips import open_clips
 from workers.compress import CompressSettings
 from workers.errors import PromptTooLong
 from workers.inline import InlineWorkers
-from workers.models import open_language_model
-from workers.models.base import VisualSegment
+from workers.models import ReadingStyle, VisualSegment, open_language_model
 from workers.reading import format_mark
 from workers.types import VideoSource
 
@@ -203,14 +202,74 @@ def test_kept_positions_take_the_context_of_all_tokens(store, model):
 
 def with_context(model, context_length: int):
     """The same model with less context."""
+    return changed(model, context_length=context_length)
 
-    class Small:
+
+def changed(model, **attributes):
+    """The same model with some attributes of its own."""
+
+    class Changed:
         def __getattr__(self, name):
             return getattr(model, name)
 
-    small = Small()
-    small.context_length = context_length
-    return small
+    result = Changed()
+    vars(result).update(attributes)
+    return result
+
+
+class Heard(Exception):
+    """Carries the segments a model was asked with."""
+
+
+def read_to(store, model, asked: Question) -> list[VisualSegment]:
+    """What the model gets to read."""
+
+    def stream_answer(text, segments, **_):
+        raise Heard(segments)
+
+    with pytest.raises(Heard) as heard:
+        ask(store, changed(model, stream_answer=stream_answer), asked)
+    return heard.value.args[0]
+
+
+def same_reading(one: list[VisualSegment], other: list[VisualSegment]) -> bool:
+    marks = [s.mark for s in one] == [s.mark for s in other]
+    return marks and all(
+        torch.equal(a.tokens, b.tokens)
+        and (a.positions is None) == (b.positions is None)
+        and (a.positions is None or torch.equal(a.positions, b.positions))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.fixture
+def taught(model):
+    """The same model, taught frame by frame with positions."""
+    return changed(model, reading=ReadingStyle("frame", keep_positions=True))
+
+
+def test_clips_are_read_as_the_model_wants(store, model, taught):
+    asked = question(start=0, end=6)
+    by_hand = question(start=0, end=6, marks="frame", keep_positions=True)
+    assert same_reading(read_to(store, taught, asked), read_to(store, model, by_hand))
+    assert not same_reading(read_to(store, taught, asked), read_to(store, model, asked))
+
+
+@pytest.mark.parametrize(
+    ("given", "style"),
+    [
+        ({}, ReadingStyle("frame", True)),
+        ({"marks": "clip"}, ReadingStyle("clip", True)),
+        ({"keep_positions": False}, ReadingStyle("frame", False)),
+        ({"marks": "clip", "keep_positions": False}, ReadingStyle("clip", False)),
+    ],
+)
+def test_what_the_question_says_wins_over_the_model(taught, given, style):
+    assert reading_style(question(**given), taught) == style
+
+
+def test_the_budget_knows_how_the_model_reads(store, taught):
+    assert len(ask(store, with_context(taught, 1000), question()).citations) < 4
 
 
 def test_a_context_without_room_for_video_is_refused(store, model):

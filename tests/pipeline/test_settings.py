@@ -152,3 +152,12 @@ def test_there_are_settings_files():
     assert {"default.yaml", "surveillance.yaml", "lecture.yaml"} <= {
         path.name for path in CONFIGS.iterdir()
     }
+
+
+def test_how_clips_are_read_is_left_to_the_checkpoint_unless_it_is_set(monkeypatch):
+    ask = load_settings(CONFIGS / "miniature.yaml").ask
+    assert (ask.marks, ask.keep_positions) == (None, None)
+    monkeypatch.setenv("AOT_ASK__MARKS", "frame")
+    monkeypatch.setenv("AOT_ASK__KEEP_POSITIONS", "false")
+    ask = load_settings(CONFIGS / "miniature.yaml").ask
+    assert (ask.marks, ask.keep_positions) == ("frame", False)

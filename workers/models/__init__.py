@@ -16,14 +16,23 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from workers.errors import ModelError, NoVisionTower, UnsupportedModel
-from workers.models.base import LanguageModel, ModelIdentity, VisionEncoder, VisualSegment
+from workers.models.base import (
+    LanguageModel,
+    Marks,
+    ModelIdentity,
+    ReadingStyle,
+    VisionEncoder,
+    VisualSegment,
+)
 from workers.models.checkpoint import Checkpoint, one_line, open_checkpoint
 
 __all__ = [
     "FAMILIES",
     "Family",
     "LanguageModel",
+    "Marks",
     "ModelIdentity",
+    "ReadingStyle",
     "VisionEncoder",
     "VisualSegment",
     "open_language_model",

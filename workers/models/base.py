@@ -47,6 +47,19 @@ class ModelIdentity:
         return mine == (other.model_type, other.weights, other.processor)
 
 
+Marks = Literal["clip", "frame"]
+"""One time mark a clip, or one a frame."""
+
+
+@dataclass(frozen=True)
+class ReadingStyle:
+    """How a model was taught to read the tokens of a clip; the defaults are the families'."""
+
+    marks: Marks = "clip"
+    keep_positions: bool = False
+    """Every token is read at the place it had before the reduction."""
+
+
 @dataclass(frozen=True)
 class VisualSegment:
     """A text mark, and the visual tokens that are read after it as one run."""
@@ -125,6 +138,11 @@ class LanguageModel(Protocol):
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and answer together."""
+        ...
+
+    @property
+    def reading(self) -> ReadingStyle:
+        """How it wants stored clips to be read to it."""
         ...
 
     def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from aot import InvalidFeatures
 from workers.errors import PromptTooLong
-from workers.models.base import ModelIdentity, VisualSegment
+from workers.models.base import ModelIdentity, ReadingStyle, VisualSegment
 from workers.models.prompt import Prompt, PromptWriter
 from workers.models.streaming import stream_text
 
@@ -35,6 +35,7 @@ class CachedTokensLanguageModel:
         writer: PromptWriter,
         run_end: Float[Tensor, "e d"],
         identity: ModelIdentity,
+        reading: ReadingStyle,
         token_timeout_s: float = TOKEN_TIMEOUT_S,
     ) -> None:
         """
@@ -44,6 +45,7 @@ class CachedTokensLanguageModel:
         """
         text_config = half.config.get_text_config()
         self.identity = identity
+        self.reading = reading
         self.dim: int = text_config.hidden_size
         self.context_length: int = text_config.max_position_embeddings
         self._half = half

@@ -34,6 +34,7 @@ from workers.models.checkpoint import Checkpoint
 from workers.models.language import CachedTokensLanguageModel
 from workers.models.loading import identify, load_config, load_half, open_prompt_writer
 from workers.models.pixels import PixelSettings, read_pixel_settings
+from workers.models.style import read_style
 from workers.types import PixelFormat
 
 LOCAL_LAYER = 5
@@ -137,6 +138,7 @@ def open_language(
 ) -> CachedTokensLanguageModel:
     """Load the language half of an opened checkpoint."""
     config, settings = _open_config(checkpoint)
+    reading = read_style(checkpoint)
     writer = open_prompt_writer(checkpoint, config.video_token_index, newline_tokens=1)
     config.vision_config.num_hidden_layers = 0  # of the tower, the embeddings stay, unused
     half = load_half(
@@ -148,7 +150,7 @@ def open_language(
     ).to(device)
     newline = half.model.image_newline[None]
     identity = identify(checkpoint, settings, dtype)
-    return CachedTokensLanguageModel(half, writer, newline, identity)
+    return CachedTokensLanguageModel(half, writer, newline, identity, reading)
 
 
 def attention_layers(num_layers: int, chosen: Sequence[int] | None = None) -> tuple[int, int]:

@@ -1,0 +1,60 @@
+"""How a checkpoint wants its visual tokens to be read, as its config.json says.
+
+    "time_marks": {"per": "frame", "format": "HH:MM:SS", "keep_positions": true}
+
+A checkpoint that was trained on such prompts answers gibberish from others. One that says nothing
+is read as its family is: one mark a clip, the tokens as neighbours.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from workers.errors import InvalidCheckpoint
+from workers.models.base import ReadingStyle
+from workers.models.checkpoint import Checkpoint
+
+KEY = "time_marks"
+FIELDS: dict[str, Sequence[Any]] = {
+    "per": ("clip", "frame"),
+    "format": ("HH:MM:SS",),
+    "keep_positions": (False, True),
+}
+"""What may stand there, and with which values; each may be left out."""
+
+
+def read_style(checkpoint: Checkpoint) -> ReadingStyle:
+    """The style a checkpoint names, or the families' default.
+
+    Raises:
+        InvalidCheckpoint: `time_marks` is no object, or holds what is not known here: read
+            otherwise than it was trained, the model would answer wrongly without a word.
+    """
+    given = checkpoint.config.get(KEY)
+    if given is None:
+        return ReadingStyle()
+    if not isinstance(given, dict):
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id}: got {KEY} {given!r}, expected an object with any of "
+            f"{', '.join(FIELDS)}; mend config.json"
+        )
+    for name, value in given.items():
+        _check_field(checkpoint, name, value)
+    return ReadingStyle(
+        marks=given.get("per", ReadingStyle.marks),
+        keep_positions=given.get("keep_positions", ReadingStyle.keep_positions),
+    )
+
+
+def _check_field(checkpoint: Checkpoint, name: str, value: Any) -> None:
+    if name not in FIELDS:
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id}: got {KEY}.{name}, expected any of {', '.join(FIELDS)}; mend "
+            "config.json, or use a version that knows it"
+        )
+    allowed = FIELDS[name]
+    # By type too: 1 equals true, and is none.
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id}: got {KEY}.{name} {value!r}, expected "
+            f"{' or '.join(map(repr, allowed))}; mend config.json"
+        )
