@@ -191,6 +191,8 @@ def resolve_range(store: ClipStore, stream_id: str, question: Question) -> tuple
 
 def require_model(info: StreamInfo, model: LanguageModel) -> None:
     """Raise `FingerprintMismatch` when the stream's tokens were not made by this model."""
+    if not info.fingerprint:  # it was refused before a model was asked for, and has no tokens
+        return
     ours = {
         "model_type": model.identity.model_type,
         "weights": model.identity.weights,

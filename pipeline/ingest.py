@@ -4,25 +4,23 @@
 this process. The work is `workers.session.run_session`'s; here the parts are chosen and joined.
 """
 
-import hashlib
-import json
-import math
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aot import pooled_grid
+from pipeline.admission import admit
+from pipeline.describe import stream_info, unread_stream_info
 from pipeline.errors import Conflict, FingerprintMismatch, InvalidQuery
 from pipeline.settings import Settings
-from pipeline.sink import StoreSinkFactory, describe_source
+from pipeline.sink import StoreSinkFactory
 from pipeline.store import StoreConfig, open_store
-from pipeline.types import StreamInfo
-from workers.clips import open_clips
+from workers.clips import check_source, open_clips
 from workers.cluster import (
     Cluster,
     ClusterSettings,
@@ -34,8 +32,10 @@ from workers.cluster_session import SessionHandle
 from workers.errors import SourceError
 from workers.group import SessionReport, WorkerInfo
 from workers.inline import InlineWorkers
-from workers.session import OpenClips, Progress, SessionSettings, run_session
+from workers.session import CheckSource, OpenClips, Progress, SessionSettings, run_session
 from workers.types import VideoSource
+
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (
     *(".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
@@ -57,17 +57,22 @@ def ingest(
 ) -> Iterator[Progress]:
     """Ingest videos one after the other with workers that are loaded once.
 
-    With `keep_going` a video that cannot be read, or whose stream is taken, ends in a progress of
-    state `failed` with its error, and the next one follows.
+    They are loaded when the first video is found that can be ingested, as far as a look at its
+    stream and its file tells. With `keep_going` a video that cannot be read, or whose stream is
+    taken, ends in a progress of state `failed` with its error, and the next one follows.
 
     Raises:
         SourceError, ModelError, StoreError, LeaseHeld, FingerprintMismatch: what stopped it.
             The videos before it are stored, and of this one what came before.
     """
     store = _shared_config(settings.store_config())
-    with _runner(settings, store) as run:
+    with ExitStack() as stack:
+        run = None
         for request in requests:
             try:
+                if not _joins_cluster(settings):
+                    _admit(settings, store, request)
+                run = run or stack.enter_context(_runner(settings, store))
                 yield from run(request)
             except (SourceError, Conflict, FingerprintMismatch) as error:
                 if not keep_going:
@@ -79,7 +84,7 @@ def ingest(
 def _runner(
     settings: Settings, store: StoreConfig
 ) -> Iterator[Callable[[IngestRequest], Iterator[Progress]]]:
-    """Loaded workers, in this process or on Ray."""
+    """Loaded workers in this process, or a cluster that loads them for its first session."""
     if not settings.ray.enabled:
         with InlineWorkers(settings.compress_settings()) as workers:
             yield lambda request: _run_inline(settings, store, request, workers)
@@ -87,7 +92,7 @@ def _runner(
     handler = signal.getsignal(signal.SIGTERM)
     with open_cluster(_cluster_settings(settings)) as cluster:
         _restore_handler(handler)
-        yield lambda request: _watched(_start_on_ray(settings, store, request, cluster))
+        yield lambda request: _run_on_ray(settings, store, request, cluster)
 
 
 def _restore_handler(handler: Any) -> None:
@@ -110,19 +115,27 @@ def _watched(session: SessionHandle) -> Iterator[Progress]:
         session.kill()
 
 
-def detach(settings: Settings, requests: list[IngestRequest]) -> list[str]:
-    """Start sessions that go on after this process; return their stream ids.
+def detach(
+    settings: Settings, requests: list[IngestRequest], *, keep_going: bool = False
+) -> list[str]:
+    """Start sessions that go on after this process; return the ids of their streams.
 
-    Without a cluster's address, one is started on this machine; `ray stop` ends it.
+    Without a cluster's address, one is started on this machine; `ray stop` ends it. With
+    `keep_going` a video that cannot be read is left out: its stream's status says why.
 
     Raises:
-        LeaseHeld, FingerprintMismatch, Conflict: a stream cannot be written as asked.
+        SourceError, LeaseHeld, FingerprintMismatch, Conflict: a stream cannot be written as asked.
     """
-    store = _shared_config(settings.store_config())
-    joined = _cluster_settings(settings)
-    if joined.address is None:
-        joined = start_local_cluster(joined)
-    with open_cluster(joined) as cluster:
+    store, chosen = _shared_config(settings.store_config()), _cluster_settings(settings)
+    joins = chosen.address is not None
+    if not joins:
+        requests = _admit_all(settings, store, requests, keep_going=keep_going)
+        if not requests:
+            return []
+        chosen = start_local_cluster(chosen)
+    with open_cluster(chosen) as cluster:
+        if joins:
+            requests = _admit_all(settings, store, requests, cluster, keep_going=keep_going)
         for request in requests:
             _start_on_ray(settings, store, request, cluster, detached=True)
     return [request.source.stream_id for request in requests]
@@ -159,44 +172,50 @@ def find_videos(path: str) -> list[str]:
     return found
 
 
-def stream_info(source: VideoSource, info: WorkerInfo, settings: Settings) -> StreamInfo:
-    """What the store keeps of a stream beside its clips."""
-    identity = info.identity
-    return StreamInfo(
-        stream_id=source.stream_id,
-        source=describe_source(source.url),
-        model_id=identity.model_id,
-        fingerprint=fingerprint(info, settings.store.dtype, source.fps),
-        wall_start_s=source.wall_start_s,
-        settings={
-            "model_type": identity.model_type,
-            "revision": identity.revision,
-            "weights": identity.weights,
-            "processor": identity.processor,
-            "dtype": identity.dtype,
-            "stored_dtype": settings.store.dtype,
-            "reducer": info.reducer,
-            "retention": settings.ingest.retention,
-            "clip_frames": info.clip_frames,
-            "fps": source.fps,
-            "frame_tokens": math.prod(pooled_grid(info.grid, info.config.pooling)),
-        },
-    )
+def _joins_cluster(settings: Settings) -> bool:
+    """Sessions may then run on another machine, with files of its own."""
+    return settings.ray.enabled and settings.ray.address is not None
 
 
-def fingerprint(info: WorkerInfo, stored_dtype: str, fps: float | None) -> str:
-    """32 hex digits over all that decides a stream's tokens and how they are stored."""
-    parts = [
-        info.identity.digest(),
-        info.reducer,
-        asdict(info.config),
-        info.grid,
-        info.clip_frames,
-        stored_dtype,
-        fps,
-    ]
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _admit(
+    settings: Settings, store: StoreConfig, request: IngestRequest, cluster: Cluster | None = None
+) -> None:
+    """Raise what is wrong with a request as far as it shows without a model; see `admit`.
+
+    The file is looked at from here, or from where the cluster would run its session.
+    """
+    check: CheckSource = partial(check_source, roots=_roots(settings))
+    if cluster is not None:
+        check = partial(cluster.check_source, check)
+    with open_store(store) as opened:
+        admit(
+            opened,
+            unread_stream_info(request.source, settings),
+            partial(check, request.source),
+            moved=request.resume,
+            lease_s=settings.ingest.lease_s,
+        )
+
+
+def _admit_all(
+    settings: Settings,
+    store: StoreConfig,
+    requests: list[IngestRequest],
+    cluster: Cluster | None = None,
+    *,
+    keep_going: bool,
+) -> list[IngestRequest]:
+    """Those that can be ingested; with `keep_going` without those whose file is refused."""
+    admitted = []
+    for request in requests:
+        try:
+            _admit(settings, store, request, cluster)
+            admitted.append(request)
+        except SourceError as error:
+            if not keep_going:
+                raise
+            logger.warning("stream %s not started: %s", request.source.stream_id, error)
+    return admitted
 
 
 def _run_inline(
@@ -212,6 +231,14 @@ def _run_inline(
         raise
     finally:
         sink.close()
+
+
+def _run_on_ray(
+    settings: Settings, store: StoreConfig, request: IngestRequest, cluster: Cluster
+) -> Iterator[Progress]:
+    if _joins_cluster(settings):
+        _admit(settings, store, request, cluster)
+    yield from _watched(_start_on_ray(settings, store, request, cluster))
 
 
 def _start_on_ray(
@@ -244,7 +271,11 @@ def _start_on_ray(
 
 
 def _opener(settings: Settings) -> OpenClips:
-    return partial(open_clips, roots=tuple(Path(root) for root in settings.ingest.roots))
+    return partial(open_clips, roots=_roots(settings))
+
+
+def _roots(settings: Settings) -> tuple[Path, ...]:
+    return tuple(Path(root) for root in settings.ingest.roots)
 
 
 def _sink_factory(

@@ -16,13 +16,23 @@ from pathlib import Path
 
 from pipeline.errors import Conflict, LeaseHeld, PipelineError, UnknownStream
 from pipeline.store import ClipStore, StoreConfig, open_store
+from pipeline.store.base import lease_held
 from pipeline.types import Gap, Lease, StreamInfo, StreamStatus, without_credentials
 from workers.group import Cursor, SessionReport, StreamGap
 from workers.types import CompressedClip
 
 logger = logging.getLogger(__name__)
 
+ORPHAN_S = 15.0
+"""How long a session without its cluster is given to end; 2 s are usual."""
+ORPHAN_POLL_S = 0.2
+
 _STATUS: dict[str, StreamStatus] = {"complete": "complete", "stopped": "paused"}
+
+
+def new_writer() -> str:
+    """A name that no other writer has."""
+    return uuid.uuid4().hex[:8]
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class StoreSinkFactory:
     info: StreamInfo
     """As the stream is to be known; of an existing stream only the status changes."""
     lease_s: float = 30.0
-    writer: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    writer: str = field(default_factory=new_writer)
     """Names this writer: one that starts again takes over from itself."""
     moved: bool = False
     """Accept that an existing stream is known under another source."""
@@ -48,7 +58,7 @@ class StoreSinkFactory:
         """
         store = open_store(self.store)
         try:
-            lease = _acquire(store, self.info.stream_id, self.writer, self.lease_s)
+            lease = take_lease(store, self.info.stream_id, writer=self.writer, lease_s=self.lease_s)
             try:
                 return StoreSink(store, lease, self._begin(store, lease))
             except BaseException:
@@ -64,19 +74,10 @@ class StoreSinkFactory:
         if known is None:
             store.put_info(replace(self.info, created_at_s=now_s, updated_at_s=now_s), lease=lease)
             return store.get_info(self.info.stream_id)
-        begun = store.get_position(known.stream_id) is not None
-        if known.source != self.info.source and not self.moved and begun:
-            raise Conflict(
-                f"stream {known.stream_id} holds {known.source}, got {self.info.source}; use "
-                "another stream id, or --resume if the file was moved"
-            )
+        if store.get_position(known.stream_id) is not None:
+            require_same_source(known, self.info, moved=self.moved)
         if known.status == "complete" and known.fingerprint == self.info.fingerprint:
             return known
-        if begun and known.wall_start_s != self.info.wall_start_s:
-            raise Conflict(
-                f"stream {known.stream_id} was begun with wall start {known.wall_start_s}, got "
-                f"{self.info.wall_start_s}; give the same --start-time to go on with it"
-            )
         info = replace(self.info, created_at_s=known.created_at_s, updated_at_s=now_s)
         store.put_info(info, lease=lease)
         return info
@@ -154,6 +155,23 @@ def known_info(store: ClipStore, stream_id: str) -> StreamInfo | None:
         return None
 
 
+def require_same_source(known: StreamInfo, info: StreamInfo, *, moved: bool) -> None:
+    """Raise `Conflict` unless a stream that was begun may go on with this source.
+
+    A complete stream is not gone on with: its start does not matter.
+    """
+    if known.source != info.source and not moved:
+        raise Conflict(
+            f"stream {known.stream_id} holds {known.source}, got {info.source}; use "
+            "another stream id, or --resume if the file was moved"
+        )
+    if known.status != "complete" and known.wall_start_s != info.wall_start_s:
+        raise Conflict(
+            f"stream {known.stream_id} was begun with wall start {known.wall_start_s}, got "
+            f"{info.wall_start_s}; give the same --start-time to go on with it"
+        )
+
+
 def describe_source(url: str) -> str:
     """A source as it is stored and shown: files by their full path, no credentials."""
     if "://" in url:
@@ -161,7 +179,19 @@ def describe_source(url: str) -> str:
     return os.fsencode(os.path.abspath(url)).decode("utf-8", "backslashreplace")
 
 
-def _acquire(store: ClipStore, stream_id: str, writer: str, lease_s: float) -> Lease:
+def require_free(store: ClipStore, stream_id: str) -> None:
+    """Raise `LeaseHeld` when a living writer has the stream.
+
+    A session whose command and cluster were killed ends by itself soon: that is waited for.
+    """
+    until_s = time.monotonic() + ORPHAN_S
+    while (held := store.get_lease(stream_id)) is not None and not _is_gone(held.holder):
+        if time.monotonic() > until_s or not _is_orphan(held.holder):
+            raise lease_held(held)
+        time.sleep(ORPHAN_POLL_S)
+
+
+def take_lease(store: ClipStore, stream_id: str, *, writer: str, lease_s: float) -> Lease:
     """The lease, also from a predecessor of the same name or from a dead process of this host."""
     holder = f"{writer}@{socket.gethostname()}:{os.getpid()}"
     try:
@@ -173,14 +203,17 @@ def _acquire(store: ClipStore, stream_id: str, writer: str, lease_s: float) -> L
     return store.acquire_lease(stream_id, holder, ttl_s=lease_s, takeover=True)
 
 
-def _is_gone(holder: str, writer: str) -> bool:
-    name, _, place = holder.partition("@")
-    host, _, pid = place.rpartition(":")
-    if name == writer:
+def _is_gone(holder: str, writer: str | None = None) -> bool:
+    if holder.partition("@")[0] == writer:
         return True
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    return not _is_alive(int(pid))
+    pid = _pid_here(holder)
+    return pid is not None and not _is_alive(pid)
+
+
+def _pid_here(holder: str) -> int | None:
+    """The holder's process when it is one of this host."""
+    host, _, pid = holder.partition("@")[2].rpartition(":")
+    return int(pid) if host == socket.gethostname() and pid.isdigit() else None
 
 
 def _is_alive(pid: int) -> bool:
@@ -200,3 +233,15 @@ def _is_zombie(pid: int) -> bool:
     except OSError:
         return False
     return facts.rpartition(")")[2].split()[:1] == ["Z"]
+
+
+def _is_orphan(holder: str) -> bool:
+    """A worker of Ray whose supervisor on this host is gone (Linux alone)."""
+    pid = _pid_here(holder)
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        supervisor = Path(f"/proc/{parent}/comm").read_text().strip()
+    except OSError:
+        return False
+    return title.startswith(b"ray::") and supervisor != "raylet"

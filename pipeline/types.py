@@ -101,7 +101,8 @@ class StreamInfo:
     """Path or URL, credentials removed on the way in."""
     model_id: str
     fingerprint: str
-    """Model, revision, processor, reducer settings and dtype, hashed; one per stream."""
+    """Model, revision, processor, reducer settings and dtype, hashed; one per stream. Empty where
+    the source was refused before a model was loaded."""
     status: StreamStatus = "running"
     error: str | None = None
     """One line, when the status is `failed`."""

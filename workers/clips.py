@@ -2,7 +2,8 @@
 
 A clip is `clip_frames` sampled frames in presentation order whose pixels lie in one array. It
 ends early at a new epoch and before a frame marked `cut`; the last one may be short.
-`open_clips` reads a file that way for a session; `cut_clips` takes frames from anywhere.
+`open_clips` reads a file that way for a session, `check_source` tells beforehand whether it could;
+`cut_clips` takes frames from anywhere.
 """
 
 import time
@@ -13,8 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from workers.decode import VideoReader
+from workers.decode_open import open_track
 from workers.group import Cursor, WorkerInfo
 from workers.types import Clip, Frame, VideoSource
+
+
+def check_source(source: VideoSource, *, roots: Sequence[Path] = ()) -> None:
+    """Open a file as `open_clips` does and close it again; no clip is decoded.
+
+    Raises what `VideoReader` raises on opening; what only shows while reading, it does not see.
+    """
+    with open_track(source.url, roots=roots):
+        pass
 
 
 @contextmanager

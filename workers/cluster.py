@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from workers.answer import AnswerSettings
 from workers.cluster_answer import ClusterAnswer, open_answer
+from workers.cluster_check import check_on_cluster
 from workers.cluster_connect import ClusterSettings, connect, start_local_cluster
 from workers.cluster_pool import PoolSettings, close_pool, open_pool
 from workers.cluster_session import (
@@ -27,7 +28,7 @@ from workers.cluster_session import (
 )
 from workers.compress import CompressSettings
 from workers.group import SinkFactory, WorkerInfo
-from workers.session import OpenClips, SessionSettings
+from workers.session import CheckSource, OpenClips, SessionSettings
 from workers.types import VideoSource
 
 __all__ = [
@@ -38,6 +39,9 @@ __all__ = [
     "open_cluster",
     "start_local_cluster",
 ]
+
+CHECK_TIMEOUT_S = 30.0
+"""Longest wait for a place from which a source can be looked at."""
 
 
 class Cluster:
@@ -66,6 +70,19 @@ class Cluster:
             mine = self._pools.setdefault(name, [])
             mine.extend(handles[len(mine) :])
         return name, info
+
+    def check_source(self, check: CheckSource, source: VideoSource) -> None:
+        """Look at a source where its session would run; raises what `check` raises there.
+
+        Returns without having looked where the cluster has no place for it in time.
+        """
+        check_on_cluster(
+            check,
+            source,
+            cpus=self._settings.session_cpus,
+            resources=self._settings.session_resources,
+            timeout_s=CHECK_TIMEOUT_S,
+        )
 
     def start_session(
         self,

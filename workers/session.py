@@ -115,6 +115,10 @@ OpenClips = Callable[[VideoSource, WorkerInfo, Cursor | None], AbstractContextMa
 """Opens a source behind a cursor, as clips of the length and pixel format the workers take."""
 
 
+CheckSource = Callable[[VideoSource], None]
+"""Raises a `SourceError` where `OpenClips` would; asked before a model is loaded."""
+
+
 def run_session(
     source: VideoSource,
     settings: SessionSettings,

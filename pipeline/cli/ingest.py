@@ -111,12 +111,12 @@ def stream_name(url: str) -> str:
 def _detach(settings: "Settings", requests: list["IngestRequest"], as_json: bool) -> int:
     from pipeline.ingest import detach
 
-    started = detach(settings, requests)
+    started = detach(settings, requests, keep_going=len(requests) > 1)
     if as_json:
         print_json({"detached": started})
-    else:
+    elif started:
         print(f"started {', '.join(started)}; `aot streams` shows how far they are")
-    return 0
+    return 0 if len(started) == len(requests) else 1
 
 
 def _watch(progress: Iterable["Progress"], as_json: bool) -> int:

@@ -33,11 +33,14 @@ def free_port() -> int:
 
 @pytest.fixture
 def detached(environment, monkeypatch):
-    """Variables under which `--detach` starts a cluster of the test's own, ended afterwards."""
+    """Variables under which `--detach` starts a cluster of the test's own, ended afterwards.
+
+    Gives the cluster's address.
+    """
     port = free_port()
     monkeypatch.setenv("AOT_RAY__LOCAL_PORT", str(port))
     monkeypatch.setenv("AOT_RAY__ENABLED", "true")
-    yield
+    yield f"127.0.0.1:{port}"
     with open_cluster(ClusterSettings(address=f"127.0.0.1:{port}")):
         folder = ray.get_runtime_context().get_session_name()
     ours = [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]
@@ -85,10 +88,19 @@ def test_a_detached_ingest_is_paused_resumed_watched_and_removed(detached, opene
     assert opened.list_streams() == []
 
 
-def test_a_detached_ingest_of_a_bad_file_shows_as_failed(detached, opened, tmp_path):
+def test_of_several_detached_files_a_bad_one_is_left_out_and_said(
+    detached, opened, video, tmp_path
+):
     path = tmp_path / "long.mp4"
     path.write_text("no video")
-    assert aot("ingest", path, "--detach").code == 0
-    wait_until(lambda: status(opened) == "failed")
+    ran = aot("ingest", path, video, "--detach", "--json")
+    assert (ran.code, ran.json) == (1, {"detached": ["walk"]})
+    assert "stream long not started: " in ran.err
+    assert status(opened) == "failed"
     assert opened.get_info("long").error.startswith("NoVideoStream: ")
-    assert opened.get_lease("long") is None
+    wait_until(lambda: opened.get_info("walk").status == "complete")
+
+    joined = aot("ingest", path, "--ray", detached, "--stream", "x", "--model", "/no/such/folder")
+    assert joined.code == 1
+    assert "error: NoVideoStream: " in joined.err
+    assert opened.get_info("x").error.startswith("NoVideoStream: ")

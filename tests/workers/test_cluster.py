@@ -22,8 +22,9 @@ from tests.workers.session_support import (
     report,
 )
 from workers.answer import AnswerSettings, AnswerWorker
-from workers.clips import open_clips
+from workers.clips import check_source, open_clips
 from workers.cluster import ClusterSettings, open_cluster
+from workers.cluster_check import check_on_cluster
 from workers.cluster_pool import ClusterWorkers, PoolSettings, create_actor
 from workers.cluster_session import SessionSpec, start_session
 from workers.compress import CompressSettings
@@ -262,6 +263,24 @@ def test_an_answer_from_the_cluster_is_the_local_one(cluster, model):
     answer.close()
     assert pieces == expected
     assert "".join(expected)
+
+
+def test_a_source_is_looked_at_where_its_session_would_run(cluster, tmp_path):
+    video = write_video(tmp_path / "a.mp4", frames=8, fps=4)
+    cluster.check_source(check_source, VideoSource(str(video), "lobby"))
+    with pytest.raises(SourceUnreachable, match=r"none\.mp4"):
+        cluster.check_source(check_source, VideoSource(str(tmp_path / "none.mp4"), "lobby"))
+
+
+@pytest.mark.parametrize("reason", ["no place", "a crash"])
+def test_a_cluster_that_cannot_look_leaves_it_to_the_session(cluster, caplog, reason):
+    def crash(source):
+        os._exit(1)
+
+    cpus, timeout_s = (100.0, 0.5) if reason == "no place" else (0.25, 60.0)
+    source = VideoSource("none.mp4", "lobby")
+    check_on_cluster(crash, source, cpus=cpus, resources={}, timeout_s=timeout_s)
+    assert "stream lobby: " in caplog.text
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:port"])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from ray.cluster_utils import Cluster as RayCluster
 
-from pipeline.ingest import stream_info
+from pipeline.describe import stream_info
 from pipeline.settings import Settings
 from pipeline.sink import StoreSinkFactory
 from pipeline.store import StoreConfig, open_store
