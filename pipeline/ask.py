@@ -106,9 +106,16 @@ def ask_stream(
     index_s = time.perf_counter() - started_s
     segments, read = [], []
     by_place = {(span.stream_id, span.epoch, span.index): span for span in selection.spans}
+    unnamed = _named_streams(question, style)
     for clip in store.iter_clips(selection.spans, on_corrupt="skip"):
         read.append(by_place[clip.stream_id, clip.epoch, clip.index])
-        segments += read_clip(clip, marks=style.marks, keep_positions=style.keep_positions)
+        segments += read_clip(
+            clip,
+            marks=style.marks,
+            keep_positions=style.keep_positions,
+            name=clip.stream_id if clip.stream_id in unnamed else None,
+        )
+        unnamed.discard(clip.stream_id)
     if not read:
         raise NoFootage(
             f"none of {len(selection.spans)} clips in the range can be read; run "
@@ -162,11 +169,13 @@ def select(
     infos = [store.get_info(stream_id) for stream_id in question.streams]
     frames = max(_number(info, "clip_frames", 8) for info in infos)
     marks = MARK_TOKENS * (frames if style.marks == "frame" else 1)
+    # Each name stands there once; a character is at most one token.
+    names = sum(len(name) + 1 for name in _named_streams(question, style))
     max_clips = question.max_clips
     if style.keep_positions:  # a clip then takes the context that all its tokens would
         whole = frames * max(_number(info, "frame_tokens", 0) for info in infos)
-        max_clips = min(max_clips, room // (whole + marks))
-    max_tokens = min(question.max_visual_tokens or room, room)
+        max_clips = min(max_clips, max(0, room - names) // (whole + marks))
+    max_tokens = max(0, min(question.max_visual_tokens or room, room) - names)
     chosen = fit_to_budget(found, max_tokens, tokens_per_clip=marks, max_clips=max_clips)
     return Selection(chosen, len(found), footage_s), asked_s
 
@@ -204,6 +213,11 @@ def require_model(info: StreamInfo, model: LanguageModel) -> None:
             f"{info.stream_id} holds tokens of {info.model_id} ({stored['weights']}), got model "
             f"{model.identity.model_id} ({ours['weights']}); ask with the model of the stream"
         )
+
+
+def _named_streams(question: Question, style: ReadingStyle) -> set[str]:
+    """Streams whose first mark says their name: when there is more than one to tell apart."""
+    return set(question.streams) if style.name_streams and len(question.streams) > 1 else set()
 
 
 def _number(info: StreamInfo, name: str, default: int) -> int:

@@ -121,6 +121,49 @@ def test_several_streams_are_read_one_after_the_other(store, model):
     assert [span.stream_id for span in answer.citations] == ["walk", "clock"]
 
 
+def marks_of(store, model, **fields) -> list[str]:
+    return [segment.mark for segment in read_to(store, model, question(**fields))]
+
+
+def test_of_several_streams_the_first_mark_of_each_names_it(store, model):
+    assert marks_of(store, model, streams=("walk", "clock"), start=2, end=6) == [
+        "[walk 00:00:02]",
+        "[00:00:04]",
+        "[clock 00:00:02]",
+        "[00:00:04]",
+    ]
+
+
+def test_of_one_stream_no_mark_names_it(store, model):
+    assert marks_of(store, model, start=2, end=6) == ["[00:00:02]", "[00:00:04]"]
+
+
+def test_frame_by_frame_the_first_mark_names_the_stream_too(store, model):
+    marks = marks_of(store, model, streams=("walk", "clock"), start=2, end=4, marks="frame")
+    assert [mark for mark in marks if " " in mark] == ["[walk 00:00:02]", "[clock 00:00:02]"]
+    assert len(marks) == 8
+
+
+def test_a_model_with_marks_of_its_own_gets_no_names(store, model):
+    taught = changed(model, reading=ReadingStyle("clip", name_streams=False))
+    marks = marks_of(store, taught, streams=("walk", "clock"), start=2, end=4)
+    assert marks == ["[00:00:02]", "[00:00:02]"]
+
+
+def test_names_are_counted_in_the_budget(store, model):
+    asked = {"streams": ("walk", "clock"), "start": 2, "end": 4}
+    spans = [span for name in asked["streams"] for span in store.list_spans(name, 2, 4)]
+    marks = 16 * len(spans) + sum(span.num_tokens for span in spans)
+    for budget, read in ((marks, 1), (marks + len("walk clock "), 2)):
+        answer = ask(store, model, question(**asked, max_visual_tokens=budget))
+        assert len(answer.citations) == read
+
+
+def test_a_budget_that_names_use_up_is_refused(store, model):
+    with pytest.raises(QueryTooLarge, match="the budget is 0 visual tokens"):
+        ask(store, model, question(streams=("walk", "clock"), max_visual_tokens=5))
+
+
 def test_coverage_is_the_share_of_the_range_with_footage(store, model):
     answer = ask(store, model, question(start=10, end=30))
     assert answer.coverage == 0.5
@@ -351,6 +394,20 @@ def test_a_lost_and_a_corrupt_clip_make_the_answer_partial(damaged, model):
     assert answer.partial
     assert [span.index for span in answer.citations] == [0, 3]
     assert answer.read_fraction == 0.5
+
+
+def test_where_the_first_clip_is_lost_the_next_names_the_stream(damaged, model):
+    store, key, client = damaged
+    store.put_info(dataclasses.replace(store.get_info("d"), stream_id="other"))
+    lease = store.acquire_lease("other", "test")
+    clip = dataclasses.replace(store.get_clip(store.list_spans("d")[0]), stream_id="other")
+    store.put_clip(clip, lease, fingerprint=store.get_info("d").fingerprint)
+    client.delete(key(0))
+    assert marks_of(store, model, streams=("d", "other"), start=0, end=4) == [
+        "[d 00:00:02]",
+        "[other 00:00:00]",
+    ]
+    store.delete_stream("other")
 
 
 def test_where_no_clip_can_be_read_the_error_says_how_to_see_more(damaged, model):

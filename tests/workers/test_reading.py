@@ -43,6 +43,20 @@ def test_a_mark_without_brackets():
     assert format_mark(61.0, brackets=False) == "00:01:01"
 
 
+def test_a_mark_may_name_its_stream():
+    assert format_mark(750.0, name="camera-1") == "[camera-1 00:12:30]"
+
+
+@pytest.mark.parametrize("marks", ["clip", "frame"])
+def test_a_name_stands_in_the_first_mark_alone_and_changes_nothing_else(clip, marks):
+    plain = read_clip(clip, marks=marks)
+    first, *others = read_clip(clip, marks=marks, name="lobby")
+    assert first.mark == "[lobby 01:02:03]"
+    assert [segment.mark for segment in others] == [segment.mark for segment in plain[1:]]
+    for named, unnamed in zip([first, *others], plain, strict=True):
+        assert named.tokens.equal(unnamed.tokens)
+
+
 def test_a_clip_is_one_run_behind_one_mark_as_emitted(clip):
     [segment] = read_clip(clip)
     assert segment.mark == "[01:02:03]"

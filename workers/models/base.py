@@ -58,6 +58,8 @@ class ReadingStyle:
     marks: Marks = "clip"
     keep_positions: bool = False
     """Every token is read at the place it had before the reduction."""
+    name_streams: bool = True
+    """Where several streams are read, the first mark of each names it."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     "time_marks": {"per": "frame", "format": "HH:MM:SS", "keep_positions": true}
 
 A checkpoint that was trained on such prompts answers gibberish from others. One that says nothing
-is read as its family is: one mark a clip, the tokens as neighbours.
+is read as its family is: one mark a clip, the tokens as neighbours. One that names the format of
+its marks has words for nothing else in them, and gets no stream's name.
 """
 
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def read_style(checkpoint: Checkpoint) -> ReadingStyle:
     return ReadingStyle(
         marks=given.get("per", ReadingStyle.marks),
         keep_positions=given.get("keep_positions", ReadingStyle.keep_positions),
+        name_streams="format" not in given,
     )
 
 

@@ -28,8 +28,9 @@ def test_a_checkpoint_that_says_nothing_is_read_clip_by_clip(config):
         ({"per": "clip", "keep_positions": True}, ReadingStyle("clip", True)),
         (
             {"per": "frame", "format": "HH:MM:SS", "keep_positions": True},
-            ReadingStyle("frame", True),
+            ReadingStyle("frame", True, name_streams=False),
         ),
+        ({"format": "HH:MM:SS"}, ReadingStyle("clip", False, name_streams=False)),
     ],
 )
 def test_a_checkpoint_is_read_as_it_says(said, style):
