@@ -43,15 +43,15 @@ def seal(body: bytes | memoryview, record_id: str) -> bytes:
     return b"".join((prefix, _digest(prefix, record_id, body), body))
 
 
-def unseal(blob: bytes, record_id: str) -> tuple[int, memoryview]:
+def unseal(blob: bytes | memoryview, record_id: str) -> tuple[int, memoryview]:
     """(format version, body) of a record whose digest is right; the body is a view, no copy.
 
     Raises `SchemaMismatch` for a version this release does not read, `CorruptValue` for all else.
     """
     if len(blob) < HEADER_BYTES or blob[:8] != MAGIC:
         raise CorruptValue(
-            f"{record_id}: got {len(blob)} bytes starting {blob[:8]!r}, expected a record starting "
-            f"{MAGIC!r}; delete and ingest again"
+            f"{record_id}: got {len(blob)} bytes starting {bytes(blob[:8])!r}, expected a record "
+            f"starting {MAGIC!r}; delete and ingest again"
         )
     _, version, body_bytes = _PREFIX.unpack_from(blob)
     if version not in READABLE:
@@ -74,14 +74,13 @@ def unseal(blob: bytes, record_id: str) -> tuple[int, memoryview]:
     return version, view[HEADER_BYTES:]
 
 
-def digest_of(blob: bytes) -> str:
+def digest_of(blob: bytes | memoryview) -> str:
     """The digest as the header states it, in hex; `unseal` is what checks it."""
     return blob[32:HEADER_BYTES].hex()
 
 
 def _digest(prefix: bytes | memoryview, record_id: str, body: bytes | memoryview) -> bytes:
     name = record_id.encode()
-    digest = blake3(prefix)
-    digest.update(struct.pack("<H", len(name)) + name)
+    digest = blake3(b"".join((prefix, struct.pack("<H", len(name)), name)))
     digest.update(body)  # releases the GIL: a reader may fetch the next value meanwhile
     return digest.digest()

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pipeline.errors import CorruptValue, InvalidRecord
 from pipeline.store.keys import record_id
@@ -132,7 +133,7 @@ def from_text(text: Mapping[str, str]) -> ClipMetadata:
             num_tokens=int(text["aot.num_tokens"]),
             dtype=text["aot.dtype"],
             fingerprint=text["aot.fingerprint"],
-            stats=ClipStats(**_counts(text["aot.stats"])),
+            stats=_stats(text["aot.stats"]),
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptValue(f"metadata of a record does not read: {error!r:.200}") from error
@@ -141,8 +142,10 @@ def from_text(text: Mapping[str, str]) -> ClipMetadata:
     return metadata
 
 
-def _counts(text: str) -> dict[str, int]:
+@lru_cache(maxsize=1024)
+def _stats(text: str) -> ClipStats:
+    """Of the counts, which many clips of a stream have in common."""
     counts = json.loads(text)
     if set(counts) != set(STAT_COUNTS) or not all(type(n) is int for n in counts.values()):
         raise ValueError(f"expected the counts {STAT_COUNTS}, got {text[:100]}")
-    return counts
+    return ClipStats(**counts)

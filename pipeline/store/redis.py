@@ -1,4 +1,4 @@
-"""The store in Redis; with `connection.py` the only home of redis-py.
+"""The store in Redis; with `connection.py` and `bulk.py` the only home of redis-py.
 
 A write watches the keys it depends on, reads them, and commits value, index row and position in
 one MULTI, so that a reader sees a whole clip or none, and a writer whose lease is gone commits
@@ -10,7 +10,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from pipeline.store import rows
 from pipeline.store.arrow import decode_clip, encode_clip
 from pipeline.store.base import (
     StoreConfig,
+    Stored,
     VerifiedReads,
     holds_already,
     in_order,
@@ -44,6 +46,7 @@ from pipeline.store.base import (
     span_of,
     unknown_stream,
 )
+from pipeline.store.bulk import BulkReader
 from pipeline.store.connection import connect, meaning, problems_of, said
 from pipeline.store.keys import Keys
 from pipeline.types import (
@@ -63,6 +66,8 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 16
 """Transactions tried before a stream that keeps changing under us is reported."""
+READ_AHEAD = 2
+"""Values fetched before they are needed, while the last one is verified."""
 DELETE_BATCH = 256
 """Keys removed per round trip: about 100 MB that the server frees in the background."""
 
@@ -310,6 +315,22 @@ class RedisStore(VerifiedReads):
         if blob is None:
             raise missing_value(span)
         return blob
+
+    def _iter_records(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:
+        asked: deque[ClipSpan] = deque()
+        with BulkReader(self._client, self._keys) as reader:
+            for span in spans:
+                reader.ask(span)
+                asked.append(span)
+                if len(asked) > READ_AHEAD:
+                    yield self._take(reader, asked.popleft())
+            while asked:
+                yield self._take(reader, asked.popleft())
+
+    def _take(self, reader: BulkReader, span: ClipSpan) -> tuple[ClipSpan, Stored]:
+        with self._translated(span.stream_id):
+            record = reader.take()
+        return span, self._record_of(span) if record is None else record
 
     # --- the server --------------------------------------------------------------------------
 

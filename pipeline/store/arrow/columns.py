@@ -50,12 +50,17 @@ def _quantise(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_tokens(columns: Columns, metadata: ClipMetadata) -> ClipTokens:
-    """The tensors, in memory of their own: the one copy between record and model."""
+    """The tensors.
+
+    bf16 tokens share the column's memory where it may be written, which means that nobody else has
+    it; all else is a copy.
+    """
     token = columns["token"]
-    if metadata.dtype == "bf16":
-        tokens = torch.from_numpy(token.copy()).view(torch.bfloat16)
-    else:
+    if metadata.dtype != "bf16":
         tokens = torch.from_numpy(token * columns["scale"][:, None])
+    else:
+        is_ours = token.flags.writeable and token.flags.aligned
+        tokens = torch.from_numpy(token if is_ours else token.copy()).view(torch.bfloat16)
     return ClipTokens(
         tokens=tokens,
         frame=torch.from_numpy(columns["frame"].astype(np.int64)),

@@ -9,8 +9,8 @@ from pipeline.errors import InvalidRecord
 from pipeline.store import envelope
 from pipeline.store.arrow.columns import TokenDtype, problem_of, to_columns, to_tokens
 from pipeline.store.arrow.stream import (
-    check_batch,
     read_batch,
+    read_columns,
     record_schema,
     serialise,
     to_batch,
@@ -51,15 +51,16 @@ def encode_clip(clip: CompressedClip, *, fingerprint: str, dtype: TokenDtype = "
     return envelope.seal(serialise(to_batch(columns, schema)), metadata.record_id)
 
 
-def decode_clip(blob: bytes, *, key: str) -> ClipRecord:
+def decode_clip(blob: bytes | memoryview, *, key: str) -> ClipRecord:
     """The clip in a record read from where `key` (a `keys.record_id`) should lie.
 
-    One copy, from the record into the tensors. Raises `SchemaMismatch` for a version or a schema
-    of another release, `CorruptValue` for anything else that is not exactly what was written.
+    bf16 tokens are a view of `blob`, which then lives as long as they do, where it may be written:
+    give such memory only when nobody else uses it. Of `bytes` they are a copy. Either way they may
+    be written. Raises `SchemaMismatch` for a version or a schema of another release, `CorruptValue`
+    for anything else that is not exactly what was written.
     """
     version, body = envelope.unseal(blob, key)
-    batch = read_batch(pa.py_buffer(body), key)
-    metadata, columns = check_batch(batch, key, version)
+    metadata, columns = read_columns(body, key, version)
     clip = CompressedClip(
         stream_id=metadata.stream_id,
         epoch=metadata.epoch,

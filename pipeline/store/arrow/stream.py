@@ -18,12 +18,24 @@ MAX_WIDTH = 1 << 16
 """Largest token width read."""
 
 _VALUE_TYPES = {"bf16": pa.uint16(), "int8": pa.int8()}
+_SMALL_COLUMNS = (
+    ("frame", np.dtype(np.int16)),
+    ("cell", np.dtype(np.int16)),
+    ("mass", np.dtype(np.float32)),
+    ("kind", np.dtype(np.uint8)),
+)
+_NUMPY_TYPES = {
+    "bf16": (("token", np.dtype(np.uint16)), *_SMALL_COLUMNS),
+    "int8": (("token", np.dtype(np.int8)), ("scale", np.dtype(np.float32)), *_SMALL_COLUMNS),
+}
+_U16, _I32, _U32, _I64 = (struct.Struct(form).unpack_from for form in ("<H", "<i", "<I", "<q"))
 ARROW_ERRORS = (
     pa.ArrowException,
     OSError,
     ValueError,
     TypeError,
-    KeyError,
+    LookupError,
+    EOFError,
     MemoryError,
     RecursionError,
     StopIteration,
@@ -79,20 +91,47 @@ def serialise(batch: pa.RecordBatch) -> memoryview:
 def read_batch(body: pa.Buffer, key: str) -> pa.RecordBatch:
     """The one batch of an IPC stream: of a record's schema, structurally sound."""
     try:
-        messages = pa.ipc.MessageReader.open_stream(body)
-        schema = pa.ipc.read_schema(_next_message(messages, "schema"))
-        check_schema(schema, key)
-        message = _next_message(messages, "record batch")
-        check_batch_message(message)
-        batch = pa.ipc.read_record_batch(message, schema)
-        batch.validate(full=True)
+        return _read_messages(body, key)[1]
     except ARROW_ERRORS as error:
-        raise CorruptValue(f"{key}: not the Arrow stream of a clip: {error!r:.200}") from error
-    return batch
+        raise _not_a_clip(key, error) from error
 
 
-def _next_message(messages: pa.ipc.MessageReader, expected: str) -> pa.ipc.Message:
-    message = messages.read_next_message()
+def read_columns(body: memoryview, key: str, version: int) -> tuple[ClipMetadata, Columns]:
+    """What is in an IPC stream, when it is sound, and values and identity are those of `key`.
+
+    The columns are views of `body`, which may be written where that may.
+    """
+    buffer = pa.py_buffer(body)
+    try:
+        message, batch, token = _read_messages(buffer, key)
+        layout = memoryview(message.metadata)
+        first_byte = message.body.address - buffer.address
+        columns = _views(body, first_byte, layout, batch.num_rows, *token)
+    except ARROW_ERRORS as error:
+        raise _not_a_clip(key, error) from error
+    return _check(batch.schema.metadata, columns, batch.num_rows, key, version), columns
+
+
+def _not_a_clip(key: str, error: Exception) -> CorruptValue:
+    return CorruptValue(f"{key}: not the Arrow stream of a clip: {error!r:.200}")
+
+
+def _read_messages(
+    body: pa.Buffer, key: str
+) -> tuple[pa.ipc.Message, pa.RecordBatch, tuple[str, int]]:
+    """The batch, the message it lies in, and its token's dtype and width."""
+    source = pa.BufferReader(body)
+    schema = pa.ipc.read_schema(_next_message(source, "schema"))
+    token = check_schema(schema, key)
+    message = _next_message(source, "record batch")
+    check_batch_message(message)
+    batch = pa.ipc.read_record_batch(message, schema)
+    batch.validate(full=True)
+    return message, batch, token
+
+
+def _next_message(source: pa.BufferReader, expected: str) -> pa.ipc.Message:
+    message = pa.ipc.read_message(source)
     if message.type != expected:
         raise ValueError(f"got a message of type {message.type!r}, expected {expected!r}")
     return message
@@ -100,55 +139,90 @@ def _next_message(messages: pa.ipc.MessageReader, expected: str) -> pa.ipc.Messa
 
 def check_batch_message(message: pa.ipc.Message) -> None:
     """Refuse, before anything is allocated, a batch that inflates or claims more than it holds."""
-    num_rows, compressed = _peek_batch(message.metadata)
-    if compressed:
+    view = memoryview(message.metadata)
+    batch = _batch_table(view)
+    length = _field(view, batch, 0)
+    num_rows = _I64(view, length)[0] if length else 0
+    if _field(view, batch, 3):
         raise ValueError("the batch is compressed")
     if not 0 <= num_rows <= message.body.size:
         raise ValueError(f"{num_rows} rows in a body of {message.body.size} bytes")
 
 
-def _peek_batch(flatbuffer: pa.Buffer) -> tuple[int, bool]:
-    """(rows, compressed) of a record batch message; pyarrow shows neither before it has inflated.
+def _views(
+    body: memoryview, first_byte: int, layout: memoryview, num_rows: int, dtype: str, width: int
+) -> Columns:
+    """The columns of a message that Arrow found sound, and that starts at `first_byte` of `body`.
 
-    Message table: field 2 is the header. RecordBatch table: field 0 is the length, field 3 the
-    compression. (Arrow's format/Message.fbs.)
+    Straight from the places that its `layout` names: an Arrow array for each would be read-only,
+    and cost more than the rest of the reading.
     """
-    view = memoryview(flatbuffer)
+    table = _batch_table(layout)
+    if any(_pairs(layout, table, 1)[1::2]):
+        raise ValueError("a column holds nulls")
+    buffers = _pairs(layout, table, 2)
+    columns: Columns = {}
+    for number, (name, numpy_type) in enumerate(_NUMPY_TYPES[dtype], 1):
+        count = num_rows if columns else num_rows * width
+        # A column is its validity and its values; the token has a second validity, of its items.
+        start = first_byte + buffers[4 * number] if count else 0
+        columns[name] = np.frombuffer(body, numpy_type, count, start)
+    columns["token"] = columns["token"].reshape(num_rows, width)
+    return columns
 
-    def field(table: int, number: int) -> int:
-        """Position of a table's field, 0 where it is absent."""
-        vtable = table - struct.unpack_from("<i", view, table)[0]
-        size = struct.unpack_from("<H", view, vtable)[0]
-        slot = 4 + 2 * number
-        offset = struct.unpack_from("<H", view, vtable + slot)[0] if slot < size else 0
-        return table + offset if offset else 0
 
-    message = struct.unpack_from("<I", view, 0)[0]
-    header = field(message, 2)
-    batch = header + struct.unpack_from("<I", view, header)[0]
-    length = field(batch, 0)
-    num_rows = struct.unpack_from("<q", view, length)[0] if length else 0
-    return num_rows, bool(field(batch, 3))
+# --- the flatbuffer of a record batch message, which pyarrow does not show ----------------------
+# Message table: field 2 is the header. RecordBatch table: field 0 is the length, 1 the nodes
+# (length, null count), 2 the buffers (offset, length), 3 the compression. (Arrow's
+# format/Message.fbs.)
+
+
+def _batch_table(view: memoryview) -> int:
+    """Position of the RecordBatch table."""
+    header = _field(view, _U32(view, 0)[0], 2)
+    return header + _U32(view, header)[0]
+
+
+def _field(view: memoryview, table: int, number: int) -> int:
+    """Position of a table's field, 0 where it is absent."""
+    vtable = table - _I32(view, table)[0]
+    slot = 4 + 2 * number
+    offset = _U16(view, vtable + slot)[0] if slot < _U16(view, vtable)[0] else 0
+    return table + offset if offset else 0
+
+
+def _pairs(view: memoryview, table: int, number: int) -> tuple[int, ...]:
+    """A vector of structs of two int64, flat."""
+    at = _field(view, table, number)
+    at += _U32(view, at)[0]
+    return struct.unpack_from(f"<{2 * _U32(view, at)[0]}q", view, at + 4)
 
 
 def check_batch(batch: pa.RecordBatch, key: str, version: int) -> tuple[ClipMetadata, Columns]:
     """What is in a batch that `read_batch` gave, when values and identity are those of `key`."""
-    text = as_text(batch.schema.metadata, key)
-    metadata = from_text(text)
     if any(column.null_count for column in batch.columns):
         raise CorruptValue(f"{key}: a column holds nulls")
+    columns = from_batch(batch)
+    return _check(batch.schema.metadata, columns, batch.num_rows, key, version), columns
+
+
+def _check(
+    raw: dict[bytes, bytes] | None, columns: Columns, num_rows: int, key: str, version: int
+) -> ClipMetadata:
+    """The metadata, when it and the values are those of the record `key`."""
+    text = as_text(raw, key)
+    metadata = from_text(text)
     if metadata.record_id != key or text["aot.version"] != str(version):
         raise CorruptValue(
             f"{key}: the record says it is {metadata.record_id} of version {text['aot.version']}, "
             f"expected {key} of version {version}"
         )
-    if metadata.num_tokens != batch.num_rows:
-        raise CorruptValue(f"{key}: {batch.num_rows} rows, metadata says {metadata.num_tokens}")
-    columns = from_batch(batch)
+    if metadata.num_tokens != num_rows:
+        raise CorruptValue(f"{key}: {num_rows} rows, metadata says {metadata.num_tokens}")
     problem = problem_of(columns, metadata)
     if problem:
         raise CorruptValue(f"{key}: {problem}")
-    return metadata, columns
+    return metadata
 
 
 def as_text(metadata: dict[bytes, bytes] | None, key: str) -> dict[str, str]:
@@ -159,10 +233,13 @@ def as_text(metadata: dict[bytes, bytes] | None, key: str) -> dict[str, str]:
         raise CorruptValue(f"{key}: metadata is not UTF-8") from error
 
 
-def check_schema(schema: pa.Schema, key: str, *, before: pa.Schema | None = None) -> None:
-    """Raise `SchemaMismatch` unless the columns are a record's, after the columns of `before`.
+def check_schema(
+    schema: pa.Schema, key: str, *, before: pa.Schema | None = None
+) -> tuple[str, int]:
+    """Dtype and width of the token, where the columns are a record's, after those of `before`.
 
-    Equality leaves no room for extension types, dictionaries, nesting, or metadata of a column.
+    Raises `SchemaMismatch`. Equality leaves no room for extension types, dictionaries, nesting, or
+    metadata of a column.
     """
     dtype = (schema.metadata or {}).get(b"aot.dtype", b"").decode(errors="replace")
     first = len(before) if before is not None else 0
@@ -173,7 +250,7 @@ def check_schema(schema: pa.Schema, key: str, *, before: pa.Schema | None = None
         if before is not None:
             expected = pa.schema([*before, *expected])
         if schema.remove_metadata().equals(expected, check_metadata=True):
-            return
+            return dtype, width
     raise SchemaMismatch(
         f"{key}: columns are {str(schema.remove_metadata())[:300]!r}, expected those of version "
         f"{envelope.VERSION} for dtype {dtype!r} with tokens 1 to {MAX_WIDTH} wide"

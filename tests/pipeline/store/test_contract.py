@@ -145,6 +145,35 @@ def test_skip_leaves_out_what_cannot_be_read_and_says_so(store, lease, make_clip
     assert "lobby clip 5 left out" in caplog.text
 
 
+def test_two_iterations_at_the_same_time(store, lease, make_clip):
+    spans = [put(store, make_clip(index), lease) for index in range(9)]
+    pairs = zip(store.iter_clips(spans), store.iter_clips(reversed(spans)), strict=True)
+    assert [(one.index, other.index) for one, other in pairs] == [(i, 8 - i) for i in range(9)]
+
+
+def test_what_is_missing_in_the_middle_is_left_out(store, lease, make_clip, caplog):
+    spans = [put(store, make_clip(index), lease) for index in range(9)]
+    spans[4] = dataclasses.replace(spans[4], epoch=3)
+    got = [clip.index for clip in store.iter_clips(spans, on_corrupt="skip")]
+    assert got == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert "lobby clip 4 left out" in caplog.text
+
+
+def test_a_clip_of_no_tokens_is_iterated(store, lease, make_clip):
+    clips = [make_clip(index, num_tokens=index % 2) for index in range(4)]
+    spans = [put(store, clip, lease) for clip in clips]
+    for got, expected in zip(store.iter_clips(spans), clips, strict=True):
+        assert_same_clip(got, expected)
+
+
+def test_writing_into_tokens_that_were_read_changes_no_record(store, lease, make_clip):
+    spans = [put(store, make_clip(index), lease) for index in range(3)]
+    for clip in store.iter_clips(spans):
+        clip.tokens.tokens.zero_()
+    for clip in store.iter_clips(spans):
+        assert_same_clip(clip, make_clip(clip.index))
+
+
 def test_verify_reads_every_record(store, lease, make_clip):
     for index in range(3):
         put(store, make_clip(index), lease)

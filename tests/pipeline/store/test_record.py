@@ -115,6 +115,37 @@ def test_the_tensors_are_a_copy_that_may_be_written(make_clip):
     assert blob == before
 
 
+def test_the_tokens_of_memory_that_may_be_written_share_it(make_clip):
+    blob = bytearray(encode_clip(make_clip(), fingerprint="f"))
+    before = bytes(blob)
+    clip = decode_clip(memoryview(blob), key=KEY).clip
+    assert blob == before
+    for name in ("frame", "cell", "mass", "kind"):
+        getattr(clip.tokens, name).zero_()
+    assert blob == before
+    clip.tokens.tokens.zero_()
+    at = before.index(make_clip().tokens.tokens.view(torch.int16).numpy().tobytes())
+    size_bytes = 2 * clip.tokens.tokens.numel()
+    assert blob == before[:at] + bytes(size_bytes) + before[at + size_bytes :]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_a_record_may_lie_anywhere_in_memory(make_clip, dtype, shift):
+    blob = encode_clip(make_clip(), fingerprint="f", dtype=dtype)
+    view = memoryview(bytearray(bytes(shift) + blob))[shift:]
+    got, expected = (decode_clip(record, key=KEY).clip.tokens for record in (view, blob))
+    assert torch.equal(got.tokens, expected.tokens)
+    assert torch.equal(got.tokens.float() @ torch.ones(8), expected.tokens.float() @ torch.ones(8))
+
+
+def test_memory_that_may_not_be_written_is_copied(make_clip):
+    blob = encode_clip(make_clip(), fingerprint="f")
+    before = bytes(blob)
+    decode_clip(memoryview(blob), key=KEY).clip.tokens.tokens.zero_()
+    assert blob == before
+
+
 def test_seconds_of_work_are_not_part_of_the_record(make_clip):
     clip = make_clip()
     slow = dataclasses.replace(clip, stats=dataclasses.replace(clip.stats, encode_s=3.5))
