@@ -24,7 +24,7 @@ import torch
 
 from aot import ClipTokens
 from pipeline.store import ClipStore, StoreConfig, open_store
-from pipeline.store.connection import iter_plain_values
+from pipeline.store.connection import iter_plain_values, wait_until_idle
 from pipeline.store.embedded import stop_embedded
 from pipeline.types import ClipSpan, StreamInfo
 from workers.bench_facts import measured_commit
@@ -62,6 +62,7 @@ def run(
     """Measure and return the bench's figures; keys of `first_token` are None without it."""
     with _filled_store(num_clips, num_tokens, on_progress) as (store, put_ms):
         spans = store.list_spans(STREAM_ID)
+        wait_until_idle(store.config)  # it rewrites the log of what was just stored
         on_progress(f"listing {len(spans)} clips")
         index_ms = _median_ms(lambda: store.list_spans(STREAM_ID), 31)
         window_ms = _median_ms(lambda: store.list_spans(STREAM_ID, 1800.0, 1860.0), 31)

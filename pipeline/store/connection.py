@@ -3,6 +3,7 @@
 Beside `redis.py`, which stores clips over them, the only place that knows redis-py.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from pipeline.types import ClipSpan, without_credentials
 
 OLDEST_SERVER = (6, 2)
 """Below 6.0.9 a watched key that expires does not stop a transaction, and fencing would leak."""
+_UNDER_WAY = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
 READ_BYTES = 128 << 10
 """Taken from the socket at a time: fewer turns at the GIL than with redis-py's 32 kB."""
 
@@ -61,6 +63,20 @@ def iter_plain_values(config: StoreConfig, spans: list[ClipSpan]) -> Iterator[by
         for span in spans:
             value: Any = client.get(keys.clip(span.stream_id, span.epoch, span.index))
             yield value
+
+
+def wait_until_idle(config: StoreConfig, *, limit_s: float = 60.0) -> None:
+    """Until the server saves and rewrites nothing in the background, or `limit_s` are over.
+
+    After many writes it rewrites its log, which takes a processor core for seconds.
+    """
+    ends_s = time.monotonic() + limit_s
+    with redis.Redis.from_url(config.url, socket_timeout=config.timeout_s) as client:
+        while time.monotonic() < ends_s:
+            facts: Any = client.info("persistence")
+            if not any(facts.get(name) for name in _UNDER_WAY):
+                return
+            time.sleep(0.05)
 
 
 def said(error: redis.RedisError) -> str:

@@ -26,6 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.base import decode_span
+from pipeline.store.connection import wait_until_idle
 from pipeline.store.keys import Keys
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -235,6 +236,18 @@ def test_the_doctor_is_told_what_could_lose_clips(serve):
         "maxmemory-policy is volatile-ttl",
         "append-only file is off",
     ]
+
+
+def test_a_server_that_rewrites_its_log_is_waited_for(serve, info, make_clip):
+    server = serve(*DURABLE)
+    with open_store(StoreConfig(server.url)) as store:
+        clips = (make_clip(index, num_tokens=500, width=1000) for index in range(20))
+        fill(store, info, clips)
+        server.client().bgrewriteaof()
+        wait_until_idle(store.config)
+        facts = server.client().info("persistence")
+        assert not facts["aof_rewrite_in_progress"]
+        assert facts["aof_last_rewrite_time_sec"] >= 0  # -1 before the first
 
 
 # --- shared with others, damaged -------------------------------------------------------------
