@@ -18,7 +18,8 @@ from demo.sequence import open_vocabulary
 FACT_LAYER = 3
 """Hidden states after this many layers are asked for facts; the layers above answer."""
 CLOCK_LAYER = 2
-"""After this many, every token is asked for the second of its own frame."""
+"""After this many, every token is asked for the second of its own frame, and whether it is the
+first of its item."""
 
 
 class FactHeads(nn.Module):
@@ -29,6 +30,7 @@ class FactHeads(nn.Module):
         self.norm = nn.RMSNorm(dim)
         self.classify = nn.Linear(dim, sum(FACTS.values()))
         self.readers = nn.ModuleDict({name: _identity(dim) for name in (*CLOCKS, "previous")})
+        self.fresh = nn.Linear(dim, 2)
         words = open_vocabulary().words
         self.seconds = [words[f":{n:02d}"] for n in range(60)]
         self.names = {
@@ -50,7 +52,7 @@ class FactHeads(nn.Module):
             facts: targets of `demo.facts.state_facts`.
             embeddings: the model's words.
         """
-        classes, times = facts[:, : len(FACTS)], facts[:, len(FACTS) :]
+        classes, times = facts[:, : len(FACTS)], facts[:, len(FACTS) : -1]
         asked = (classes != IGNORE).any(1)
         logits = self.classify(self.norm(late[asked].float())).float()
         goals = classes.movedim(1, -1)[asked]
@@ -58,6 +60,7 @@ class FactHeads(nn.Module):
             _mean_loss(part, goals[:, k])
             for k, part in enumerate(logits.split(list(FACTS.values()), dim=-1))
         ]
+        each.append(self._tell_fresh(early, facts[:, -1]))
         told = [
             self._read(name, hidden, times[:, k], embeddings[self.seconds])
             for k, (name, hidden) in enumerate(zip(CLOCKS, (early, late), strict=True))
@@ -67,7 +70,13 @@ class FactHeads(nn.Module):
             for reader, fact in ((None, f"slide_{name}"), ("previous", f"previous_{name}")):
                 goal = classes[:, order.index(fact)]
                 told.append(self._read(reader, late, goal, embeddings[ids]))
-        return torch.stack(each).mean(), torch.stack(told).mean()
+        return torch.stack(each).sum() / len(FACTS), torch.stack(told).mean()
+
+    def _tell_fresh(self, hidden: Tensor, goal: Tensor) -> Tensor:
+        """Weighed like half of all others together: counting hangs on it."""
+        asked = goal != IGNORE
+        logits = self.fresh(F.rms_norm(hidden[asked].float(), hidden.shape[-1:])).float()
+        return 0.5 * len(FACTS) * _mean_loss(logits, goal[asked])
 
     def _read(self, reader: str | None, hidden: Tensor, goal: Tensor, words: Tensor) -> Tensor:
         """Loss of the right word; a slide's facts are read as they stand, without a map."""

@@ -35,7 +35,9 @@ FACTS: dict[str, int] = {
 
 CLOCKS = ("second", "first_second")
 """Seconds of the time mark of the token's own frame, and of the first that showed its item."""
-_ROWS = (*FACTS, *CLOCKS)
+FRESH = "fresh"
+"""1 for the first token of an item, 0 for its others: who counts things has to tell them apart."""
+_ROWS = (*FACTS, *CLOCKS, FRESH)
 
 
 def state_facts(
@@ -43,7 +45,7 @@ def state_facts(
 ) -> Int64[np.ndarray, "facts t slots"]:
     """Class per fact for every cell of every frame, then for the newline after them.
 
-    Rows are those of FACTS, then CLOCKS. IGNORE where a fact says nothing of a token; background
+    Rows are those of FACTS, CLOCKS, FRESH. IGNORE where a fact says nothing of a token; background
     cells are asked for their second alone.
     """
     frames, cells = owner.shape
@@ -53,10 +55,25 @@ def state_facts(
         known = content.get((int(owner[frame, cell]), int(frame)))
         if known is not None:
             facts[:, frame, cell] = known
+    facts[_ROWS.index(FRESH), :, :cells] = _mark_fresh(window, owner)
     facts[:, :, cells] = _frame_facts(window)
     seconds = window.times_s.astype(np.int64) % 60
     facts[_ROWS.index("second")] = seconds[:, None]
     return facts
+
+
+def _mark_fresh(window: Window, owner: Int64[np.ndarray, "t n"]) -> Int64[np.ndarray, "t n"]:
+    """FRESH of every cell; IGNORE where no item or one that first showed only in part."""
+    fresh = np.full_like(owner, IGNORE)
+    for index in range(len(window.items)):
+        first = window.first_frame(index)
+        cells = np.argwhere(owner == index)
+        if first == len(owner) or not window.is_clear(index) or not len(cells):
+            continue
+        fresh[owner == index] = 0
+        if cells[0, 0] == first:
+            fresh[tuple(cells[0])] = 1
+    return fresh
 
 
 def _pack(values: dict[str, int]) -> list[int]:

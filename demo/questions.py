@@ -264,6 +264,8 @@ def _slide_when(window: Window, rng: np.random.Generator) -> Drawn:
 
 
 def _slide_exist(window: Window, rng: np.random.Generator) -> Drawn:
+    if _clear(window, "letter") is None:
+        return None
     shown = [window.items[k].letter for k in window.select("letter")]
     if shown and rng.random() < 0.5:
         return f"was slide {_pick(rng, shown)} shown ?", "yes", 0.5
@@ -272,7 +274,10 @@ def _slide_exist(window: Window, rng: np.random.Generator) -> Drawn:
 
 
 def _slide_count(window: Window, rng: np.random.Generator) -> Drawn:
-    return "how many slides were shown ?", str(len(window.select("letter"))), 0.25
+    letters = _clear(window, "letter")
+    if not letters:
+        return None
+    return "how many slides were shown ?", str(len(letters)), 0.25
 
 
 def _slide_first(window: Window, rng: np.random.Generator) -> Drawn:
@@ -292,10 +297,14 @@ def _slide_before(window: Window, rng: np.random.Generator) -> Drawn:
 
 
 def _figures(window: Window) -> dict[str, Item]:
-    """Letter of a slide -> its figure, for figures that are clearly seen."""
-    letters = {i.slide: i.letter for i in window.items if i.letter}
-    figures = [window.items[k] for k in window.select("figure")]
-    return {str(letters[f.slide]): f for f in figures}
+    """Letter of a slide -> its figure, for those that are clearly seen in one frame."""
+    letters = {i.slide: k for k, i in enumerate(window.items) if i.letter}
+    figures = {}
+    for k in window.select("figure"):
+        figure, letter = window.items[k], letters[window.items[k].slide]
+        if (window.visible[:, [k, letter]] >= SEEN).all(axis=1).any():
+            figures[str(window.items[letter].letter)] = figure
+    return figures
 
 
 def _slide_figure(window: Window, rng: np.random.Generator) -> Drawn:

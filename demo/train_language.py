@@ -21,6 +21,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Model
 
 from demo import attention
 from demo.checkpoint import load_state, save_state
+from demo.crops import crop_scene, hide
 from demo.curriculum import Phase, Progress, find_phase, pick, unlike
 from demo.fact_heads import CLOCK_LAYER, FACT_LAYER, FactHeads
 from demo.facts import state_facts
@@ -60,6 +61,8 @@ class Batch:
     slot_ids: Tensor
     targets: Tensor
     facts: Tensor
+    outside: Tensor
+    """Cells that the crop leaves out, [b t n]."""
     kinds: list[list[str | None]]
 
 
@@ -160,6 +163,9 @@ class _Trainer:
         columns = []
         while len(columns) < phase.videos:
             seen = self.scene(step, phase.scattered, rng)
+            outside = np.zeros(seen.owner.shape, bool)
+            if rng.random() < phase.cropped:
+                seen, outside = crop_scene(seen, rng)
             cut, window = draw_window(seen, frames, rng)
             questions = unlike([ask(window, rng, phase.kinds) for _ in range(DRAWS)])
             if not questions:
@@ -173,13 +179,14 @@ class _Trainer:
                     torch.from_numpy(slots.ids),
                     torch.from_numpy(slots.targets),
                     torch.from_numpy(state_facts(window, seen.owner[cut])),
+                    torch.from_numpy(outside[cut]),
                     [q.kind if q else None for q in chosen],
                 )
             )
-        tokens, marks, ids, targets, facts, kinds = zip(*columns, strict=True)
+        tokens, marks, ids, targets, facts, outside, kinds = zip(*columns, strict=True)
         return Batch(
             torch.stack(tokens).float(), torch.stack(marks), torch.stack(ids),
-            torch.stack(targets), torch.stack(facts), list(kinds),
+            torch.stack(targets), torch.stack(facts), torch.stack(outside), list(kinds),
         )  # fmt: skip
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,6 +207,7 @@ class _Trainer:
             use_cache=False,
             output_hidden_states=True,
             frames=frames,
+            hidden=hide(batch.outside) if batch.outside.any() else None,
         )
         answers = outputs.last_hidden_state[:, 1 + frames * FRAME_LENGTH :]
         loss, right = self.answer_loss(answers, batch.targets.flatten(1))

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from demo.attention import attend
+from demo.crops import crop_scene, hide
 from demo.curriculum import Phase, Progress, find_phase, pick, plan_phases, unlike
+from demo.labels import IGNORE
 from demo.pool import SeenScene
 from demo.questions import KINDS, Question
 from demo.scenes import generate_scene, scatter_scene
@@ -79,3 +81,45 @@ def test_windows_are_evenly_spaced_frames_of_the_scene(frames):
     assert all(len(cut) == frames and cut[0] >= 0 and cut[-1] < 8 for cut in cuts)
     assert all(len(set(np.diff(cut))) <= 1 for cut in cuts)
     assert sum(5 in cut for cut in cuts) >= min(20, 20 * frames / 8 + 1)  # something shows there
+
+
+def seen_scene():
+    scene = generate_scene("surveillance", 4)
+    owner = np.full((8, 49), -1)
+    owner[:, [24, 25]] = 0
+    return SeenScene(scene, torch.zeros(8, 49, 4), np.ones((8, len(scene.items))), owner)
+
+
+def test_a_crop_keeps_a_rectangle_of_every_frame():
+    for seed in range(20):
+        _, outside = crop_scene(seen_scene(), np.random.default_rng(seed))
+        for frame in ~outside.reshape(8, 7, 7):
+            rows, columns = np.flatnonzero(frame.any(1)), np.flatnonzero(frame.any(0))
+            assert frame.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+
+
+def test_what_a_crop_cuts_is_neither_seen_nor_absent():
+    whole = seen_scene()
+    for seed in range(40):
+        seen, outside = crop_scene(whole, np.random.default_rng(seed))
+        shown = (~outside)[:, [24, 25]].sum(1)
+        expected = np.choose(shown, [0.0, 0.3, 1.0])
+        assert np.array_equal(seen.visible[:, 0], expected)
+        assert (seen.owner[outside] == IGNORE).all()
+
+
+def test_cells_outside_the_crop_do_not_reach_an_answer():
+    generator = torch.Generator().manual_seed(0)
+    outside = torch.zeros(1, 2, 49, dtype=torch.bool)
+    outside[0, 1, 5:9] = True
+    hidden = hide(outside)
+    places = hidden[0].nonzero()[:, 0]
+    assert places.tolist() == [prefix_length(1) + 3 + cell for cell in range(5, 9)]
+    length = prefix_length(2) + SLOT_LENGTH
+    query, key, value = (torch.randn(1, 2, length, 8, generator=generator) for _ in range(3))
+    given = {"prefix": prefix_length(2), "scaling": 0.3, "hidden": hidden}
+    before = attend(query, key, value, **given)
+    key[:, :, places], value[:, :, places] = 9.0, 9.0
+    after = attend(query, key, value, **given)
+    assert torch.allclose(before, after)
+    assert not torch.allclose(before, attend(query, key, value, **{**given, "hidden": None}))

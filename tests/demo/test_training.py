@@ -9,7 +9,7 @@ from aot import pool_grid
 from demo import pool
 from demo.checkpoint import load_state, save_state
 from demo.curriculum import Phase
-from demo.facts import CLOCKS, FACTS, state_facts
+from demo.facts import CLOCKS, FACTS, FRESH, state_facts
 from demo.labels import IGNORE
 from demo.model import build_model, load_model
 from demo.optim import build_optimizers
@@ -97,12 +97,14 @@ def test_facts_say_what_came_before():
         visible[frames, k] = 1.0
         owner[frames, 8] = k
     window = open_window(scene, visible, np.arange(8.0), clock_s=120.0)
-    facts = dict(zip((*FACTS, *CLOCKS), state_facts(window, owner), strict=True))
+    facts = dict(zip((*FACTS, *CLOCKS, FRESH), state_facts(window, owner), strict=True))
     assert facts["second"][:, 8].tolist() == list(range(8))
     assert facts["rank"][-1, 8] == min(len(letters), 5)
     assert facts["previous_letter"][0, 8] == 0
     assert facts["second"][:, 7].tolist() == list(range(8))
     assert (facts["letter"][:, 7] == IGNORE).all()
+    assert facts[FRESH][:, 8].sum() == len(letters)
+    assert facts[FRESH][0, 8] == 1
 
 
 def test_video_file_has_the_scene_s_frames(tmp_path):
