@@ -30,22 +30,19 @@ KeepMode = Literal["budget", "absolute"]
 class AdaptiveRule:
     """The constants of the reducer; chosen on scenes apart from those reported on."""
 
-    powers: Mapping[str, float] = field(
-        default_factory=lambda: {"attention": 0.5, "novelty": 1.0, "contrast": 0.5}
-    )
+    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 0.5, "novelty": 1.0})
     """Power of each signal in the score of a token."""
     position_weight: float = 0.25
     """Weight of the distance in the frame in the cost of transport."""
-    novelty_floor: float = 0.0
+    novelty_floor: float = 0.1
     """How much a token counts that is not new at all; above 0, attended things are kept again."""
     threshold: float = 0.25
     """Score from which on a token is worth keeping."""
     advance: float = 0.25
     """Share of a clip's budget that may be spent before its time."""
-    arrears: float = 0.5
-    """Share of a clip's budget that a quiet stretch may leave unspent for later frames; 1 spends
-    only on what is worth it until the clip's end, whose last frames then get what is left and come
-    out nearly whole: a language model that was trained on whole frames reads the clip by them."""
+    arrears: float = 0.05
+    """Share of a clip's budget that a quiet stretch may leave unspent for later frames. Much of it
+    leaves frames with hardly a token and the last ones nearly whole, which costs answers."""
     keep_mode: KeepMode = "budget"
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
     merge_similarity: float = 0.9

@@ -34,12 +34,15 @@ GRID = (PATCHES, PATCHES)
 TOKENS_PER_CLIP = FRAMES * CELLS * CELLS
 CONTESTANTS = (
     "none", "random", "uniform", "frame_skip", "mean_pool", "tome", "visionzip",
-    "temporal_difference", "holitom", "aot", "aot_cost", "adaptive",
+    "temporal_difference", "holitom", "aot", "aot_cost", "adaptive", "adaptive_contrast",
 )  # fmt: skip
 """All that take part; `aot` is the exact reference, `aot_cost` the same with its absolute keep
-rule, `adaptive` the project's own."""
+rule, `adaptive` the project's own, `adaptive_contrast` the same with a signal that is nearly an
+oracle on these scenes."""
 
-CHOSEN: dict[str, Constants] = {}
+CHOSEN: dict[str, Constants] = {
+    "adaptive_contrast": {"powers": {"attention": 0.5, "novelty": 1.0, "contrast": 0.5}},
+}
 """Constants of each contestant, where they are not its defaults."""
 
 _WIDEST = 2.0
@@ -66,7 +69,7 @@ def open_contestant(
         return _match_reference(retention, calibration, given).compress_clips
     if name == "aot_cost":
         return _match_threshold(retention, calibration, given).compress_clips
-    if name == "adaptive":
+    if name in ("adaptive", "adaptive_contrast"):
         return make_adaptive(retention, config, **given).compress_clips
     if name in PEERS:
         return PEERS[name](retention, config, **given).compress_clips

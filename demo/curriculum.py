@@ -58,7 +58,7 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
         Phase((3, 4, 5), 1200, 10),
         Phase((4, 6, 8), 1100, 10),
         Phase((6, 8, 8), 900, 10),
-        Phase((6, 8, 8), 1200, 10, cropped=0.5),
+        Phase((6, 8, 8), 1700, 10, cropped=0.7),
     )
     return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
 

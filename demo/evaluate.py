@@ -23,7 +23,7 @@ from transformers import Qwen2Model
 from aot import ClipTokens, FrameFeatures, make_reducer
 from demo.labels import IGNORE, choose_owner, cover_cells
 from demo.model import IMAGE_SIZE, PATCHES, load_model
-from demo.questions import KINDS, LEARNT, Question, ask, open_window
+from demo.questions import KINDS, Question, ask, open_window
 from demo.reading import Layout, Order, gather, lay_out, sort_clip
 from demo.render import render
 from demo.scenes import Scene, generate_scene
@@ -98,12 +98,11 @@ def watch_scenes(
     seeds: Sequence[int],
     *,
     size: int = IMAGE_SIZE,
-    kinds: Sequence[str] = LEARNT,
+    kinds: Sequence[str] = KINDS,
 ) -> list[WatchedScene]:
     """Render and encode scenes, surveillance for even seeds and lectures for odd ones.
 
-    Asked are the kinds that the shipped weights have learnt; pass `KINDS` for all. Rendered larger
-    than the model's size (`size`), frames are scaled down as real ones are.
+    Rendered larger than the model's size (`size`), frames are scaled down as real ones are.
     """
     encoder = open_vision_encoder(model)
     watched = []

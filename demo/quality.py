@@ -40,7 +40,7 @@ from workers.bench_facts import measured_commit
 
 MODEL = Path(__file__).parent / "model"
 RETENTIONS = (1.0, 0.5, 0.25, 0.15, 0.10, 0.05)
-DEFAULT = "aot"
+DEFAULT = "adaptive"
 """The shipped reducer."""
 
 Say = Callable[[str], None]

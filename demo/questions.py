@@ -349,8 +349,3 @@ LECTURE: dict[str, Callable[[Window, np.random.Generator], Drawn]] = {
     "on_slide": _on_slide,
 }
 KINDS = (*SURVEILLANCE, *LECTURE)
-LEARNT = (
-    *("exist", "shape", "colours", "count", "first", "last", "when"),
-    *("slide_exist", "slide_count", "slide_first", "slide_last", "slide_when"),
-)
-"""Kinds the shipped weights answer clearly beyond a guess; the others are trained all the same."""

@@ -50,7 +50,7 @@ class IngestSettings(_Group):
     """Frames sampled per second of the stream; null keeps every frame."""
     clip_frames: int = Field(default=8, ge=1, le=4096)
     retention: float = Field(default=0.10, gt=0, le=1)
-    reducer: str = "aot"
+    reducer: str = "adaptive"
     constants: dict[str, Any] = {}
     """Fields of AOTConfig to be set by hand instead of derived from the retention."""
     roots: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ class CompressSettings:
     revision: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
-    reducer: str = "aot"
+    reducer: str = "adaptive"
     retention: float = 0.10
     """Share of the tokens to keep; what is really kept is measured."""
     clip_frames: int = 8

@@ -252,7 +252,7 @@ def test_without_streams_there_is_an_empty_list(run):
 def test_a_stream_is_shown(run, walk, video):
     value = run("streams", "show", "walk", "--json").json
     assert value["source"] == str(video)
-    assert value["settings"]["reducer"] == "aot"
+    assert value["settings"]["reducer"] == "adaptive"
     assert (value["gap_list"], value["writer"], value["error"]) == ([], None, None)
     assert "fingerprint" in run("streams", "show", "walk").out
 
