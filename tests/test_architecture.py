@@ -16,7 +16,7 @@ SOURCES = sorted(
 HOMES = {
     "av": ["workers/decode*.py", "demo/video.py"],
     "ray": ["workers/cluster*.py"],
-    "redis": ["pipeline/store/redis.py", "pipeline/store/connection.py"],
+    "redis": [f"pipeline/store/{name}.py" for name in ("redis", "connection", "bulk")],
     "pyarrow": ["pipeline/store/arrow/*.py"],
     "transformers": ["workers/models/*.py", "demo/*.py"],
     "torch": ["aot/*", "workers/*", "pipeline/store/arrow/*", "pipeline/bench_*", "demo/*"],
