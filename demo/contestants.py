@@ -41,6 +41,12 @@ rule, `adaptive` the project's own, `adaptive_contrast` the same with a signal t
 oracle on these scenes."""
 
 CHOSEN: dict[str, Constants] = {
+    "visionzip": {"contextual_share": 0.0},
+    "tome": {"step_share": 0.05},
+    "temporal_difference": {"first_share": 0.25},
+    "holitom": {"static_similarity": 0.8, "contextual_share": 0.0},
+    "aot": {"window": 9, "distinct_fraction": 0.5},
+    "aot_cost": {"anchor_share": 2.5, "temporal_scale": 0.0},
     "adaptive_contrast": {"powers": {"attention": 0.5, "novelty": 1.0, "contrast": 0.5}},
 }
 """Constants of each contestant, where they are not its defaults."""
@@ -109,7 +115,7 @@ def _match_reference(
         return replace(coarse, distinct_fraction=value)
 
     middle = coarse.distinct_fraction
-    ends = max(0, middle - 0.2), min(1, middle + 0.2)
+    ends = max(0, middle - 0.4), min(1, middle + 0.2)
     return ClipCompressor(_turn(with_distinct, lambda c: measure(c, counts), *ends, retention))
 
 

