@@ -30,13 +30,13 @@ KeepMode = Literal["budget", "absolute"]
 class AdaptiveRule:
     """The constants of the reducer; chosen on scenes apart from those reported on."""
 
-    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 0.5, "novelty": 1.0})
+    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 0.25, "novelty": 1.0})
     """Power of each signal in the score of a token."""
     position_weight: float = 0.25
     """Weight of the distance in the frame in the cost of transport."""
     novelty_floor: float = 0.1
     """How much a token counts that is not new at all; above 0, attended things are kept again."""
-    threshold: float = 0.25
+    threshold: float = 0.35
     """Score from which on a token is worth keeping."""
     advance: float = 0.25
     """Share of a clip's budget that may be spent before its time."""
@@ -45,7 +45,7 @@ class AdaptiveRule:
     leaves frames with hardly a token and the last ones nearly whole, which costs answers."""
     keep_mode: KeepMode = "budget"
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
-    merge_similarity: float = 0.9
+    merge_similarity: float = 0.7
     """Cosine from which on a token is merged into the anchor of its cell; below, it replaces it."""
     patience: float = 8.0
     """Tokens after which an anchor stops growing heavier: its smallest step is one over this."""

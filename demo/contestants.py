@@ -47,7 +47,10 @@ CHOSEN: dict[str, Constants] = {
     "holitom": {"static_similarity": 0.8, "contextual_share": 0.0},
     "aot": {"window": 9, "distinct_fraction": 0.5},
     "aot_cost": {"anchor_share": 2.5, "temporal_scale": 0.0},
-    "adaptive_contrast": {"powers": {"attention": 0.5, "novelty": 1.0, "contrast": 0.5}},
+    "adaptive_contrast": {
+        "powers": {"attention": 0.25, "novelty": 1.0, "contrast": 0.5},
+        "threshold": 0.25,
+    },
 }
 """Constants of each contestant, where they are not its defaults."""
 
