@@ -58,11 +58,11 @@ SCENES: tuple[tuple[str, Kind, int], ...] = (
 """Stream, kind and seed; seeds the model was never trained on."""
 
 PLAN = (
-    ("camera", 8.0, "count"),
-    ("camera", 16.0, "colours"),
     ("camera", 8.0, "exist"),
-    ("lecture", 0.0, "slide_last"),
-    ("lecture", 8.0, "slide_count"),
+    ("camera", 16.0, "colour"),
+    ("camera", 8.0, "when"),
+    ("lecture", 0.0, "slide_figure"),
+    ("lecture", 8.0, "slide_last"),
 )
 """Stream, start of the window and kind of question."""
 
@@ -88,8 +88,7 @@ def _pipeline(folder: Path, model: Path) -> Iterator[Pipeline]:
     url = f"embedded://{folder / 'store'}"
     settings: dict[str, Any] = {
         "model": {"id": str(model)},
-        # What keeps most answers at this budget on such scenes (docs/quality.md).
-        "ingest": {"reducer": "adaptive", "retention": 0.10},
+        "ingest": {"retention": 0.10},
         "store": {"url": url},
         "ask": {"max_new_tokens": 12},
     }
