@@ -186,7 +186,9 @@ def require_free(store: ClipStore, stream_id: str) -> None:
     """
     until_s = time.monotonic() + ORPHAN_S
     while (held := store.get_lease(stream_id)) is not None and not _is_gone(held.holder):
-        if time.monotonic() > until_s or not _is_orphan(held.holder):
+        # It may end between two looks: then it is no orphan any more, but gone.
+        ends = _is_orphan(held.holder) or _is_gone(held.holder)
+        if time.monotonic() > until_s or not ends:
             raise lease_held(held)
         time.sleep(ORPHAN_POLL_S)
 

@@ -54,7 +54,8 @@ class BulkReader:
     def take(self) -> memoryview | None:
         """The next value, in memory that nobody else has; None where an ordinary GET must tell.
 
-        Raises `redis.RedisError` when there was no connection, or no answer in time.
+        Raises `redis.TimeoutError` when there was no answer in time, and what else redis-py raises
+        where a connection cannot be had, but for its being closed: then the GET must tell too.
         """
         while True:
             try:
@@ -129,8 +130,8 @@ class _Receiver:
                 record = self._receive(spans[0].size_bytes)
         except (TimeoutError, BlockingIOError) as error:  # waited long enough: not a second time
             raise redis.TimeoutError("Timeout reading from socket") from error
-        except OSError:
-            pass  # closed under us: redis-py opens it again, and says why where it cannot
+        except (OSError, redis.ConnectionError):
+            pass  # closed, also while it was opened: an ordinary GET tries again, or says why not
         finally:
             if record is None:
                 self._close()
