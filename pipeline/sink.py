@@ -238,7 +238,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _is_orphan(holder: str) -> bool:
-    """A worker of Ray whose supervisor on this host is gone (Linux alone)."""
+    """A worker of Ray whose supervisor here is gone, or what is just ending (Linux alone)."""
     pid = _pid_here(holder)
     try:
         title = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -246,4 +246,5 @@ def _is_orphan(holder: str) -> bool:
         supervisor = Path(f"/proc/{parent}/comm").read_text().strip()
     except OSError:
         return False
-    return title.startswith(b"ray::") and supervisor != "raylet"
+    # A process that ends has no command line from before it counts as a zombie on.
+    return not title or (title.startswith(b"ray::") and supervisor != "raylet")
