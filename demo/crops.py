@@ -1,9 +1,9 @@
 """Part of every frame: scenes seen through rectangles of cells.
 
 A checkpoint of the family has met images and videos of many sizes; one that has only ever met 49
-tokens a frame reads a time mark by how many tokens stand behind it. So half of the windows of the
-last phases show a rectangle of each frame, each token at its own place, whatever is in it: the
-rectangle does not know the content, and within it every token is there.
+tokens a frame reads a time mark by how many tokens stand behind it. So most windows of the last
+phase show a rectangle of each frame, each token at its own place, whatever is in it: the rectangle
+does not know the content, and within it every token is there.
 """
 
 from dataclasses import replace

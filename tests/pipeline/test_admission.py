@@ -89,6 +89,7 @@ def test_a_stream_with_clips_stays_what_it_is_but_for_its_status(store, known):
 def test_a_complete_stream_needs_its_file_no_more(store, known):
     store.put_info(replace(known, status="complete"))
     admit(store, INFO, untouchable)
+    assert store.get_info("lobby").status == "complete"
 
 
 def test_a_stream_that_is_being_written_is_refused_before_its_file_is_looked_at(store):
@@ -122,8 +123,10 @@ def orphan():
 
 
 def test_a_session_whose_cluster_was_killed_is_given_time_to_end(store, orphan):
+    looks: list[str] = []
     store.acquire_lease("lobby", orphan(0.5))
-    admit(store, INFO, good)
+    admit(store, INFO, lambda: looks.append("after it ended"))
+    assert looks
 
 
 def test_a_session_that_does_not_end_without_its_cluster_is_named(store, orphan, monkeypatch):
@@ -142,7 +145,9 @@ def test_a_begun_stream_goes_on_with_its_own_source_only(store, known, change):
 
 
 def test_a_moved_file_is_accepted_where_it_is_said_to_be_moved(store, known):
-    admit(store, replace(INFO, source="/videos/b.mp4"), good, moved=True)
+    looks: list[str] = []
+    admit(store, replace(INFO, source="/videos/b.mp4"), lambda: looks.append("b"), moved=True)
+    assert looks == ["b"]
 
 
 def test_a_store_that_cannot_record_the_failure_does_not_hide_it(store, monkeypatch):
