@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from demo.sequence import SLOT_LENGTH, prefix_length
+from demo.sequence import SLOT_LENGTH
 
 NAME = "video_and_slots"
 """Under which the language model finds it."""
@@ -35,10 +35,10 @@ def attend(
     unseen = torch.zeros(len(query), 1, prefix, dtype=query.dtype)
     if hidden is not None:
         unseen = unseen.masked_fill(hidden[:, None], NEVER)
-    ahead = torch.full((prefix, prefix), NEVER, dtype=query.dtype).triu(1)
+    ahead = torch.full((prefix, prefix), NEVER, dtype=query.dtype).triu(1) + unseen
     heads = []
     for q, k, v in zip(query.unbind(1), key.unbind(1), value.unbind(1), strict=True):
-        video = _attend_video(q[:, :prefix], k[:, :prefix], v[:, :prefix], scaling, ahead + unseen)
+        video = _attend_video(q[:, :prefix], k[:, :prefix], v[:, :prefix], scaling, ahead)
         slots = _attend_slots(q[:, prefix:], k, v, scaling, unseen)
         heads.append(torch.cat([video, slots], dim=1))
     return torch.stack(heads, dim=1)
@@ -68,10 +68,9 @@ def _attend_slots(
 
 def _forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor,
-    scaling: float, frames: int, hidden: Tensor | None = None, **_kwargs: object,
+    scaling: float, prefix: int, hidden: Tensor | None = None, **_kwargs: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """As the library calls it; the mask is implied by `frames` and `hidden`."""
-    prefix = prefix_length(frames)
+    """As the library calls it; the mask is implied by `prefix` and `hidden`."""
     mixed = attend(query, key, value, prefix=prefix, scaling=scaling, hidden=hidden)
     return mixed.transpose(1, 2).contiguous(), None
 

@@ -29,7 +29,7 @@ def save_state(
     # Tied weights share memory, which safetensors refuses; a clone costs nothing here.
     tensors = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
     save_file(tensors, partial, metadata={"step": str(step)})
     os.replace(partial, path)
 

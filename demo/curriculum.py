@@ -45,7 +45,7 @@ class Phase:
     scattered: bool = False
     """Surveillance from scenes with many things at once."""
     cropped: float = 0.0
-    """Share of the windows that show a part of every frame (`demo.crops`)."""
+    """Share of the steps whose windows show a part of every frame (`demo.crops`)."""
 
 
 def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
@@ -56,9 +56,8 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
         Phase((2,), 350, 10, 16, _BIND),
         Phase((3,), 700, 10),
         Phase((3, 4, 5), 1200, 10),
-        Phase((4, 6, 8), 1100, 10),
-        Phase((6, 8, 8), 900, 10),
-        Phase((6, 8, 8), 1700, 10, cropped=0.7),
+        Phase((4, 6, 8), 1200, 10, cropped=0.3),
+        Phase((6, 8, 8), 3200, 10, cropped=0.6),
     )
     return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
 

@@ -39,17 +39,17 @@ class FactHeads(nn.Module):
 
     def losses(
         self,
-        early: Float[Tensor, "b t s d"],
-        late: Float[Tensor, "b t s d"],
-        facts: Int64[Tensor, "b facts t s"],
+        early: Float[Tensor, "b l d"],
+        late: Float[Tensor, "b l d"],
+        facts: Int64[Tensor, "b facts l"],
         embeddings: Float[Tensor, "v d"],
     ) -> tuple[Tensor, Tensor]:
         """Mean loss of the classes, and of what is read through words.
 
         Args:
-            early: hidden states after `CLOCK_LAYER`, cells and newline of every frame.
+            early: hidden states after `CLOCK_LAYER` on the video part of the sequence.
             late: the same after `FACT_LAYER`.
-            facts: targets of `demo.facts.state_facts`.
+            facts: targets of `demo.facts.state_facts`, laid out as the sequence is.
             embeddings: the model's words.
         """
         classes, times = facts[:, : len(FACTS)], facts[:, len(FACTS) : -1]

@@ -9,7 +9,7 @@ exported. Everything asked follows from the frames up to the token's own.
 import numpy as np
 from jaxtyping import Int64
 
-from demo.labels import CLASSES, IGNORE
+from demo.labels import CLASSES, IGNORE, PAIRS
 from demo.model import CELLS
 from demo.questions import SEEN, Window, find_direction
 from demo.scenes import DIRECTIONS
@@ -22,6 +22,7 @@ FACTS: dict[str, int] = {
     "previous_colour": 9,
     "previous_shape": 5,
     "previous_letter": 13,
+    "previous_pair": 33,
     "slide_letter": 13,
     "slide_colour": 9,
     "slide_shape": 5,
@@ -100,6 +101,7 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
                     values["rank"] = min(rank + 1, 5)
                     for name in ("colour", "shape", "letter"):
                         values[f"previous_{name}"] = 0 if before is None else known[name][before]
+                    values["previous_pair"] = 0 if before is None else _pair_of(window, before)
                 if kind == "figure":
                     values["slide_letter"] = letters[window.items[k].slide]
                 if kind == "object":
@@ -107,6 +109,12 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
                     values["direction"] = DIRECTIONS.index(way) + 1 if way else 0
                 facts[k, int(frame)] = _pack(values)
     return facts
+
+
+def _pair_of(window: Window, index: int) -> int:
+    """Index + 1 into PAIRS; 0 for a letter."""
+    name = window.items[index].name
+    return PAIRS.index(name) + 1 if name in PAIRS else 0
 
 
 def _places(window: Window, index: int, first: int, frame: int) -> dict[str, int]:

@@ -31,7 +31,7 @@ TRAIN_SEEDS = 2_000_000
 """First seed of the pool's scenes; evaluation uses seeds below 1,000,000."""
 SCATTERED_SEEDS = 4_000_000
 _MAX_ITEMS = 8
-_FORMAT = b"2"
+_FORMAT = b"3"
 """Of scenes and shards: another one has another folder."""
 
 
@@ -45,6 +45,8 @@ class SeenScene:
     visible: Float[np.ndarray, "t items"]
     owner: Int64[np.ndarray, "t n"]
     """Item a pooled cell shows, -1 nothing, IGNORE a mere touch."""
+    share: Float[np.ndarray, "t n"]
+    """Of a cell's pixels, how many show the item that shows most there."""
 
 
 def see_scene(
@@ -58,7 +60,8 @@ def see_scene(
     cover = cover_cells(shown.items, len(scene.items), CELLS)
     owner = choose_owner(cover, owns=0.12, touches=0.02)
     tokens = encode_frames(model, torch.from_numpy(shrink(shown.pixels)))
-    return SeenScene(scene, tokens, shown.visible, owner)
+    share = cover.max(1, initial=0.0)
+    return SeenScene(scene, tokens, shown.visible, owner, share)
 
 
 @torch.no_grad()
@@ -107,6 +110,7 @@ def load_shard(
             columns["tokens"][k],
             columns["visible"][k, :, : len(scene.items)].numpy(),
             columns["owner"][k].long().numpy(),
+            columns["share"][k].float().numpy(),
         )
         for k, scene in enumerate(scenes)
     ]
@@ -131,6 +135,7 @@ def _save_shard(path: Path, seen: list[SeenScene]) -> None:
         "tokens": torch.stack([one.tokens for one in seen]).bfloat16(),
         "visible": visible,
         "owner": torch.stack([torch.from_numpy(one.owner) for one in seen]).to(torch.int16),
+        "share": torch.stack([torch.from_numpy(one.share) for one in seen]).to(torch.float16),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")

@@ -2,7 +2,12 @@
 
 Three stages (tower, alignment, language), each seeded and resumed from its last checkpoint under
 `--runs`; then the weights are written to `--out`. One dial, `--scale`, stretches every stage: 1 is
-the recipe of docs/tiny-model.md. Runs on one CPU thread unless told otherwise.
+the recipe of docs/tiny-model.md. Runs on one CPU thread; more cores help as more workers:
+
+    python -m torch.distributed.run --nproc-per-node 2 -m demo.train
+
+`--weights` goes on from exported weights: the tower stays but for its last layer, the alignment
+refines what is there, and the language half takes up the curriculum at `--phase`.
 """
 
 import argparse
@@ -13,7 +18,8 @@ from pathlib import Path
 import torch
 
 from demo.curriculum import plan_phases
-from demo.model import build_model, export_model
+from demo.model import build_model, export_model, load_model
+from demo.parallel import find_share, joined
 from demo.train_align import train_align
 from demo.train_language import train_language
 from demo.train_tower import train_tower
@@ -29,20 +35,34 @@ def main() -> None:
     options = _parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
+    with joined():
+        _train(options)
+
+
+def _train(options: argparse.Namespace) -> None:
     begun_s = time.monotonic()
-    model = build_model(options.seed)
+    model = load_model(options.weights) if options.weights else build_model(options.seed)
+    model.requires_grad_(True)
     tower_steps = max(round(TOWER_STEPS * options.scale), 1)
-    align_steps = max(round(ALIGN_STEPS * options.scale), 1)
-    train_tower(model.model.vision_tower, options.runs, steps=tower_steps, seed=options.seed)
-    train_align(model, options.runs, steps=align_steps, seed=options.seed)
+    align_steps = options.align_steps
+    if align_steps is None:
+        align_steps = max(round(ALIGN_STEPS * options.scale), 1)
+    if not options.weights:
+        train_tower(model.model.vision_tower, options.runs, steps=tower_steps, seed=options.seed)
+    train_align(
+        model, options.runs, steps=align_steps, seed=options.seed, keep=options.weights is not None
+    )
     done = train_language(
         model,
         options.runs,
-        phases=plan_phases(options.language_scale or options.scale),
+        phases=plan_phases(options.language_scale or options.scale)[options.phase :],
         seed=options.seed,
         max_shards=options.shards,
+        rate=options.rate,
         stop_s=None if options.stop_s is None else options.stop_s - (time.monotonic() - begun_s),
     )
+    if find_share()[0]:
+        return
     size_bytes = export_model(model, options.out)
     logger.info(
         "%d language steps done; %.1f MB in %s; %.0f s",
@@ -62,8 +82,12 @@ def _parse() -> argparse.Namespace:
         default=None,
         help="stretches the language stage alone: to go on with the tower as it is",
     )
+    add("--weights", type=Path, default=None, help="folder of exported weights to go on from")
+    add("--align-steps", type=int, default=None, help="of the alignment, whatever the scale")
+    add("--phase", type=int, default=0, help="phase of the language half's curriculum to begin at")
+    add("--rate", type=float, default=1.0, help="scales the language half's learning rates")
     add("--seed", type=int, default=0)
-    add("--shards", type=int, default=14, help="scenes in the pool, in units of 250")
+    add("--shards", type=int, default=24, help="scenes in the pool, in units of 250")
     add("--threads", type=int, default=1)
     add("--stop-s", type=float, default=None, help="save and export after so many seconds")
     return parser.parse_args()

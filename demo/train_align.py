@@ -1,24 +1,30 @@
 """Stage 2: the projector learns the words: a pooled token decodes to what its cell shows.
 
-The tower stands still. Each pooled token, read through the language model's own (tied)
-embeddings, must say its colour, shape and letter, or "none"; a small head asks where it is, so
-that places survive the projector too.
+Projector, words and the tower's last layer learn together; the layers below, whose attention
+anchors are chosen by, stand still. Each pooled token, read through the language model's own (tied)
+embeddings, must say its colour, shape and letter, or "none". Beside them a coloured shape has a
+direction of its own (`draw_codes`): two things that share a colour or a shape are then as far apart
+as two that share nothing, and whoever counts them has to compare one thing, not two. A small head
+asks where a token is, so that places survive the projector too.
 """
 
+import copy
 import logging
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from aot.pooling import pool_grid
 from demo.checkpoint import load_state, save_state
-from demo.labels import CLASSES, IGNORE
+from demo.labels import CLASSES, IGNORE, PAIRS
 from demo.model import CELLS, PATCHES
 from demo.optim import set_rates
+from demo.scenes import SHAPES
 from demo.sequence import open_vocabulary
 from demo.train_tower import dense_loss, draw_batch, normalise
 
@@ -26,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 SHARPNESS = 8.0
 """Factor on the dot product of token and word: a token of norm 1 can be sure of its word."""
+CODE_SHARPNESS = 2.0
+"""The same for the code of a coloured shape; smaller, so that the code becomes long enough to be
+found among all else that a token says."""
 
 
 def train_align(
@@ -35,44 +44,106 @@ def train_align(
     steps: int,
     scenes_per_step: int = 48,
     seed: int = 0,
+    keep: bool = False,
 ) -> None:
-    """Train projector and word embeddings; resumes from `runs/align.safetensors`."""
+    """Train in place; resumes from `runs/align.safetensors`.
+
+    `keep` refines an aligned model: its words stand still, and apart from the codes of coloured
+    shapes its tokens stay what they were, so that a language half that can read them still can.
+    """
     torch.manual_seed(seed)
-    embed = model.model.language_model.embed_tokens
-    nn.init.normal_(embed.weight, std=embed.weight.shape[1] ** -0.5)
-    nn.init.zeros_(model.model.image_newline)
-    place = nn.Linear(embed.weight.shape[1], 2 * CELLS)
-    projector = model.model.multi_modal_projector
-    modules = {"projector": projector, "embed": embed, "place": place}
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
-    optimizer.param_groups[0]["initial_lr"] = 3e-3
+    trainer = _Aligner(model, keep)
     path = runs / "align.safetensors"
-    start, begun_s = load_state(path, modules, [optimizer]), time.monotonic()
+    start, begun_s = load_state(path, trainer.modules, [trainer.optimizer]), time.monotonic()
     for step in range(start, steps):
-        set_rates([optimizer], step, steps)
+        set_rates([trainer.optimizer], step, steps, decay=0.5)
         pixels, labels, _ = draw_batch(seed + 1, step, scenes_per_step, cells=CELLS)
-        with torch.autocast("cpu", torch.bfloat16):
-            tokens = _pooled_tokens(model, pixels)
-        losses, scores = _word_losses(tokens.float(), embed.weight, labels)
-        losses["place"] = 0.2 * _place_loss(place(tokens.float()))
-        optimizer.zero_grad(set_to_none=True)
+        losses, scores = trainer.losses(pixels, labels)
+        trainer.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
+        trainer.optimizer.step()
         if step % 20 == 0 or step == steps - 1:
             numbers = {k: round(v.item(), 3) for k, v in {**losses, **scores}.items()}
             logger.info("align %d %.0f s %s", step, time.monotonic() - begun_s, numbers)
-    if start < steps:
-        save_state(path, modules, [optimizer], steps)
+        if step % 100 == 99 or step == steps - 1:
+            save_state(path, trainer.modules, [trainer.optimizer], step + 1)
 
 
-def _pooled_tokens(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        hidden = model.model.vision_tower(
-            pixel_values=normalise(pixels), output_hidden_states=True
-        ).hidden_states[-1]
-    tokens = model.model.multi_modal_projector(hidden)
-    return pool_grid(tokens, (PATCHES, PATCHES), "bilinear")
+class _Aligner:
+    """What is trained, and what it is asked."""
+
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration, keep: bool) -> None:
+        self.tower = model.model.vision_tower
+        self.top = self.tower.encoder.layers[-1]
+        self.projector = model.model.multi_modal_projector
+        self.words = model.model.language_model.embed_tokens
+        if not keep:
+            nn.init.normal_(self.words.weight, std=self.words.weight.shape[1] ** -0.5)
+            nn.init.zeros_(model.model.image_newline)
+        self.before = copy.deepcopy(nn.ModuleList([self.top, self.projector])) if keep else None
+        holder = nn.Module()
+        self.codes = draw_codes(_rows(self.words.weight), len(PAIRS) + 1)
+        holder.register_buffer("codes", self.codes)
+        place = nn.Linear(self.words.weight.shape[1], 2 * CELLS)
+        self.place = place
+        self.modules: dict[str, nn.Module] = {
+            "top": self.top, "projector": self.projector, "embed": self.words, "place": place,
+            "codes": holder,
+        }  # fmt: skip
+        if self.before is not None:
+            self.modules["before"] = self.before
+        trained = [self.top, self.projector, place, *([] if keep else [self.words])]
+        parameters = [p.requires_grad_(True) for module in trained for p in module.parameters()]
+        rate = 1e-3 if keep else 3e-3
+        self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+        self.optimizer.param_groups[0]["initial_lr"] = rate
+
+    def losses(
+        self, pixels: Tensor, labels: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses by name, and the accuracy on cells that show something."""
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                below = self.tower(
+                    pixel_values=normalise(pixels), output_hidden_states=True
+                ).hidden_states[-2]
+                old = None if self.before is None else _pool(below, *self.before)
+            tokens = _pool(below, self.top, self.projector).float()
+        losses, scores = _word_losses(tokens, self.words.weight, labels)
+        losses["pair"], scores["pair_accuracy"] = dense_loss(
+            CODE_SHARPNESS * tokens @ self.codes.T, pair_labels(labels)
+        )
+        losses["place"] = 0.2 * _place_loss(self.place(tokens))
+        if old is not None:
+            change = tokens - old.float()
+            change = change - change @ self.codes.T @ self.codes
+            losses = {"pair": losses["pair"], "change": 10 * change.square().sum(-1).mean()}
+        return losses, scores
+
+
+def draw_codes(words: Float[Tensor, "w d"], count: int) -> Float[Tensor, "count d"]:
+    """Directions of length one, at right angles to each other and to the words."""
+    basis = torch.linalg.qr(words.detach().float().T)[0]
+    drawn = torch.randn(words.shape[1], count)
+    return torch.linalg.qr(drawn - basis @ (basis.T @ drawn))[0].T.contiguous()
+
+
+def pair_labels(labels: dict[str, Tensor]) -> Int64[Tensor, "b n"]:
+    """Index + 1 into PAIRS per cell; 0 where there is no coloured shape, IGNORE as the colours."""
+    colour, shape = labels["colour"], labels["shape"]
+    return torch.where(colour > 0, (colour - 1) * len(SHAPES) + shape, colour)
+
+
+def _pool(below: Tensor, top: nn.Module, projector: nn.Module) -> Tensor:
+    """Pooled tokens from what the tower's last layer reads."""
+    return pool_grid(projector(top(below, attention_mask=None)), (PATCHES, PATCHES), "bilinear")
+
+
+def _rows(words: Tensor) -> Tensor:
+    """The words that tokens decode to."""
+    vocabulary = open_vocabulary().words
+    names = dict.fromkeys(("none", *(word for values in CLASSES.values() for word in values)))
+    return words[[vocabulary[name] for name in names]]
 
 
 def _word_losses(

@@ -16,17 +16,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Model
 
 from demo import attention
 from demo.checkpoint import load_state, save_state
-from demo.crops import crop_scene, hide
+from demo.crops import crop_scene, hide, pack, take
 from demo.curriculum import Phase, Progress, find_phase, pick, unlike
 from demo.fact_heads import CLOCK_LAYER, FACT_LAYER, FactHeads
 from demo.facts import state_facts
 from demo.labels import IGNORE
 from demo.optim import build_optimizers, set_rates
+from demo.parallel import any_worker, average_gradients, find_share
 from demo.pool import SHARD_SCENES, SeenScene, load_shard, pool_folder
 from demo.questions import KINDS, SEEN, Window, ask, open_window
 from demo.sequence import (
@@ -36,6 +38,7 @@ from demo.sequence import (
     embed_videos,
     open_vocabulary,
     position_ids,
+    prefix_length,
     write_marks,
     write_slots,
 )
@@ -50,6 +53,8 @@ WINDOWS = 3
 """Drawn of a scene for each that is used: the one in which most is going on."""
 DECAY = 0.6
 """Share of the steps over which the rates fall."""
+SETTLE = 150
+"""Steps over which the heads, which start at random, come to bear on the model."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +78,22 @@ def train_language(
     phases: tuple[Phase, ...],
     seed: int = 0,
     max_shards: int = 32,
+    rate: float = 1.0,
     stop_s: float | None = None,
 ) -> int:
     """Train in place; resumes from `runs/language.safetensors`; returns the steps done.
 
-    `stop_s` ends the run early, saved, after so many seconds.
+    `rate` scales the learning rates; `stop_s` ends the run early, saved, after so many seconds.
     """
     torch.manual_seed(seed)
-    trainer = _Trainer(model, runs, phases, seed, max_shards)
+    trainer = _Trainer(model, runs, phases, seed, max_shards, rate)
     return trainer.run(stop_s)
 
 
 class _Trainer:
     """State of stage 3 between steps."""
 
-    def __init__(self, model, runs: Path, phases, seed: int, max_shards: int) -> None:
+    def __init__(self, model, runs: Path, phases, seed: int, max_shards: int, rate: float) -> None:
         self.model, self.phases, self.seed = model, phases, seed
         self.max_shards = max_shards
         self.language = model.model.language_model
@@ -103,12 +109,13 @@ class _Trainer:
             "language": self.language, "heads": self.heads, "newline": holder,
             "progress": progress,
         }  # fmt: skip
+        self.worker, self.workers = find_share()
         others = [*self.language.embed_tokens.parameters(), *self.language.norm.parameters()]
         self.optimizers = build_optimizers(
             self.language.layers,
             [*others, *self.heads.parameters(), self.newline],
-            muon_lr=3e-3,
-            adam_lr=1.5e-3,
+            muon_lr=rate * 3e-3,
+            adam_lr=rate * 1.5e-3,
         )
         self.pool = pool_folder(model, runs)
         self.path = runs / "language.safetensors"
@@ -124,8 +131,9 @@ class _Trainer:
                 elapsed_s = time.monotonic() - begun_s
                 if step % 25 == 0 or step == self.steps - 1:
                     self.log(step, elapsed_s, loss, fact_loss)
-                stopping = stop_s is not None and elapsed_s > stop_s
-                if step % 100 == 99 or step == self.steps - 1 or stopping:
+                stopping = any_worker(stop_s is not None and elapsed_s > stop_s)
+                last = step == self.steps - 1 or stopping
+                if self.worker == 0 and (step % 100 == 99 or last):
                     save_state(self.path, self.modules, self.optimizers, step + 1)
                 if stopping:
                     return step + 1
@@ -140,7 +148,9 @@ class _Trainer:
             loss, fact_loss, right = self.losses(batch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        (loss + max(1.0 - step / self.steps, 0.2) * fact_loss).backward()
+        weight = min((step + 1) / SETTLE, max(1.0 - step / self.steps, 0.2))
+        (loss + weight * fact_loss).backward()
+        average_gradients([*self.language.parameters(), *self.heads.parameters(), self.newline])
         nn.utils.clip_grad_norm_([*self.language.parameters(), self.newline], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -159,12 +169,13 @@ class _Trainer:
     def draw(self, step: int, phase: Phase) -> Batch:
         """The batch of a step: the same for the same seed, whatever ran before."""
         rng = np.random.default_rng([self.seed, step, 3])
-        frames = int(rng.choice(phase.frames))
+        frames, cropped = int(rng.choice(phase.frames)), rng.random() < phase.cropped
+        rng = np.random.default_rng([self.seed, step, 4, self.worker])
         columns = []
-        while len(columns) < phase.videos:
+        while len(columns) < max(phase.videos // self.workers, 1):
             seen = self.scene(step, phase.scattered, rng)
             outside = np.zeros(seen.owner.shape, bool)
-            if rng.random() < phase.cropped:
+            if cropped:
                 seen, outside = crop_scene(seen, rng)
             cut, window = draw_window(seen, frames, rng)
             questions = unlike([ask(window, rng, phase.kinds) for _ in range(DRAWS)])
@@ -192,6 +203,8 @@ class _Trainer:
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of answers and facts, and which answers were right."""
         frames, slots = batch.tokens.shape[1], batch.slot_ids.shape[1]
+        prefix = prefix_length(frames)
+        index, blank = pack(hide(batch.outside))
         embedded = embed_videos(
             self.language,
             self.newline,
@@ -200,18 +213,26 @@ class _Trainer:
             batch.slot_ids,
             self.vocabulary,
         )
+        asked = position_ids(frames, slots)[:, prefix:].expand(len(index), -1)
+        seen = index.shape[1]
         outputs = self.language(
-            inputs_embeds=embedded,
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),  # the frames imply it
-            position_ids=position_ids(frames, slots),
+            inputs_embeds=torch.cat([take(embedded[:, :prefix], index), embedded[:, prefix:]], 1),
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),  # the prefix implies it
+            position_ids=torch.cat([index, asked], dim=1),
             use_cache=False,
             output_hidden_states=True,
-            frames=frames,
-            hidden=hide(batch.outside) if batch.outside.any() else None,
+            prefix=seen,
+            hidden=blank if blank.any() else None,
         )
-        answers = outputs.last_hidden_state[:, 1 + frames * FRAME_LENGTH :]
-        loss, right = self.answer_loss(answers, batch.targets.flatten(1))
-        facts, told = self.fact_losses(outputs.hidden_states, batch.facts, frames)
+        loss, right = self.answer_loss(
+            outputs.last_hidden_state[:, seen:], batch.targets.flatten(1)
+        )
+        early, late = (outputs.hidden_states[n][:, :seen] for n in (CLOCK_LAYER, FACT_LAYER))
+        goals = _lay_out_facts(batch.facts).gather(
+            2, index[:, None].expand(-1, batch.facts.shape[1], -1)
+        )
+        goals = goals.masked_fill(blank[:, None], IGNORE)
+        facts, told = self.heads.losses(early, late, goals, self.language.embed_tokens.weight)
         return loss, 0.5 * facts + 0.5 * told, right
 
     def answer_loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,20 +247,10 @@ class _Trainer:
         slots = correct.unflatten(1, (-1, SLOT_LENGTH)).all(-1)
         return (weight * each).sum() / weight.sum(), slots.float()
 
-    def fact_losses(
-        self, states: tuple[Tensor, ...], facts: Tensor, frames: int
-    ) -> tuple[Tensor, Tensor]:
-        """Losses of classes and times on the cells and newlines of the video part."""
-        early, late = (
-            states[layer][:, 1 : 1 + frames * FRAME_LENGTH].unflatten(1, (frames, FRAME_LENGTH))[
-                :, :, MARK_TOKENS:
-            ]
-            for layer in (CLOCK_LAYER, FACT_LAYER)
-        )
-        return self.heads.losses(early, late, facts, self.language.embed_tokens.weight)
-
     def log(self, step: int, elapsed_s: float, loss: float, fact_loss: float) -> None:
         """One line: losses, and the running accuracy of every kind."""
+        if self.worker:
+            return
         kinds = " ".join(
             f"{k}={v:.2f}" for k, v in zip(KINDS, self.progress.right.tolist(), strict=True)
         )
@@ -271,6 +282,14 @@ def draw_window(
         window = open_window(seen.scene, seen.visible[cut], cut.astype(np.float64), clock_s)
         windows.append((cut, window))
     return max(windows, key=lambda drawn: (drawn[1].visible >= SEEN).any(0).sum())
+
+
+def _lay_out_facts(facts: Int64[Tensor, "b facts t s"]) -> Int64[Tensor, "b facts l"]:
+    """Targets on the video part of the sequence; first token and time marks have none."""
+    batch, kinds, frames, _ = facts.shape
+    laid = torch.full((batch, kinds, frames, FRAME_LENGTH), IGNORE)
+    laid[..., MARK_TOKENS:] = facts
+    return F.pad(laid.flatten(2), (1, 0), value=IGNORE)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def draw_batch(
         # Training scenes have seeds from 1,000,000 on; lower ones are for evaluation.
         scene_seed = 1_000_000 + int(rng.integers(1 << 40))
         scene = generate_scene("lecture" if k % 2 else "surveillance", scene_seed)
-        if k % 3 and cells == PATCHES:
+        if k % 3 and (cells == PATCHES or k % 3 == 1):
             scene = crowd_scene(scene, rng)
         # A quarter is drawn larger and scaled down, as frames of a real video are.
         size = 2 * IMAGE_SIZE if k % 12 in (2, 3) else IMAGE_SIZE

@@ -1,11 +1,13 @@
 """Attention without forbidden pairs is the masked square; what is badly answered is asked more."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from demo.attention import attend
-from demo.crops import crop_scene, hide
+from demo.crops import BLANK, LARGEST, PARTLY, TELLING, crop_scene, hide, pack
 from demo.curriculum import Phase, Progress, find_phase, pick, plan_phases, unlike
 from demo.labels import IGNORE
 from demo.pool import SeenScene
@@ -76,7 +78,9 @@ def test_windows_are_evenly_spaced_frames_of_the_scene(frames):
     scene = generate_scene("surveillance", 4)
     visible = np.zeros((8, len(scene.items)))
     visible[5] = 1.0
-    seen = SeenScene(scene, torch.zeros(8, 49, 4), visible, np.zeros((8, 49), np.int64))
+    seen = SeenScene(
+        scene, torch.zeros(8, 49, 4), visible, np.zeros((8, 49), np.int64), np.zeros((8, 49))
+    )
     cuts = [draw_window(seen, frames, np.random.default_rng(k))[0] for k in range(20)]
     assert all(len(cut) == frames and cut[0] >= 0 and cut[-1] < 8 for cut in cuts)
     assert all(len(set(np.diff(cut))) <= 1 for cut in cuts)
@@ -87,25 +91,45 @@ def seen_scene():
     scene = generate_scene("surveillance", 4)
     owner = np.full((8, 49), -1)
     owner[:, [24, 25]] = 0
-    return SeenScene(scene, torch.zeros(8, 49, 4), np.ones((8, len(scene.items))), owner)
+    share = np.where(np.arange(49) == 24, TELLING, 0.5 * TELLING) * (owner == 0)
+    return SeenScene(scene, torch.zeros(8, 49, 4), np.ones((8, len(scene.items))), owner, share)
 
 
-def test_a_crop_keeps_a_rectangle_of_every_frame():
+def test_a_crop_does_not_look_at_what_it_crops():
+    other = replace(seen_scene(), owner=np.zeros((8, 49), np.int64))
     for seed in range(20):
-        _, outside = crop_scene(seen_scene(), np.random.default_rng(seed))
-        for frame in ~outside.reshape(8, 7, 7):
-            rows, columns = np.flatnonzero(frame.any(1)), np.flatnonzero(frame.any(0))
-            assert frame.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        one, two = (crop_scene(s, np.random.default_rng(seed))[1] for s in (seen_scene(), other))
+        assert np.array_equal(one, two)
 
 
-def test_what_a_crop_cuts_is_neither_seen_nor_absent():
+def test_a_crop_shows_at_most_half_of_a_frame_and_seldom_nothing():
+    drawn = [~crop_scene(seen_scene(), np.random.default_rng(seed))[1] for seed in range(200)]
+    cells = np.stack(drawn).sum(-1)
+    assert cells.max() <= LARGEST
+    assert 0 < (cells == 0).mean() < BLANK
+
+
+def test_an_item_is_seen_by_the_cell_that_tells_it_and_else_neither_seen_nor_absent():
     whole = seen_scene()
     for seed in range(40):
         seen, outside = crop_scene(whole, np.random.default_rng(seed))
-        shown = (~outside)[:, [24, 25]].sum(1)
-        expected = np.choose(shown, [0.0, 0.3, 1.0])
+        telling, other = ~outside[:, 24], ~outside[:, 25]
+        expected = np.where(telling, 1.0, np.where(other, PARTLY, 0.0))
         assert np.array_equal(seen.visible[:, 0], expected)
         assert (seen.owner[outside] == IGNORE).all()
+
+
+def test_packing_leaves_out_what_is_hidden_and_keeps_the_order():
+    outside = torch.zeros(2, 2, 49, dtype=torch.bool)
+    outside[0, 1, 5:9] = True
+    outside[1, 0] = True
+    hidden = hide(outside)
+    index, blank = pack(hidden)
+    assert index.shape[1] == prefix_length(2) - 4
+    assert not blank[0].any()
+    assert blank[1].sum() == 50 - 4  # the newline goes with the last of its frame's tokens
+    for row in range(2):
+        assert torch.equal(index[row][~blank[row]], (~hidden[row]).nonzero()[:, 0])
 
 
 def test_cells_outside_the_crop_do_not_reach_an_answer():
