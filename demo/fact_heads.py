@@ -31,6 +31,7 @@ class FactHeads(nn.Module):
         self.classify = nn.Linear(dim, sum(FACTS.values()))
         self.readers = nn.ModuleDict({name: _identity(dim) for name in (*CLOCKS, "previous")})
         self.fresh = nn.Linear(dim, 2)
+        self.pair = nn.Linear(dim, FACTS["pair"])
         words = open_vocabulary().words
         self.seconds = [words[f":{n:02d}"] for n in range(60)]
         self.names = {
@@ -71,6 +72,24 @@ class FactHeads(nn.Module):
                 goal = classes[:, order.index(fact)]
                 told.append(self._read(reader, late, goal, embeddings[ids]))
         return torch.stack(each).sum() / len(FACTS), torch.stack(told).mean()
+
+    def pair_loss(
+        self,
+        cells: Float[Tensor, "b l d"],
+        shown: Int64[Tensor, "b l"],
+        text: Float[Tensor, "b k d"],
+        named: Int64[Tensor, "b k"],
+    ) -> Tensor:
+        """Mean loss of the coloured shape, read alike off cells that show and text that names it.
+
+        A question then holds what it asks for in the form in which the cells hold it.
+        """
+        losses = []
+        for hidden, goal in ((cells, shown), (text, named)):
+            asked = goal != IGNORE
+            read = F.rms_norm(hidden[asked].float(), hidden.shape[-1:])
+            losses.append(_mean_loss(self.pair(read).float(), goal[asked]))
+        return torch.stack(losses).mean()
 
     def _tell_fresh(self, hidden: Tensor, goal: Tensor) -> Tensor:
         """Weighed like half of all others together: counting hangs on it."""

@@ -6,6 +6,8 @@ heads on a middle layer ask the tokens just that while the model trains. The hea
 exported. Everything asked follows from the frames up to the token's own.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Int64
 
@@ -18,6 +20,7 @@ FACTS: dict[str, int] = {
     "colour": 9,
     "shape": 5,
     "letter": 13,
+    "pair": 33,
     "rank": 6,
     "previous_colour": 9,
     "previous_shape": 5,
@@ -95,6 +98,7 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
             before = earlier[-1] if earlier else None
             for frame in np.flatnonzero(window.visible[:, k] >= SEEN):
                 values = {name: known[name][k] for name in ("colour", "shape", "letter")}
+                values["pair"] = _pair_of(window, k)
                 values["first_second"] = int(window.times_s[firsts[k]]) % 60
                 values |= _places(window, k, firsts[k], int(frame))
                 if not tied and window.is_clear(k):
@@ -109,6 +113,18 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
                     values["direction"] = DIRECTIONS.index(way) + 1 if way else 0
                 facts[k, int(frame)] = _pack(values)
     return facts
+
+
+def name_pairs(
+    ids: Int64[np.ndarray, "slots length"], words: Mapping[str, int]
+) -> Int64[np.ndarray, "slots length"]:
+    """Index + 1 into PAIRS where a slot's text has just named a coloured shape, else IGNORE."""
+    pairs = np.full_like(ids, IGNORE)
+    for index, pair in enumerate(PAIRS):
+        colour, shape = (words[word] for word in pair.split())
+        named = (ids[:, :-1] == colour) & (ids[:, 1:] == shape)
+        pairs[:, 1:][named] = index + 1
+    return pairs
 
 
 def _pair_of(window: Window, index: int) -> int:

@@ -6,8 +6,8 @@ the recipe of docs/tiny-model.md. Runs on one CPU thread; more cores help as mor
 
     python -m torch.distributed.run --nproc-per-node 2 -m demo.train
 
-`--weights` goes on from exported weights: the tower stays but for its last layer, the alignment
-refines what is there, and the language half takes up the curriculum at `--phase`.
+`--weights` goes on from exported weights: the vision half is refined for `--refine-steps`, and the
+language half takes up the curriculum at `--phase`.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from demo.model import build_model, export_model, load_model
 from demo.parallel import find_share, joined
 from demo.train_align import train_align
 from demo.train_language import train_language
+from demo.train_refine import train_refine
 from demo.train_tower import train_tower
 
 logger = logging.getLogger(__name__)
@@ -43,15 +44,13 @@ def _train(options: argparse.Namespace) -> None:
     begun_s = time.monotonic()
     model = load_model(options.weights) if options.weights else build_model(options.seed)
     model.requires_grad_(True)
-    tower_steps = max(round(TOWER_STEPS * options.scale), 1)
-    align_steps = options.align_steps
-    if align_steps is None:
+    if options.weights:
+        train_refine(model, options.runs, steps=options.refine_steps, seed=options.seed)
+    else:
+        tower_steps = max(round(TOWER_STEPS * options.scale), 1)
         align_steps = max(round(ALIGN_STEPS * options.scale), 1)
-    if not options.weights:
         train_tower(model.model.vision_tower, options.runs, steps=tower_steps, seed=options.seed)
-    train_align(
-        model, options.runs, steps=align_steps, seed=options.seed, keep=options.weights is not None
-    )
+        train_align(model, options.runs, steps=align_steps, seed=options.seed)
     done = train_language(
         model,
         options.runs,
@@ -83,7 +82,7 @@ def _parse() -> argparse.Namespace:
         help="stretches the language stage alone: to go on with the tower as it is",
     )
     add("--weights", type=Path, default=None, help="folder of exported weights to go on from")
-    add("--align-steps", type=int, default=None, help="of the alignment, whatever the scale")
+    add("--refine-steps", type=int, default=0, help="of the vision half of those weights")
     add("--phase", type=int, default=0, help="phase of the language half's curriculum to begin at")
     add("--rate", type=float, default=1.0, help="scales the language half's learning rates")
     add("--seed", type=int, default=0)

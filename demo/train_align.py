@@ -8,7 +8,6 @@ as two that share nothing, and whoever counts them has to compare one thing, not
 asks where a token is, so that places survive the projector too.
 """
 
-import copy
 import logging
 import time
 from pathlib import Path
@@ -44,20 +43,15 @@ def train_align(
     steps: int,
     scenes_per_step: int = 48,
     seed: int = 0,
-    keep: bool = False,
 ) -> None:
-    """Train in place; resumes from `runs/align.safetensors`.
-
-    `keep` refines an aligned model: its words stand still, and apart from the codes of coloured
-    shapes its tokens stay what they were, so that a language half that can read them still can.
-    """
+    """Train in place; resumes from `runs/align.safetensors`."""
     torch.manual_seed(seed)
-    trainer = _Aligner(model, keep)
+    trainer = _Aligner(model)
     path = runs / "align.safetensors"
     start, begun_s = load_state(path, trainer.modules, [trainer.optimizer]), time.monotonic()
     for step in range(start, steps):
-        set_rates([trainer.optimizer], step, steps, decay=0.5)
-        pixels, labels, _ = draw_batch(seed + 1, step, scenes_per_step, cells=CELLS)
+        set_rates([trainer.optimizer], step, steps)
+        pixels, _, labels, _ = draw_batch(seed + 1, step, scenes_per_step)
         losses, scores = trainer.losses(pixels, labels)
         trainer.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -72,15 +66,13 @@ def train_align(
 class _Aligner:
     """What is trained, and what it is asked."""
 
-    def __init__(self, model: LlavaOnevisionForConditionalGeneration, keep: bool) -> None:
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration) -> None:
         self.tower = model.model.vision_tower
         self.top = self.tower.encoder.layers[-1]
         self.projector = model.model.multi_modal_projector
         self.words = model.model.language_model.embed_tokens
-        if not keep:
-            nn.init.normal_(self.words.weight, std=self.words.weight.shape[1] ** -0.5)
-            nn.init.zeros_(model.model.image_newline)
-        self.before = copy.deepcopy(nn.ModuleList([self.top, self.projector])) if keep else None
+        nn.init.normal_(self.words.weight, std=self.words.weight.shape[1] ** -0.5)
+        nn.init.zeros_(model.model.image_newline)
         holder = nn.Module()
         self.codes = draw_codes(_rows(self.words.weight), len(PAIRS) + 1)
         holder.register_buffer("codes", self.codes)
@@ -90,13 +82,10 @@ class _Aligner:
             "top": self.top, "projector": self.projector, "embed": self.words, "place": place,
             "codes": holder,
         }  # fmt: skip
-        if self.before is not None:
-            self.modules["before"] = self.before
-        trained = [self.top, self.projector, place, *([] if keep else [self.words])]
-        parameters = [p.requires_grad_(True) for module in trained for p in module.parameters()]
-        rate = 1e-3 if keep else 3e-3
-        self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
-        self.optimizer.param_groups[0]["initial_lr"] = rate
+        trained = [self.top, self.projector, place, self.words]
+        parameters = [p for module in trained for p in module.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
+        self.optimizer.param_groups[0]["initial_lr"] = 3e-3
 
     def losses(
         self, pixels: Tensor, labels: dict[str, Tensor]
@@ -107,17 +96,12 @@ class _Aligner:
                 below = self.tower(
                     pixel_values=normalise(pixels), output_hidden_states=True
                 ).hidden_states[-2]
-                old = None if self.before is None else _pool(below, *self.before)
             tokens = _pool(below, self.top, self.projector).float()
         losses, scores = _word_losses(tokens, self.words.weight, labels)
         losses["pair"], scores["pair_accuracy"] = dense_loss(
             CODE_SHARPNESS * tokens @ self.codes.T, pair_labels(labels)
         )
         losses["place"] = 0.2 * _place_loss(self.place(tokens))
-        if old is not None:
-            change = tokens - old.float()
-            change = change - change @ self.codes.T @ self.codes
-            losses = {"pair": losses["pair"], "change": 10 * change.square().sum(-1).mean()}
         return losses, scores
 
 

@@ -25,7 +25,7 @@ from demo.checkpoint import load_state, save_state
 from demo.crops import crop_scene, hide, pack, take
 from demo.curriculum import Phase, Progress, find_phase, pick, unlike
 from demo.fact_heads import CLOCK_LAYER, FACT_LAYER, FactHeads
-from demo.facts import state_facts
+from demo.facts import FACTS, name_pairs, state_facts
 from demo.labels import IGNORE
 from demo.optim import build_optimizers, set_rates
 from demo.parallel import any_worker, average_gradients, find_share
@@ -66,6 +66,8 @@ class Batch:
     slot_ids: Tensor
     targets: Tensor
     facts: Tensor
+    named: Tensor
+    """Coloured shapes that the slots' text names."""
     outside: Tensor
     """Cells that the crop leaves out, [b t n]."""
     kinds: list[list[str | None]]
@@ -190,14 +192,16 @@ class _Trainer:
                     torch.from_numpy(slots.ids),
                     torch.from_numpy(slots.targets),
                     torch.from_numpy(state_facts(window, seen.owner[cut])),
+                    torch.from_numpy(name_pairs(slots.ids, self.vocabulary.words)),
                     torch.from_numpy(outside[cut]),
                     [q.kind if q else None for q in chosen],
                 )
             )
-        tokens, marks, ids, targets, facts, outside, kinds = zip(*columns, strict=True)
+        tokens, marks, ids, targets, facts, named, outside, kinds = zip(*columns, strict=True)
         return Batch(
             torch.stack(tokens).float(), torch.stack(marks), torch.stack(ids),
-            torch.stack(targets), torch.stack(facts), torch.stack(outside), list(kinds),
+            torch.stack(targets), torch.stack(facts), torch.stack(named), torch.stack(outside),
+            list(kinds),
         )  # fmt: skip
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,7 +237,11 @@ class _Trainer:
         )
         goals = goals.masked_fill(blank[:, None], IGNORE)
         facts, told = self.heads.losses(early, late, goals, self.language.embed_tokens.weight)
-        return loss, 0.5 * facts + 0.5 * told, right
+        pairs = self.heads.pair_loss(
+            early, goals[:, list(FACTS).index("pair")],
+            outputs.hidden_states[CLOCK_LAYER][:, seen:], batch.named.flatten(1),
+        )  # fmt: skip
+        return loss, 0.5 * (facts + told + pairs), right
 
     def answer_loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the answers' words, and which slots are wholly right."""

@@ -9,6 +9,7 @@ is not exported, as in those checkpoints.
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +30,16 @@ from demo.labels import (
     label_cells,
     label_frames,
 )
-from demo.model import IMAGE_SIZE, PATCHES
+from demo.model import CELLS, IMAGE_SIZE, PATCHES
 from demo.optim import build_optimizers, set_rates
 from demo.render import render
-from demo.scenes import crowd_scene, generate_scene
+from demo.scenes import crowd_scene, generate_scene, scatter_scene
 
 logger = logging.getLogger(__name__)
 
 FRAMES_PER_SCENE = 1
+_OWNING = {PATCHES: (0.3, 0.04), CELLS: (0.12, 0.02)}
+"""Share of a patch or pooled cell that an item owns it from, and up to which it only touches."""
 _SIZES = {name: len(names) + 1 for name, names in CLASSES.items()}
 
 
@@ -73,7 +76,7 @@ def train_tower(
     tower.train()
     for step in range(start, steps):
         set_rates(optimizers, step, steps)
-        pixels, labels, present = draw_batch(seed, step, scenes_per_step)
+        pixels, labels, _, present = draw_batch(seed, step, scenes_per_step)
         with torch.autocast("cpu", torch.bfloat16):
             losses, scores = compute_losses(tower, heads, pixels, labels, present)
         for optimizer in optimizers:
@@ -91,33 +94,40 @@ def train_tower(
 
 
 def draw_batch(
-    seed: int, step: int, scenes: int, cells: int = PATCHES
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Pixels u8[b h w 3], class indices per patch or pooled cell, and what is present.
+    seed: int, step: int, scenes: int
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Pixels u8[b h w 3], class indices per patch and per pooled cell, and what is present.
 
     They depend on seed and step alone.
     """
     rng = np.random.default_rng([seed, step, 1])
-    columns: list[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]] = []
+    pixels, present = [], []
+    labels: dict[int, list[dict[str, np.ndarray]]] = {PATCHES: [], CELLS: []}
     for k in range(scenes):
         # Training scenes have seeds from 1,000,000 on; lower ones are for evaluation.
         scene_seed = 1_000_000 + int(rng.integers(1 << 40))
         scene = generate_scene("lecture" if k % 2 else "surveillance", scene_seed)
-        if k % 3 and (cells == PATCHES or k % 3 == 1):
+        if k % 6 == 4:
+            scene = scatter_scene(scene_seed, scene.duration_s)
+        elif k % 3:
             scene = crowd_scene(scene, rng)
         # A quarter is drawn larger and scaled down, as frames of a real video are.
         size = 2 * IMAGE_SIZE if k % 12 in (2, 3) else IMAGE_SIZE
         shown = render(scene, rng.uniform(0, 8, FRAMES_PER_SCENE), size)
-        cover = cover_cells(shown.items, len(scene.items), cells)
-        owns, touches = (0.3, 0.04) if cells == PATCHES else (0.12, 0.02)
-        owner = choose_owner(cover, owns, touches)
-        labels = label_cells(owner, classify_items(scene))
-        columns.append((shrink(shown.pixels), labels, label_frames(shown.visible, scene)))
-    pixels = torch.from_numpy(np.concatenate([c[0] for c in columns]))
-    labels = {
-        name: torch.from_numpy(np.concatenate([c[1][name] for c in columns])) for name in CLASSES
-    }
-    return pixels, labels, torch.from_numpy(np.concatenate([c[2] for c in columns]))
+        for cells, (owns, touches) in _OWNING.items():
+            cover = cover_cells(shown.items, len(scene.items), cells)
+            owner = choose_owner(cover, owns, touches)
+            labels[cells].append(label_cells(owner, classify_items(scene)))
+        pixels.append(shrink(shown.pixels))
+        present.append(label_frames(shown.visible, scene))
+    patches, cells = (
+        {name: torch.from_numpy(np.concatenate([one[name] for one in rows])) for name in CLASSES}
+        for rows in (labels[PATCHES], labels[CELLS])
+    )
+    return (
+        torch.from_numpy(np.concatenate(pixels)), patches, cells,
+        torch.from_numpy(np.concatenate(present)),
+    )  # fmt: skip
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:
@@ -143,6 +153,13 @@ def compute_losses(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Losses by name, and the accuracy on patches that show something."""
     hidden = tower(pixel_values=normalise(pixels), output_hidden_states=True).hidden_states
+    return head_losses(heads, hidden, labels, present)
+
+
+def head_losses(
+    heads: TowerHeads, hidden: Sequence[Tensor], labels: dict[str, Tensor], present: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The same from the tower's hidden states, all layers' outputs after its embeddings."""
     logits = heads.dense(heads.norm(hidden[-1])).float()
     parts = logits.split([*_SIZES.values(), PATCHES, PATCHES], dim=-1)
     losses, scores = {}, {}

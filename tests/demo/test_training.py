@@ -9,12 +9,13 @@ from aot import pool_grid
 from demo import pool
 from demo.checkpoint import load_state, save_state
 from demo.curriculum import Phase
-from demo.facts import CLOCKS, FACTS, FRESH, state_facts
-from demo.labels import IGNORE
+from demo.facts import CLOCKS, FACTS, FRESH, name_pairs, state_facts
+from demo.labels import IGNORE, PAIRS
 from demo.model import build_model, load_model
 from demo.optim import build_optimizers
-from demo.questions import open_window
+from demo.questions import Question, open_window
 from demo.scenes import generate_scene
+from demo.sequence import open_vocabulary, write_slots
 from demo.train_language import train_language
 from demo.train_tower import draw_batch
 from demo.video import write_video
@@ -121,3 +122,15 @@ def test_video_file_has_the_scene_s_frames(tmp_path):
 def test_odd_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected an even number"):
         write_video(generate_scene("lecture", 0, 1.0), tmp_path / "x.mp4", size=111)
+
+
+def test_text_that_names_a_coloured_shape_is_told_which():
+    vocabulary = open_vocabulary()
+    asked = Question("exist", "was there a red circle ?", "yes", 0.5)
+    slots = write_slots(
+        [asked, Question("colour", "what colour was the circle ?", "red", 0.5)], vocabulary
+    )
+    pairs = name_pairs(slots.ids, vocabulary.words)
+    assert np.flatnonzero(pairs[0] != IGNORE).tolist() == [4]
+    assert pairs[0, 4] == 1 + PAIRS.index("red circle")
+    assert (pairs[1] == IGNORE).all()

@@ -1,0 +1,126 @@
+"""Goes on from exported weights: the vision half sees more sharply and says it in the same way.
+
+Tower and projector learn together what patches and pooled cells show. What a cell's token was
+stays the goal where it told the cell rightly, so that a language half that can read the tokens
+still can; where it did not, the token may become any that tells it.
+"""
+
+import copy
+import logging
+import time
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from aot.pooling import pool_grid
+from demo.checkpoint import load_state, save_state
+from demo.labels import LETTERS, PAIRS
+from demo.model import PATCHES
+from demo.optim import build_optimizers, set_rates
+from demo.parallel import average_gradients, find_share
+from demo.train_align import pair_labels
+from demo.train_tower import TowerHeads, dense_loss, draw_batch, head_losses, normalise
+
+logger = logging.getLogger(__name__)
+
+THINGS = 1 + len(PAIRS) + len(LETTERS)
+"""What a cell may show: nothing, a coloured shape, a letter."""
+SETTLE = 100
+"""Steps in which the heads alone are trained: they start at random."""
+CHANGE_WEIGHT = 0.5
+"""Of the squared distance of tokens (of squared length 50) to what they were."""
+
+
+def train_refine(
+    model: LlavaOnevisionForConditionalGeneration,
+    runs: Path,
+    *,
+    steps: int,
+    scenes_per_step: int = 24,
+    seed: int = 0,
+) -> None:
+    """Train in place; resumes from `runs/refine.safetensors`. Every worker draws its own scenes."""
+    torch.manual_seed(seed)
+    trainer = _Refiner(model)
+    worker, _ = find_share()
+    path = runs / "refine.safetensors"
+    start, begun_s = load_state(path, trainer.modules, trainer.optimizers), time.monotonic()
+    for step in range(start, steps):
+        set_rates(trainer.optimizers, step, steps, decay=0.7)
+        losses, scores = trainer.losses(seed + 2 + 1000 * worker, step, scenes_per_step)
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        if step < SETTLE:
+            for parameter in trainer.parameters:
+                parameter.grad = None
+        average_gradients([*trainer.parameters, *trainer.asked])
+        nn.utils.clip_grad_norm_(trainer.parameters, 1.0)
+        for optimizer in trainer.optimizers:
+            optimizer.step()
+        if worker:
+            continue
+        if step % 20 == 0 or step == steps - 1:
+            numbers = {k: round(v.item(), 3) for k, v in {**losses, **scores}.items()}
+            logger.info("refine %d %.0f s %s", step, time.monotonic() - begun_s, numbers)
+        if step % 100 == 99 or step == steps - 1:
+            save_state(path, trainer.modules, trainer.optimizers, step + 1)
+
+
+class _Refiner:
+    """The vision half, what it was, and the heads that ask it."""
+
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration) -> None:
+        self.tower = model.model.vision_tower
+        self.projector = model.model.multi_modal_projector
+        self.before = copy.deepcopy(nn.ModuleList([self.tower, self.projector]))
+        self.heads = TowerHeads(self.tower.config)
+        width = self.projector.linear_2.out_features
+        self.things = nn.Linear(width, THINGS)
+        self.modules: dict[str, nn.Module] = {
+            "tower": self.tower, "projector": self.projector, "before": self.before,
+            "heads": self.heads, "things": self.things,
+        }  # fmt: skip
+        vision = [*self.tower.embeddings.parameters(), *self.projector.parameters()]
+        self.asked = [*self.heads.parameters(), *self.things.parameters()]
+        self.optimizers = build_optimizers(
+            self.tower.encoder, [*vision, *self.asked], muon_lr=2e-3, adam_lr=1e-3
+        )
+        self.parameters = [*self.tower.encoder.parameters(), *vision]
+
+    def losses(
+        self, seed: int, step: int, scenes: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses by name, and the accuracy on patches and cells that show something."""
+        pixels, patches, cells, present = draw_batch(seed, step, scenes)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self.tower(
+                pixel_values=normalise(pixels), output_hidden_states=True
+            ).hidden_states
+            losses, scores = head_losses(self.heads, hidden, patches, present)
+            tokens = _pool(self.projector(hidden[-1])).float()
+            with torch.no_grad():
+                old = self.before[0](pixel_values=normalise(pixels), output_hidden_states=True)
+                before = _pool(self.before[1](old.hidden_states[-1])).float()
+        thing = name_things(cells)
+        losses["thing"], scores["thing_accuracy"] = dense_loss(self.things(tokens), thing)
+        told = self.things(before)
+        losses["thing_before"], scores["accuracy_before"] = dense_loss(told, thing)
+        far = (tokens - before).square().sum(-1)
+        right = told.argmax(-1) == thing
+        content, nothing = right & (thing > 0), right & (thing == 0)
+        losses["change"] = CHANGE_WEIGHT * (far[content].mean() + far[nothing].mean())
+        return losses, scores
+
+
+def name_things(labels: dict[str, Tensor]) -> Int64[Tensor, "b n"]:
+    """Class of what a cell shows; IGNORE where an item only touches it."""
+    pair, letter = pair_labels(labels), labels["letter"]
+    return torch.where(letter > 0, len(PAIRS) + letter, pair)
+
+
+def _pool(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b p d"]:
+    return pool_grid(tokens, (PATCHES, PATCHES), "bilinear")
