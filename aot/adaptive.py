@@ -30,15 +30,17 @@ KeepMode = Literal["budget", "absolute"]
 class AdaptiveRule:
     """The constants of the reducer; chosen on scenes apart from those reported on."""
 
-    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 0.25, "novelty": 1.0})
+    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 0.5, "novelty": 1.0})
     """Power of each signal in the score of a token."""
-    position_weight: float = 0.25
+    position_weight: float = 2.0
     """Weight of the distance in the frame in the cost of transport."""
     novelty_floor: float = 0.1
     """How much a token counts that is not new at all; above 0, attended things are kept again."""
+    keyframe_weight: float = 0.4
+    """Weight of contrast in a clip's first frame, where nothing came before to be new against."""
     threshold: float = 0.35
     """Score from which on a token is worth keeping."""
-    advance: float = 0.25
+    advance: float = 0.1
     """Share of a clip's budget that may be spent before its time."""
     arrears: float = 0.05
     """Share of a clip's budget that a quiet stretch may leave unspent for later frames. Much of it
@@ -47,6 +49,9 @@ class AdaptiveRule:
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
     merge_similarity: float = 0.7
     """Cosine from which on a token is merged into the anchor of its cell; below, it replaces it."""
+    memory: int = 8
+    """States of a cell that are remembered through a clip, each an anchor: what a cell has shown
+    before is not new when it comes back, as background does behind whatever passes."""
     patience: float = 8.0
     """Tokens after which an anchor stops growing heavier: its smallest step is one over this."""
     merged_tokens: int = 1
@@ -65,10 +70,12 @@ class AdaptiveRule:
 _RANGES = (
     ("position_weight", 0, 100),
     ("novelty_floor", 0, 100),
+    ("keyframe_weight", 0, 100),
     ("threshold", 0, math.inf),
     ("advance", 0, 1),
     ("arrears", 0, 1),
     ("merge_similarity", -1, 1),
+    ("memory", 1, 1_000_000),
     ("patience", 1, 1e6),
     ("merged_tokens", 1, 1_000_000),
 )
@@ -76,20 +83,26 @@ _RANGES = (
 
 @dataclass(frozen=True)
 class Anchors:
-    """What every cell showed last; the open clip's whole state."""
+    """What every cell has shown, its states in the order they came; the open clip's whole state."""
 
-    tokens: Float[Tensor, "p d"]
-    mass: Float[Tensor, " p"]
+    tokens: Float[Tensor, "a d"]
+    cell: Int[Tensor, " a"]
+    mass: Float[Tensor, " a"]
     """Tokens handed over and not yet emitted; all masses and all emitted tokens add up to what
     went in."""
-    emitted: Bool[Tensor, " p"]
+    emitted: Bool[Tensor, " a"]
     position: int
     grid: Grid
 
     @property
+    def num_cells(self) -> int:
+        """Cells of a frame, each of which has an anchor at least."""
+        return self.grid[0] * self.grid[1]
+
+    @property
     def spent(self) -> int:
         """Tokens emitted so far."""
-        return self.position * len(self.mass) - round(float(self.mass.double().sum()))
+        return self.position * self.num_cells - round(float(self.mass.double().sum()))
 
 
 class AdaptiveReducer:
@@ -122,7 +135,7 @@ class AdaptiveReducer:
         return ClipTokens(
             tokens=anchors.tokens[chosen].to(dtype),
             frame=torch.full_like(chosen, state.keyframe),
-            cell=chosen,
+            cell=anchors.cell[chosen],
             mass=mass,
             kind=torch.full_like(chosen, int(TokenKind.MERGED)).to(torch.uint8),
             grid=state.pooled_grid,
@@ -157,9 +170,10 @@ class AdaptiveReducer:
             cells.attention[step],
             cells.local_attention[step],
             None if anchors is None else normalise(anchors.tokens.to(cells.tokens.dtype)),
-            None if anchors is None else distance.to(cells.tokens.dtype),
+            None if anchors is None else distance[:, anchors.cell].to(cells.tokens.dtype),
             self.rule.position_weight,
             self.rule.novelty_floor,
+            self.rule.keyframe_weight,
         )
         return mix_signals(view, self.rule.powers)
 
@@ -197,29 +211,73 @@ class AdaptiveReducer:
         """Tokens of the budget that the frames have left over."""
         if self.rule.keep_mode == "absolute":
             return 0
-        return round(self.retention * anchors.position * len(anchors.mass)) - anchors.spent
+        return round(self.retention * anchors.position * anchors.num_cells) - anchors.spent
 
     def _update(
         self, tokens: Float[Tensor, "p d"], kept: Int[Tensor, " k"], old: Anchors | None, grid: Grid
     ) -> Anchors:
-        """Anchors after a frame: kept and changed cells show it, the others step towards it."""
-        emitted = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        """Anchors after a frame: a cell's most alike state becomes what was kept of the cell, or
+        steps towards what was not; what is like none of them is remembered as a state of its own.
+        """
+        cell = torch.arange(len(tokens), device=tokens.device)
+        emitted = torch.zeros_like(cell, dtype=torch.bool)
         emitted[kept] = True
         arrived = (~emitted).to(tokens.dtype)
+        fresh = Anchors(tokens, cell, arrived, emitted, 1, grid)
         if old is None:
-            return Anchors(tokens, arrived, emitted, 1, grid)
+            return fresh
         before = old.tokens.to(tokens.dtype)
-        alike = (normalise(tokens) * normalise(before)).sum(dim=1) >= self.rule.merge_similarity
-        merges = alike & ~emitted
-        step = 1 / (old.mass.to(tokens.dtype).clamp(min=1, max=self.rule.patience - 1) + 1)
-        moved = before + step[:, None] * (tokens - before)
-        return replace(
+        similarity = (normalise(tokens)[old.cell] * normalise(before)).sum(dim=1)
+        nearest = _find_nearest(similarity, old.cell, len(tokens))
+        alike = similarity[nearest] >= self.rule.merge_similarity
+        row = nearest[alike]
+        step = 1 / (old.mass[row].to(tokens.dtype).clamp(min=1, max=self.rule.patience - 1) + 1)
+        step = torch.where(emitted[alike], 1.0, step)
+        moved = before.index_add(0, row, step[:, None] * (tokens[alike] - before[row]))
+        known = replace(
             old,
-            tokens=torch.where(merges[:, None], moved, tokens),
-            mass=old.mass + arrived,
-            emitted=emitted | (merges & old.emitted),
+            tokens=moved,
+            mass=old.mass.index_add(0, row, arrived[alike]),
+            emitted=old.emitted.index_put((row,), old.emitted[row] | emitted[alike]),
             position=old.position + 1,
         )
+        return _remember(known, fresh, ~alike, self.rule.memory)
+
+
+def _find_nearest(
+    similarity: Float[Tensor, " a"], cell: Int[Tensor, " a"], num_cells: int
+) -> Int[Tensor, " p"]:
+    """Index of each cell's most alike anchor, the first among equals."""
+    highest_of = similarity.new_full((num_cells,), -math.inf).scatter_reduce(
+        0, cell, similarity, "amax"
+    )
+    index = torch.arange(len(cell), device=cell.device)
+    index = index.masked_fill(similarity < highest_of[cell], len(cell))
+    return index.new_full((num_cells,), len(cell)).scatter_reduce(0, cell, index, "amin")
+
+
+def _remember(known: Anchors, fresh: Anchors, new: Bool[Tensor, " p"], memory: int) -> Anchors:
+    """`known` and the `new` states of `fresh`; a cell that has too many forgets its oldest, whose
+    mass the new one takes over.
+    """
+    cell = torch.cat([known.cell, fresh.cell[new]])
+    newest = torch.zeros(known.num_cells, dtype=cell.dtype, device=cell.device)
+    newest[cell] = torch.arange(len(cell), device=cell.device)  # the last to write is the newest
+    order = torch.argsort(cell, stable=True)
+    first = torch.searchsorted(cell[order], cell[order])
+    age = torch.empty_like(cell)
+    age[order] = torch.arange(len(cell), device=cell.device) - first
+    counts = torch.bincount(cell, minlength=known.num_cells)
+    stays = age >= (counts[cell] - memory)
+    mass = torch.cat([known.mass, fresh.mass[new]])
+    mass = mass.index_add(0, newest[cell[~stays]], mass[~stays])
+    return replace(
+        known,
+        tokens=torch.cat([known.tokens, fresh.tokens[new]])[stays],
+        cell=cell[stays],
+        mass=mass[stays],
+        emitted=torch.cat([known.emitted, fresh.emitted[new]])[stays],
+    )
 
 
 def _emit(cells: CellFeatures, step: int, kept: Tensor, anchors: Anchors | None) -> ClipTokens:
@@ -237,13 +295,20 @@ def _emit(cells: CellFeatures, step: int, kept: Tensor, anchors: Anchors | None)
 
 
 def _choose_merged(anchors: Anchors, count: int) -> Int[Tensor, " k"]:
-    """Anchors to end a clip with: not emitted yet, and least like the mean of them all."""
+    """Anchors to end a clip with: each cell's heaviest, of cells that nothing came out of yet, and
+    of those the least like the mean of all.
+    """
     unit = normalise(anchors.tokens)
     contrast = 1 - unit @ normalise(unit.mean(dim=0))
-    available = int((~anchors.emitted).sum())
+    told = torch.zeros(anchors.num_cells, dtype=torch.bool, device=contrast.device)
+    told[anchors.cell[anchors.emitted]] = True
+    waiting = torch.zeros_like(anchors.emitted)
+    waiting[_find_nearest(anchors.mass.float(), anchors.cell, anchors.num_cells)] = True
+    waiting &= ~told[anchors.cell]
+    available = int(waiting.sum())
     if not available:  # all came out once: one comes again, so that no mass is lost
         return highest(contrast, min(count, 1))
-    return highest(contrast.masked_fill(anchors.emitted, -math.inf), min(count, available))
+    return highest(contrast.masked_fill(~waiting, -math.inf), min(count, available))
 
 
 def _hand_over(anchors: Anchors, chosen: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
@@ -259,18 +324,19 @@ def _hand_over(anchors: Anchors, chosen: Int[Tensor, " k"]) -> Float[Tensor, " k
 
 
 def _write(anchors: Anchors) -> ClipState:
-    """One row per cell; cells whose anchor came out already are counted from `p` on."""
-    num_cells = len(anchors.mass)
-    cell = torch.arange(num_cells, device=anchors.mass.device)
+    """One row an anchor; cells whose anchor came out already are counted from `num_cells` on."""
     return ClipState(
-        anchors.tokens, cell + num_cells * anchors.emitted, anchors.mass, 0,
+        anchors.tokens, anchors.cell + anchors.num_cells * anchors.emitted, anchors.mass, 0,
         anchors.position, anchors.grid,
     )  # fmt: skip
 
 
 def _read(state: ClipState) -> Anchors:
-    emitted = state.cell >= len(state.cell)
-    return Anchors(state.anchors, state.mass, emitted, state.position, state.pooled_grid)
+    num_cells = state.pooled_grid[0] * state.pooled_grid[1]
+    return Anchors(
+        state.anchors, state.cell % num_cells, state.mass, state.cell >= num_cells,
+        state.position, state.pooled_grid,
+    )  # fmt: skip
 
 
 def _check_state(anchors: Anchors | None, cells: CellFeatures) -> None:

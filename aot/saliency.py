@@ -42,6 +42,8 @@ class FrameView:
     """Weight of that distance in the cost of transport."""
     novelty_floor: float = 0.0
     """Added to the cost: how much a token counts that is not new at all."""
+    keyframe_weight: float = 1.0
+    """Weight of contrast where it stands for novelty."""
 
 
 def find_attention(view: FrameView) -> Float[Tensor, " p"]:
@@ -64,10 +66,11 @@ def find_novelty(view: FrameView) -> Float[Tensor, " p"]:
 
     `min_j (1 - cos(x_i, a_j) + position_weight * distance_ij)`: the semi-relaxed transport, in
     which every token is handed over whole and no anchor has to take its share. The distance lets
-    a shaken camera's background find itself in the next cell, at a price. `novelty_floor` is added.
+    a shaken camera's background find itself in the next cell, at a price. `novelty_floor` is added,
+    and `keyframe_weight` brings contrast to the scale of costs.
     """
     if view.anchors is None or view.anchor_distance is None:
-        return find_contrast(view) + view.novelty_floor
+        return view.keyframe_weight * find_contrast(view) + view.novelty_floor
     cost = 1 - view.unit @ view.anchors.mT + view.position_weight * view.anchor_distance
     return cost.amin(dim=1).clamp(min=0) + view.novelty_floor
 

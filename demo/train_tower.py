@@ -107,7 +107,7 @@ def draw_batch(
         # Training scenes have seeds from 1,000,000 on; lower ones are for evaluation.
         scene_seed = 1_000_000 + int(rng.integers(1 << 40))
         scene = generate_scene("lecture" if k % 2 else "surveillance", scene_seed)
-        if k % 6 == 4:
+        if k % 6 in (2, 4):
             scene = scatter_scene(scene_seed, scene.duration_s)
         elif k % 3:
             scene = crowd_scene(scene, rng)

@@ -101,7 +101,33 @@ def test_an_anchor_takes_small_steps_towards_tokens_like_it():
 def test_an_anchor_is_not_blurred_by_what_is_unlike_it():
     tokens = with_visitor(frame=1)
     [(_, state)] = make(0.01).push_many([make_features(tokens[:2])], [None])
-    assert torch.equal(state.anchors[14], tokens[1, 14])
+    assert torch.equal(state.anchors[14], tokens[0, 14])
+    assert torch.equal(state.anchors[36], tokens[1, 14])
+    assert state.cell[36] % 36 == 14
+
+
+def test_what_a_cell_has_shown_before_is_not_new_when_it_comes_back():
+    tokens = with_visitor(frame=3)
+    other = 14 + 3 * 6 + 2
+    tokens[5, other] = tokens[3, 14]  # elsewhere it is
+    tokens[6, 14] = tokens[3, 14]
+    given = {"keep_mode": "absolute", "position_weight": 2.0, "threshold": 0.6}
+    [kept] = make(0.5, **given).compress_clips([make_features(tokens)])
+    assert (3, 14) in places(kept)
+    assert (5, other) in places(kept)
+    assert not {(4, 14), (6, 14), (7, 14)} & set(places(kept))
+
+
+def test_a_cell_forgets_its_oldest_state_and_keeps_its_mass():
+    tokens = draw_still()
+    for frame in range(1, 8):
+        tokens[frame, 14] = torch.randn(16, generator=torch.Generator().manual_seed(frame)) * 3
+    [(emitted, state)] = make(0.02, memory=3).push_many([make_features(tokens)], [None])
+    rows = (state.cell % 36 == 14).nonzero()[:, 0]
+    assert len(rows) == 3
+    assert torch.equal(state.anchors[rows[-1]], tokens[7, 14])
+    assert float(state.mass.sum()) + len(emitted) == 8 * 36
+    assert len(state.cell) == 36 + 2
 
 
 def test_steps_do_not_get_smaller_than_patience_allows():
