@@ -48,7 +48,7 @@ class AdaptiveRule:
     keep_mode: KeepMode = "budget"
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
     merge_similarity: float = 0.7
-    """Cosine from which on a token is merged into the anchor of its cell; below, it replaces it."""
+    """Cosine from which on a token is merged into an anchor of its cell; below, it becomes one."""
     memory: int = 8
     """States of a cell that are remembered through a clip, each an anchor: what a cell has shown
     before is not new when it comes back, as background does behind whatever passes."""

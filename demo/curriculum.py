@@ -57,7 +57,7 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
         Phase((3,), 700, 10),
         Phase((3, 4, 5), 1200, 10),
         Phase((4, 6, 8), 1200, 10, cropped=0.3),
-        Phase((6, 8, 8), 3200, 10, cropped=0.6),
+        Phase((6, 8, 8), 3200, 10, cropped=0.45),
     )
     return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
 
@@ -80,13 +80,21 @@ class Progress:
     @property
     def weights(self) -> dict[str, float]:
         """How eagerly a kind is asked."""
-        guess = np.array([0.5 if kind in YES_OR_NO else 0.3 for kind in KINDS])
-        skill = dict(zip(KINDS, (self.right.numpy() - guess) / (1.0 - guess), strict=True))
-        weights = {kind: 0.15 if skill[kind] > SOLVED else 1.0 for kind in KINDS}
+        skill = {kind: self.skill(kind) for kind in KINDS}
+        weights = {kind: 0.15 if self.is_solved(kind) else 1.0 for kind in KINDS}
         for family in (SURVEILLANCE, LECTURE):
             fresh = [kind for kind in family if skill[kind] < BEGUN]
             weights |= dict.fromkeys(fresh[:PUSHED], 4.0)
         return weights
+
+    def skill(self, kind: str) -> float:
+        """How much better than a guess: 0 is a guess, 1 is always right."""
+        guess = 0.5 if kind in YES_OR_NO else 0.3
+        return (float(self.right[KINDS.index(kind)]) - guess) / (1.0 - guess)
+
+    def is_solved(self, kind: str) -> bool:
+        """True where it need only be kept up."""
+        return self.skill(kind) > SOLVED
 
     def update(self, kinds: Sequence[Sequence[str | None]], right: Float[Tensor, "b s"]) -> None:
         """`right[b s]` is 1 where the whole answer was."""

@@ -45,8 +45,12 @@ from demo.sequence import (
 
 logger = logging.getLogger(__name__)
 
-DRAWS = 4
-"""Times each kind is drawn for a video before the slots are filled."""
+DRAWS = 6
+"""Times each unsolved kind is drawn for a video before the slots are filled; others are once."""
+BUSIER = 0.6
+"""Share of the scenes that are the busier one of two: what came before what takes three."""
+CROP_SLOTS = 6
+"""Slots where a part of every frame is shown, which leaves less to ask."""
 END_WEIGHT = 0.2
 """Of the `<|end|>` after an answer, which is easy."""
 WINDOWS = 3
@@ -166,24 +170,30 @@ class _Trainer:
         key = scattered, int(rng.integers(4 if scattered else known)) % self.max_shards
         if key not in self.shards:
             self.shards[key] = load_shard(self.model, self.pool, key[1], scattered=scattered)
-        return self.shards[key][int(rng.integers(SHARD_SCENES))]
+        index, apart = int(rng.integers(SHARD_SCENES)), 2 * int(rng.integers(SHARD_SCENES // 2))
+        first, second = (self.shards[key][k % SHARD_SCENES] for k in (index, index + apart))
+        busier = len(second.scene.items) > len(first.scene.items) and rng.random() < BUSIER
+        return second if busier else first
 
     def draw(self, step: int, phase: Phase) -> Batch:
         """The batch of a step: the same for the same seed, whatever ran before."""
         rng = np.random.default_rng([self.seed, step, 3])
         frames, cropped = int(rng.choice(phase.frames)), rng.random() < phase.cropped
         rng = np.random.default_rng([self.seed, step, 4, self.worker])
-        columns = []
+        columns, weights = [], self.progress.weights
         while len(columns) < max(phase.videos // self.workers, 1):
             seen = self.scene(step, phase.scattered, rng)
             outside = np.zeros(seen.owner.shape, bool)
             if cropped:
                 seen, outside = crop_scene(seen, rng)
             cut, window = draw_window(seen, frames, rng)
-            questions = unlike([ask(window, rng, phase.kinds) for _ in range(DRAWS)])
+            allowed = KINDS if phase.kinds is None else phase.kinds
+            unsolved = [kind for kind in allowed if not self.progress.is_solved(kind)]
+            kinds = [allowed, *[unsolved] * (DRAWS - 1)]
+            questions = unlike([ask(window, rng, some) for some in kinds])
             if not questions:
                 continue
-            chosen = pick(questions, phase.slots, self.progress.weights, rng)
+            chosen = pick(questions, CROP_SLOTS if cropped else phase.slots, weights, rng)
             slots = write_slots(chosen, self.vocabulary)
             columns.append(
                 (
