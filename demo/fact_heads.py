@@ -21,6 +21,9 @@ CLOCK_LAYER = 2
 """After this many, every token is asked for the second of its own frame, and whether it is the
 first of its item."""
 
+ANSWER_LAYER = 4
+"""After this many, an answer about to be given is asked which coloured shape it names."""
+
 
 class FactHeads(nn.Module):
     """Reads facts off hidden states."""
@@ -73,22 +76,18 @@ class FactHeads(nn.Module):
                 told.append(self._read(reader, late, goal, embeddings[ids]))
         return torch.stack(each).sum() / len(FACTS), torch.stack(told).mean()
 
-    def pair_loss(
-        self,
-        cells: Float[Tensor, "b l d"],
-        shown: Int64[Tensor, "b l"],
-        text: Float[Tensor, "b k d"],
-        named: Int64[Tensor, "b k"],
-    ) -> Tensor:
-        """Mean loss of the coloured shape, read alike off cells that show and text that names it.
+    def pair_loss(self, *asked: tuple[Float[Tensor, "b l d"], Int64[Tensor, "b l"]]) -> Tensor:
+        """Mean loss of the coloured shape, read alike off all `asked` hidden states and goals.
 
-        A question then holds what it asks for in the form in which the cells hold it.
+        Cells that show it, text that names it and an answer about to be given then hold it in the
+        same form: a question finds what it asks for, and what it finds comes as one thing, not as
+        the colour of one and the shape of another.
         """
         losses = []
-        for hidden, goal in ((cells, shown), (text, named)):
-            asked = goal != IGNORE
-            read = F.rms_norm(hidden[asked].float(), hidden.shape[-1:])
-            losses.append(_mean_loss(self.pair(read).float(), goal[asked]))
+        for hidden, goal in asked:
+            known = goal != IGNORE
+            read = F.rms_norm(hidden[known].float(), hidden.shape[-1:])
+            losses.append(_mean_loss(self.pair(read).float(), goal[known]))
         return torch.stack(losses).mean()
 
     def _tell_fresh(self, hidden: Tensor, goal: Tensor) -> Tensor:

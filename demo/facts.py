@@ -118,7 +118,7 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
 def name_pairs(
     ids: Int64[np.ndarray, "slots length"], words: Mapping[str, int]
 ) -> Int64[np.ndarray, "slots length"]:
-    """Index + 1 into PAIRS where a slot's text has just named a coloured shape, else IGNORE."""
+    """Index + 1 into PAIRS at the shape that completes a coloured shape in a slot, else IGNORE."""
     pairs = np.full_like(ids, IGNORE)
     for index, pair in enumerate(PAIRS):
         colour, shape = (words[word] for word in pair.split())

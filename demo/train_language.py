@@ -24,7 +24,7 @@ from demo import attention
 from demo.checkpoint import load_state, save_state
 from demo.crops import crop_scene, hide, pack, take
 from demo.curriculum import Phase, Progress, find_phase, pick, unlike
-from demo.fact_heads import CLOCK_LAYER, FACT_LAYER, FactHeads
+from demo.fact_heads import ANSWER_LAYER, CLOCK_LAYER, FACT_LAYER, FactHeads
 from demo.facts import FACTS, name_pairs, state_facts
 from demo.labels import IGNORE
 from demo.optim import build_optimizers, set_rates
@@ -72,6 +72,8 @@ class Batch:
     facts: Tensor
     named: Tensor
     """Coloured shapes that the slots' text names."""
+    answered: Tensor
+    """Coloured shapes that answers name, where the answer is about to be given."""
     outside: Tensor
     """Cells that the crop leaves out, [b t n]."""
     kinds: list[list[str | None]]
@@ -195,6 +197,9 @@ class _Trainer:
                 continue
             chosen = pick(questions, CROP_SLOTS if cropped else phase.slots, weights, rng)
             slots = write_slots(chosen, self.vocabulary)
+            named = name_pairs(slots.ids, self.vocabulary.words)
+            # The token before an answer's colour is two before its shape.
+            answered = np.where(slots.targets == IGNORE, IGNORE, np.roll(named, -2, axis=1))
             columns.append(
                 (
                     seen.tokens[cut],
@@ -202,15 +207,19 @@ class _Trainer:
                     torch.from_numpy(slots.ids),
                     torch.from_numpy(slots.targets),
                     torch.from_numpy(state_facts(window, seen.owner[cut])),
-                    torch.from_numpy(name_pairs(slots.ids, self.vocabulary.words)),
+                    torch.from_numpy(named),
+                    torch.from_numpy(answered),
                     torch.from_numpy(outside[cut]),
                     [q.kind if q else None for q in chosen],
                 )
             )
-        tokens, marks, ids, targets, facts, named, outside, kinds = zip(*columns, strict=True)
+        tokens, marks, ids, targets, facts, named, answered, outside, kinds = zip(
+            *columns, strict=True
+        )
         return Batch(
             torch.stack(tokens).float(), torch.stack(marks), torch.stack(ids),
-            torch.stack(targets), torch.stack(facts), torch.stack(named), torch.stack(outside),
+            torch.stack(targets), torch.stack(facts), torch.stack(named),
+            torch.stack(answered), torch.stack(outside),
             list(kinds),
         )  # fmt: skip
 
@@ -247,10 +256,12 @@ class _Trainer:
         )
         goals = goals.masked_fill(blank[:, None], IGNORE)
         facts, told = self.heads.losses(early, late, goals, self.language.embed_tokens.weight)
+        states = outputs.hidden_states
         pairs = self.heads.pair_loss(
-            early, goals[:, list(FACTS).index("pair")],
-            outputs.hidden_states[CLOCK_LAYER][:, seen:], batch.named.flatten(1),
-        )  # fmt: skip
+            (early, goals[:, list(FACTS).index("pair")]),
+            (states[CLOCK_LAYER][:, seen:], batch.named.flatten(1)),
+            (states[ANSWER_LAYER][:, seen:], batch.answered.flatten(1)),
+        )
         return loss, 0.5 * (facts + told + pairs), right
 
     def answer_loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ def tried(monkeypatch):
 
     def judge(model, scenes, name, constants):
         seen.append(dict(constants))
-        value = 0.5 - abs(constants.get("threshold", 0.3) - 0.1)
+        value = 0.5 - abs(constants.get("threshold", 0.35) - 0.15)
         value += 0.2 * constants.get("advance", 0.25) + constants.get("contextual_share", 0)
         return choose.Choice(constants, (value,) * 3)
 
@@ -30,12 +30,12 @@ def test_the_best_candidate_of_a_peer_is_taken(tried):
 
 def test_the_own_reducer_keeps_each_improvement(tried):
     chosen = choose.improve_own("model", [], {})
-    assert chosen.constants["threshold"] == 0.1
+    assert chosen.constants["threshold"] == 0.15
     assert chosen.constants["advance"] == max(choose.STEPS["advance"])
 
 
 def test_nothing_worse_than_the_start_is_chosen(tried):
-    start = {"threshold": 0.1, "advance": 1.0}
+    start = {"threshold": 0.15, "advance": 1.0}
     assert choose.improve_own("model", [], start).constants == start
 
 
