@@ -107,12 +107,14 @@ class _Trainer:
         self.language = model.model.language_model
         self.newline = model.model.image_newline
         self.heads = FactHeads(model.config.text_config.hidden_size)
-        self.progress = Progress()
+        # What is read well in whole frames may be read badly in parts of them.
+        self.progress = {False: Progress(), True: Progress()}
         self.vocabulary = open_vocabulary()
         self.shards: dict[tuple[bool, int], list[SeenScene]] = {}
         holder = nn.ParameterDict({"newline": self.newline})
         progress = nn.Module()
-        progress.register_buffer("right", self.progress.right)
+        progress.register_buffer("right", self.progress[False].right)
+        progress.register_buffer("right_cropped", self.progress[True].right)
         self.modules: dict[str, nn.Module] = {
             "language": self.language, "heads": self.heads, "newline": holder,
             "progress": progress,
@@ -162,7 +164,7 @@ class _Trainer:
         nn.utils.clip_grad_norm_([*self.language.parameters(), self.newline], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.progress.update(batch.kinds, right)
+        self.progress[bool(batch.outside.any())].update(batch.kinds, right)
         return loss.item(), fact_loss.item()
 
     def scene(self, step: int, scattered: bool, rng: np.random.Generator) -> SeenScene:
@@ -182,7 +184,7 @@ class _Trainer:
         rng = np.random.default_rng([self.seed, step, 3])
         frames, cropped = int(rng.choice(phase.frames)), rng.random() < phase.cropped
         rng = np.random.default_rng([self.seed, step, 4, self.worker])
-        columns, weights = [], self.progress.weights
+        columns, progress = [], self.progress[cropped]
         while len(columns) < max(phase.videos // self.workers, 1):
             seen = self.scene(step, phase.scattered, rng)
             outside = np.zeros(seen.owner.shape, bool)
@@ -190,12 +192,12 @@ class _Trainer:
                 seen, outside = crop_scene(seen, rng)
             cut, window = draw_window(seen, frames, rng)
             allowed = KINDS if phase.kinds is None else phase.kinds
-            unsolved = [kind for kind in allowed if not self.progress.is_solved(kind)]
+            unsolved = [kind for kind in allowed if not progress.is_solved(kind)]
             kinds = [allowed, *[unsolved] * (DRAWS - 1)]
             questions = unlike([ask(window, rng, some) for some in kinds])
             if not questions:
                 continue
-            chosen = pick(questions, CROP_SLOTS if cropped else phase.slots, weights, rng)
+            chosen = pick(questions, CROP_SLOTS if cropped else phase.slots, progress.weights, rng)
             slots = write_slots(chosen, self.vocabulary)
             named = name_pairs(slots.ids, self.vocabulary.words)
             # The token before an answer's colour is two before its shape.
@@ -280,16 +282,16 @@ class _Trainer:
         """One line: losses, and the running accuracy of every kind."""
         if self.worker:
             return
-        kinds = " ".join(
-            f"{k}={v:.2f}" for k, v in zip(KINDS, self.progress.right.tolist(), strict=True)
-        )
+        right = self.progress[False].right
+        kinds = " ".join(f"{k}={v:.2f}" for k, v in zip(KINDS, right.tolist(), strict=True))
         logger.info(
-            "language %d %.0f s loss=%.3f facts=%.3f mean=%.3f %s",
+            "language %d %.0f s loss=%.3f facts=%.3f parts=%.3f mean=%.3f %s",
             step,
             elapsed_s,
             loss,
             fact_loss,
-            self.progress.right.mean().item(),
+            self.progress[True].right.mean().item(),
+            right.mean().item(),
             kinds,
         )
 
