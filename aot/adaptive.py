@@ -9,19 +9,27 @@ like it, and nothing is emitted twice. Causal and incremental; frames in, tokens
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from aot.cell_memory import (
+    Anchors,
+    choose_merged,
+    hand_over,
+    learn_frame,
+    read_state,
+    write_state,
+)
 from aot.cells import CellFeatures, highest, normalise, pool_features
 from aot.config import AOTConfig
 from aot.errors import InvalidConfig, InvalidFeatures
 from aot.saliency import FrameView, check_powers, measure_distances, mix_signals
 from aot.temporal import concatenate
-from aot.types import ClipState, ClipTokens, FrameFeatures, Grid, TokenKind
+from aot.types import ClipState, ClipTokens, FrameFeatures, TokenKind
 
 KeepMode = Literal["budget", "absolute"]
 
@@ -81,30 +89,6 @@ _RANGES = (
 )
 
 
-@dataclass(frozen=True)
-class Anchors:
-    """What every cell has shown, its states in the order they came; the open clip's whole state."""
-
-    tokens: Float[Tensor, "a d"]
-    cell: Int[Tensor, " a"]
-    mass: Float[Tensor, " a"]
-    """Tokens handed over and not yet emitted; all masses and all emitted tokens add up to what
-    went in."""
-    emitted: Bool[Tensor, " a"]
-    position: int
-    grid: Grid
-
-    @property
-    def num_cells(self) -> int:
-        """Cells of a frame, each of which has an anchor at least."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def spent(self) -> int:
-        """Tokens emitted so far."""
-        return self.position * self.num_cells - round(float(self.mass.double().sum()))
-
-
 class AdaptiveReducer:
     """See the module. `push` gives the same tokens however a clip is cut into pushes."""
 
@@ -127,11 +111,11 @@ class AdaptiveReducer:
 
     def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:
         """Merged anchors, none of which came out before, with the mass of all that did not."""
-        anchors = _read(state)
+        anchors = read_state(state)
         waiting = bool((anchors.mass > 0).any())
         count = max(self._left(anchors), self.rule.merged_tokens) if waiting else 0
-        chosen = _choose_merged(anchors, count)
-        mass = _hand_over(anchors, chosen)
+        chosen = choose_merged(anchors, count)
+        mass = hand_over(anchors, chosen)
         return ClipTokens(
             tokens=anchors.tokens[chosen].to(dtype),
             frame=torch.full_like(chosen, state.keyframe),
@@ -151,7 +135,7 @@ class AdaptiveReducer:
 
     def _push(self, clip: FrameFeatures, state: ClipState | None) -> tuple[ClipTokens, ClipState]:
         cells = pool_features(clip, self.config)
-        anchors = None if state is None else _read(state)
+        anchors = None if state is None else read_state(state)
         _check_state(anchors, cells)
         parts = []
         for step in range(len(cells.tokens)):
@@ -159,9 +143,13 @@ class AdaptiveReducer:
             score = self._score(cells, step, anchors)
             kept = self._keep(score, anchors)
             parts.append(_emit(cells, step, kept, anchors))
-            anchors = self._update(cells.tokens[step], kept, anchors, cells.grid)
+            anchors = learn_frame(
+                cells.tokens[step], kept, anchors, cells.grid,
+                merge_similarity=self.rule.merge_similarity, patience=self.rule.patience,
+                memory=self.rule.memory,
+            )  # fmt: skip
         assert anchors is not None  # there is at least one frame
-        return concatenate(parts), _write(anchors)
+        return concatenate(parts), write_state(anchors)
 
     def _score(self, cells: CellFeatures, step: int, anchors: Anchors | None) -> Tensor:
         distance = measure_distances(cells.grid, cells.tokens.device)
@@ -213,72 +201,6 @@ class AdaptiveReducer:
             return 0
         return round(self.retention * anchors.position * anchors.num_cells) - anchors.spent
 
-    def _update(
-        self, tokens: Float[Tensor, "p d"], kept: Int[Tensor, " k"], old: Anchors | None, grid: Grid
-    ) -> Anchors:
-        """Anchors after a frame: a cell's most alike state becomes what was kept of the cell, or
-        steps towards what was not; what is like none of them is remembered as a state of its own.
-        """
-        cell = torch.arange(len(tokens), device=tokens.device)
-        emitted = torch.zeros_like(cell, dtype=torch.bool)
-        emitted[kept] = True
-        arrived = (~emitted).to(tokens.dtype)
-        fresh = Anchors(tokens, cell, arrived, emitted, 1, grid)
-        if old is None:
-            return fresh
-        before = old.tokens.to(tokens.dtype)
-        similarity = (normalise(tokens)[old.cell] * normalise(before)).sum(dim=1)
-        nearest = _find_nearest(similarity, old.cell, len(tokens))
-        alike = similarity[nearest] >= self.rule.merge_similarity
-        row = nearest[alike]
-        step = 1 / (old.mass[row].to(tokens.dtype).clamp(min=1, max=self.rule.patience - 1) + 1)
-        step = torch.where(emitted[alike], 1.0, step)
-        moved = before.index_add(0, row, step[:, None] * (tokens[alike] - before[row]))
-        known = replace(
-            old,
-            tokens=moved,
-            mass=old.mass.index_add(0, row, arrived[alike]),
-            emitted=old.emitted.index_put((row,), old.emitted[row] | emitted[alike]),
-            position=old.position + 1,
-        )
-        return _remember(known, fresh, ~alike, self.rule.memory)
-
-
-def _find_nearest(
-    similarity: Float[Tensor, " a"], cell: Int[Tensor, " a"], num_cells: int
-) -> Int[Tensor, " p"]:
-    """Index of each cell's most alike anchor, the first among equals."""
-    highest_of = similarity.new_full((num_cells,), -math.inf).scatter_reduce(
-        0, cell, similarity, "amax"
-    )
-    index = torch.arange(len(cell), device=cell.device)
-    index = index.masked_fill(similarity < highest_of[cell], len(cell))
-    return index.new_full((num_cells,), len(cell)).scatter_reduce(0, cell, index, "amin")
-
-
-def _remember(known: Anchors, fresh: Anchors, new: Bool[Tensor, " p"], memory: int) -> Anchors:
-    """`known` and the `new` states of `fresh`; a cell that has too many forgets its oldest, whose
-    mass the new one takes over.
-    """
-    cell = torch.cat([known.cell, fresh.cell[new]])
-    newest = torch.zeros(known.num_cells, dtype=cell.dtype, device=cell.device)
-    newest[cell] = torch.arange(len(cell), device=cell.device)  # the last to write is the newest
-    order = torch.argsort(cell, stable=True)
-    first = torch.searchsorted(cell[order], cell[order])
-    age = torch.empty_like(cell)
-    age[order] = torch.arange(len(cell), device=cell.device) - first
-    counts = torch.bincount(cell, minlength=known.num_cells)
-    stays = age >= (counts[cell] - memory)
-    mass = torch.cat([known.mass, fresh.mass[new]])
-    mass = mass.index_add(0, newest[cell[~stays]], mass[~stays])
-    return replace(
-        known,
-        tokens=torch.cat([known.tokens, fresh.tokens[new]])[stays],
-        cell=cell[stays],
-        mass=mass[stays],
-        emitted=torch.cat([known.emitted, fresh.emitted[new]])[stays],
-    )
-
 
 def _emit(cells: CellFeatures, step: int, kept: Tensor, anchors: Anchors | None) -> ClipTokens:
     position = anchors.position if anchors else 0
@@ -292,51 +214,6 @@ def _emit(cells: CellFeatures, step: int, kept: Tensor, anchors: Anchors | None)
         kind=torch.full_like(kept, int(kind)).to(torch.uint8),
         grid=cells.grid,
     )
-
-
-def _choose_merged(anchors: Anchors, count: int) -> Int[Tensor, " k"]:
-    """Anchors to end a clip with: each cell's heaviest, of cells that nothing came out of yet, and
-    of those the least like the mean of all.
-    """
-    unit = normalise(anchors.tokens)
-    contrast = 1 - unit @ normalise(unit.mean(dim=0))
-    told = torch.zeros(anchors.num_cells, dtype=torch.bool, device=contrast.device)
-    told[anchors.cell[anchors.emitted]] = True
-    waiting = torch.zeros_like(anchors.emitted)
-    waiting[_find_nearest(anchors.mass.float(), anchors.cell, anchors.num_cells)] = True
-    waiting &= ~told[anchors.cell]
-    available = int(waiting.sum())
-    if not available:  # all came out once: one comes again, so that no mass is lost
-        return highest(contrast, min(count, 1))
-    return highest(contrast.masked_fill(~waiting, -math.inf), min(count, available))
-
-
-def _hand_over(anchors: Anchors, chosen: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Mass of all anchors, each given whole to the chosen one it is most like."""
-    if not len(chosen):
-        return anchors.mass[chosen].float()
-    unit = normalise(anchors.tokens)
-    nearest = (unit @ unit[chosen].mT).argmax(dim=1)
-    nearest[chosen] = torch.arange(len(chosen), device=chosen.device)
-    return torch.zeros(len(chosen), device=chosen.device).index_add_(
-        0, nearest, anchors.mass.float()
-    )
-
-
-def _write(anchors: Anchors) -> ClipState:
-    """One row an anchor; cells whose anchor came out already are counted from `num_cells` on."""
-    return ClipState(
-        anchors.tokens, anchors.cell + anchors.num_cells * anchors.emitted, anchors.mass, 0,
-        anchors.position, anchors.grid,
-    )  # fmt: skip
-
-
-def _read(state: ClipState) -> Anchors:
-    num_cells = state.pooled_grid[0] * state.pooled_grid[1]
-    return Anchors(
-        state.anchors, state.cell % num_cells, state.mass, state.cell >= num_cells,
-        state.position, state.pooled_grid,
-    )  # fmt: skip
 
 
 def _check_state(anchors: Anchors | None, cells: CellFeatures) -> None:
