@@ -47,8 +47,10 @@ logger = logging.getLogger(__name__)
 
 DRAWS = 6
 """Times each unsolved kind is drawn for a video before the slots are filled; others are once."""
-BUSIER = 0.6
+BUSY = 0.5
 """Share of the scenes that are the busier one of two: what came before what takes three."""
+COUNTS = ("count", "slide_count")
+"""Not asked of such scenes: answers would lean to what is frequent there."""
 CROP_SLOTS = 6
 """Slots where a part of every frame is shown, which leaves less to ask."""
 END_WEIGHT = 0.2
@@ -167,17 +169,20 @@ class _Trainer:
         self.progress[bool(batch.outside.any())].update(batch.kinds, right)
         return loss.item(), fact_loss.item()
 
-    def scene(self, step: int, scattered: bool, rng: np.random.Generator) -> SeenScene:
-        """A scene of the pool, which grows with the steps so that training can start at once."""
+    def scene(self, step: int, scattered: bool, busy: bool, rng: np.random.Generator) -> SeenScene:
+        """A scene of the pool, which grows with the steps so that training can start at once.
+
+        `busy` takes the one with more to see of two of a kind.
+        """
         known = min(4 + step // 100, self.max_shards)
         scattered = scattered and rng.random() < 0.5
         key = scattered, int(rng.integers(4 if scattered else known)) % self.max_shards
         if key not in self.shards:
             self.shards[key] = load_shard(self.model, self.pool, key[1], scattered=scattered)
-        index, apart = int(rng.integers(SHARD_SCENES)), 2 * int(rng.integers(SHARD_SCENES // 2))
-        first, second = (self.shards[key][k % SHARD_SCENES] for k in (index, index + apart))
-        busier = len(second.scene.items) > len(first.scene.items) and rng.random() < BUSIER
-        return second if busier else first
+        first, apart = int(rng.integers(SHARD_SCENES)), 2 * int(rng.integers(SHARD_SCENES // 2))
+        second = first + apart if busy else first
+        pair = [self.shards[key][k % SHARD_SCENES] for k in (first, second)]
+        return max(pair, key=lambda seen: len(seen.scene.items))
 
     def draw(self, step: int, phase: Phase) -> Batch:
         """The batch of a step: the same for the same seed, whatever ran before."""
@@ -186,12 +191,13 @@ class _Trainer:
         rng = np.random.default_rng([self.seed, step, 4, self.worker])
         columns, progress = [], self.progress[cropped]
         while len(columns) < max(phase.videos // self.workers, 1):
-            seen = self.scene(step, phase.scattered, rng)
+            busy = rng.random() < BUSY
+            seen = self.scene(step, phase.scattered, busy, rng)
             outside = np.zeros(seen.owner.shape, bool)
             if cropped:
                 seen, outside = crop_scene(seen, rng)
             cut, window = draw_window(seen, frames, rng)
-            allowed = KINDS if phase.kinds is None else phase.kinds
+            allowed = [k for k in phase.kinds or KINDS if not (busy and k in COUNTS)]
             unsolved = [kind for kind in allowed if not progress.is_solved(kind)]
             kinds = [allowed, *[unsolved] * (DRAWS - 1)]
             questions = unlike([ask(window, rng, some) for some in kinds])
