@@ -38,24 +38,24 @@ KeepMode = Literal["budget", "absolute"]
 class AdaptiveRule:
     """The constants of the reducer; chosen on scenes apart from those reported on."""
 
-    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 0.5, "novelty": 1.0})
+    powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 0.25, "novelty": 1.0})
     """Power of each signal in the score of a token."""
     position_weight: float = 2.0
     """Weight of the distance in the frame in the cost of transport."""
     novelty_floor: float = 0.1
     """How much a token counts that is not new at all; above 0, attended things are kept again."""
-    keyframe_weight: float = 0.4
+    keyframe_weight: float = 1.0
     """Weight of contrast in a clip's first frame, where nothing came before to be new against."""
     threshold: float = 0.35
     """Score from which on a token is worth keeping."""
     advance: float = 0.1
     """Share of a clip's budget that may be spent before its time."""
-    arrears: float = 0.05
+    arrears: float = 0.25
     """Share of a clip's budget that a quiet stretch may leave unspent for later frames. Much of it
     leaves frames with hardly a token and the last ones nearly whole, which costs answers."""
     keep_mode: KeepMode = "budget"
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
-    merge_similarity: float = 0.7
+    merge_similarity: float = 0.85
     """Cosine from which on a token is merged into an anchor of its cell; below, it becomes one."""
     memory: int = 8
     """States of a cell that are remembered through a clip, each an anchor: what a cell has shown

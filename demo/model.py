@@ -172,5 +172,7 @@ def _extend_config(path: Path) -> None:
     """Name the layers whose attention is read, and how tokens were read in training."""
     config = json.loads(path.read_text())
     config["attention_layers"] = list(ATTENTION_LAYERS)
+    for half in ("text_config", "vision_config"):
+        config[half].pop("dtype", None)  # of a model read in another one to be trained on
     config["time_marks"] = {"per": "frame", "format": "HH:MM:SS", "keep_positions": True}
     path.write_text(json.dumps(config, indent=2) + "\n")

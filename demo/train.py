@@ -86,7 +86,7 @@ def _parse() -> argparse.Namespace:
     add("--phase", type=int, default=0, help="phase of the language half's curriculum to begin at")
     add("--rate", type=float, default=1.0, help="scales the language half's learning rates")
     add("--seed", type=int, default=0)
-    add("--shards", type=int, default=24, help="scenes in the pool, in units of 250")
+    add("--shards", type=int, default=100, help="scenes in the pool, in units of 250")
     add("--threads", type=int, default=1)
     add("--stop-s", type=float, default=None, help="save and export after so many seconds")
     return parser.parse_args()

@@ -174,7 +174,7 @@ class _Trainer:
 
         `busy` takes the one with more to see of two of a kind.
         """
-        known = min(4 + step // 100, self.max_shards)
+        known = self.count_shards(step)
         scattered = scattered and rng.random() < 0.5
         key = scattered, int(rng.integers(4 if scattered else known)) % self.max_shards
         if key not in self.shards:
@@ -183,6 +183,10 @@ class _Trainer:
         second = first + apart if busy else first
         pair = [self.shards[key][k % SHARD_SCENES] for k in (first, second)]
         return max(pair, key=lambda seen: len(seen.scene.items))
+
+    def count_shards(self, step: int) -> int:
+        """Shards of the pool that are drawn from: every few steps a new one is made."""
+        return min(4 + step // 40, self.max_shards)
 
     def draw(self, step: int, phase: Phase) -> Batch:
         """The batch of a step: the same for the same seed, whatever ran before."""
