@@ -50,7 +50,7 @@ class AdaptiveRule:
     """Score from which on a token is worth keeping."""
     advance: float = 0.1
     """Share of a clip's budget that may be spent before its time."""
-    arrears: float = 0.25
+    arrears: float = 0.05
     """Share of a clip's budget that a quiet stretch may leave unspent for later frames. Much of it
     leaves frames with hardly a token and the last ones nearly whole, which costs answers."""
     keep_mode: KeepMode = "budget"

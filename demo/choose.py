@@ -23,7 +23,7 @@ from demo.quality import MODEL
 
 logger = logging.getLogger(__name__)
 
-RETENTIONS = (0.25, 0.10, 0.05)
+RETENTIONS = (0.50, 0.25, 0.10, 0.05)
 
 CANDIDATES: dict[str, list[Constants]] = {
     "visionzip": [{"contextual_share": share} for share in (10 / 64, 0.0, 0.3)],

@@ -16,7 +16,7 @@ def tried(monkeypatch):
         seen.append(dict(constants))
         value = 0.5 - abs(constants.get("threshold", 0.35) - 0.15)
         value += 0.2 * constants.get("advance", 0.25) + constants.get("contextual_share", 0)
-        return choose.Choice(constants, (value,) * 3)
+        return choose.Choice(constants, (value,) * 4)
 
     monkeypatch.setattr(choose, "try_constants", judge)
     return seen
