@@ -1,9 +1,9 @@
 """Stage 3: the language half learns to answer, on cached tokens of the frozen vision half.
 
 The phases of `demo.curriculum`: single frames and nothing but "was there ...?" until tokens are
-matched with words, in the end all kinds on eight frames. All tokens are there in every phase: the
-model is never trained on dropped tokens, so that no reducer is favoured. Beside the answers,
-`demo.facts` teaches a middle layer to remember; that falls off as the answers come.
+matched with words, in the end all kinds on eight frames, half of the steps seeing parts of them
+(`demo.crops`). No token is ever left out for what it shows, so that no reducer is favoured. Beside
+the answers, `demo.facts` teaches the middle layers to remember; that falls off as the answers come.
 """
 
 import logging
