@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -111,8 +111,8 @@ class _Refiner:
         losses["thing_before"], scores["accuracy_before"] = dense_loss(told, thing)
         far = (tokens - before).square().sum(-1)
         right = told.argmax(-1) == thing
-        content, nothing = right & (thing > 0), right & (thing == 0)
-        losses["change"] = CHANGE_WEIGHT * (far[content].mean() + far[nothing].mean())
+        parts = (right & (thing > 0), right & (thing == 0))
+        losses["change"] = CHANGE_WEIGHT * torch.stack([mean_of(far, part) for part in parts]).sum()
         return losses, scores
 
 
@@ -120,6 +120,11 @@ def name_things(labels: dict[str, Tensor]) -> Int64[Tensor, "b n"]:
     """Class of what a cell shows; IGNORE where an item only touches it."""
     pair, letter = pair_labels(labels), labels["letter"]
     return torch.where(letter > 0, len(PAIRS) + letter, pair)
+
+
+def mean_of(values: Float[Tensor, "b n"], chosen: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:
+    """Mean of the chosen values; nought when none is, as before the heads know anything."""
+    return values[chosen].sum() / chosen.sum().clamp(min=1)
 
 
 def _pool(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b p d"]:

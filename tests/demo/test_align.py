@@ -5,7 +5,7 @@ import torch
 from demo.labels import IGNORE, PAIRS
 from demo.model import build_model
 from demo.train_align import draw_codes, pair_labels, train_align
-from demo.train_refine import THINGS, name_things, train_refine
+from demo.train_refine import THINGS, mean_of, name_things, train_refine
 
 
 def test_codes_stand_at_right_angles_to_each_other_and_to_the_words():
@@ -64,3 +64,10 @@ def test_refining_trains_the_heads_first_then_the_vision_half_alone(tmp_path, mo
     train_refine(model, tmp_path, steps=3, scenes_per_step=2)
     assert any("vision_tower.encoder.layers.0." in name for name in changed())
     assert not any("language_model" in name for name in changed())
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_where_nothing_was_told_rightly_nothing_is_held():
+    values = torch.tensor([[2.0, 4.0]], requires_grad=True)
+    assert mean_of(values, torch.zeros(1, 2, dtype=torch.bool)).item() == 0
+    assert mean_of(values, torch.ones(1, 2, dtype=torch.bool)).item() == 3
