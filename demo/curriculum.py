@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from demo.crops import View
 from demo.questions import KINDS, LECTURE, SURVEILLANCE, Question
 
 YES_OR_NO = ("exist", "order", "slide_exist")
@@ -44,8 +45,16 @@ class Phase:
     """None asks all."""
     scattered: bool = False
     """Surveillance from scenes with many things at once."""
-    cropped: float = 0.0
+    rectangles: float = 0.0
     """Share of the steps whose windows show a part of every frame (`demo.crops`)."""
+    sparse: float = 0.0
+    """Share of the steps whose windows show few cells."""
+
+    def view(self, drawn: float) -> View:
+        """The view of a step, from a number drawn evenly from 0 to 1."""
+        if drawn < self.rectangles:
+            return View.RECTANGLES
+        return View.SPARSE if drawn < self.rectangles + self.sparse else View.WHOLE
 
 
 def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
@@ -56,8 +65,8 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
         Phase((2,), 350, 10, 16, _BIND),
         Phase((3,), 700, 10),
         Phase((3, 4, 5), 1200, 10),
-        Phase((4, 6, 8), 1200, 10, cropped=0.3),
-        Phase((6, 8, 8), 3200, 10, cropped=0.5),
+        Phase((4, 6, 8), 1200, 10, rectangles=0.2, sparse=0.1),
+        Phase((6, 8, 8), 3200, 10, rectangles=0.25, sparse=0.25),
     )
     return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
 

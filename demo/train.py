@@ -56,6 +56,7 @@ def _train(options: argparse.Namespace) -> None:
         options.runs,
         phases=plan_phases(options.language_scale or options.scale)[options.phase :],
         seed=options.seed,
+        first_shards=options.first_shards,
         max_shards=options.shards,
         rate=options.rate,
         stop_s=None if options.stop_s is None else options.stop_s - (time.monotonic() - begun_s),
@@ -87,6 +88,7 @@ def _parse() -> argparse.Namespace:
     add("--rate", type=float, default=1.0, help="scales the language half's learning rates")
     add("--seed", type=int, default=0)
     add("--shards", type=int, default=100, help="scenes in the pool, in units of 250")
+    add("--first-shards", type=int, default=4, help="of those, drawn from at once")
     add("--threads", type=int, default=1)
     add("--stop-s", type=float, default=None, help="save and export after so many seconds")
     return parser.parse_args()

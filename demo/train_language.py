@@ -2,7 +2,7 @@
 
 The phases of `demo.curriculum`: single frames and nothing but "was there ...?" until tokens are
 matched with words, in the end all kinds on eight frames, half of the steps seeing parts of them
-(`demo.crops`). No token is ever left out for what it shows, so that no reducer is favoured. Beside
+(`demo.crops`). No reducer's choice of tokens is ever trained on, so that none is favoured. Beside
 the answers, `demo.facts` teaches the middle layers to remember; that falls off as the answers come.
 """
 
@@ -22,7 +22,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Model
 
 from demo import attention
 from demo.checkpoint import load_state, save_state
-from demo.crops import crop_scene, hide, pack, take
+from demo.crops import View, crop_scene, draw_inside, hide, pack, take
 from demo.curriculum import Phase, Progress, find_phase, pick, unlike
 from demo.fact_heads import ANSWER_LAYER, CLOCK_LAYER, FACT_LAYER, FactHeads
 from demo.facts import FACTS, name_pairs, state_facts
@@ -77,7 +77,8 @@ class Batch:
     answered: Tensor
     """Coloured shapes that answers name, where the answer is about to be given."""
     outside: Tensor
-    """Cells that the crop leaves out, [b t n]."""
+    """Cells that the view leaves out, [b t n]."""
+    view: View
     kinds: list[list[str | None]]
 
 
@@ -87,36 +88,40 @@ def train_language(
     *,
     phases: tuple[Phase, ...],
     seed: int = 0,
+    first_shards: int = 4,
     max_shards: int = 32,
     rate: float = 1.0,
     stop_s: float | None = None,
 ) -> int:
     """Train in place; resumes from `runs/language.safetensors`; returns the steps done.
 
+    Scenes are drawn from `first_shards` of the pool at first and from `max_shards` in the end.
     `rate` scales the learning rates; `stop_s` ends the run early, saved, after so many seconds.
     """
     torch.manual_seed(seed)
-    trainer = _Trainer(model, runs, phases, seed, max_shards, rate)
+    trainer = _Trainer(model, runs, phases, seed, (first_shards, max_shards), rate)
     return trainer.run(stop_s)
 
 
 class _Trainer:
     """State of stage 3 between steps."""
 
-    def __init__(self, model, runs: Path, phases, seed: int, max_shards: int, rate: float) -> None:
+    def __init__(
+        self, model, runs: Path, phases, seed: int, shards: tuple[int, int], rate: float
+    ) -> None:
         self.model, self.phases, self.seed = model, phases, seed
-        self.max_shards = max_shards
+        self.first_shards, self.max_shards = shards
         self.language = model.model.language_model
         self.newline = model.model.image_newline
         self.heads = FactHeads(model.config.text_config.hidden_size)
         # What is read well in whole frames may be read badly in parts of them.
-        self.progress = {False: Progress(), True: Progress()}
+        self.progress = {view: Progress() for view in View}
         self.vocabulary = open_vocabulary()
         self.shards: dict[tuple[bool, int], list[SeenScene]] = {}
         holder = nn.ParameterDict({"newline": self.newline})
         progress = nn.Module()
-        progress.register_buffer("right", self.progress[False].right)
-        progress.register_buffer("right_cropped", self.progress[True].right)
+        for view in View:
+            progress.register_buffer(view, self.progress[view].right)
         self.modules: dict[str, nn.Module] = {
             "language": self.language, "heads": self.heads, "newline": holder,
             "progress": progress,
@@ -166,7 +171,7 @@ class _Trainer:
         nn.utils.clip_grad_norm_([*self.language.parameters(), self.newline], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.progress[bool(batch.outside.any())].update(batch.kinds, right)
+        self.progress[batch.view].update(batch.kinds, right)
         return loss.item(), fact_loss.item()
 
     def scene(self, step: int, scattered: bool, busy: bool, rng: np.random.Generator) -> SeenScene:
@@ -186,20 +191,20 @@ class _Trainer:
 
     def count_shards(self, step: int) -> int:
         """Shards of the pool that are drawn from: every few steps a new one is made."""
-        return min(4 + step // 40, self.max_shards)
+        return min(self.first_shards + step // 40, self.max_shards)
 
     def draw(self, step: int, phase: Phase) -> Batch:
         """The batch of a step: the same for the same seed, whatever ran before."""
         rng = np.random.default_rng([self.seed, step, 3])
-        frames, cropped = int(rng.choice(phase.frames)), rng.random() < phase.cropped
+        frames, view = int(rng.choice(phase.frames)), phase.view(rng.random())
         rng = np.random.default_rng([self.seed, step, 4, self.worker])
-        columns, progress = [], self.progress[cropped]
+        columns, progress = [], self.progress[view]
+        slots_each = phase.slots if view == View.WHOLE else CROP_SLOTS
         while len(columns) < max(phase.videos // self.workers, 1):
             busy = rng.random() < BUSY
             seen = self.scene(step, phase.scattered, busy, rng)
-            outside = np.zeros(seen.owner.shape, bool)
-            if cropped:
-                seen, outside = crop_scene(seen, rng)
+            inside = draw_inside(seen, view, rng)
+            seen = crop_scene(seen, inside)
             cut, window = draw_window(seen, frames, rng)
             allowed = [k for k in phase.kinds or KINDS if not (busy and k in COUNTS)]
             unsolved = [kind for kind in allowed if not progress.is_solved(kind)]
@@ -207,7 +212,7 @@ class _Trainer:
             questions = unlike([ask(window, rng, some) for some in kinds])
             if not questions:
                 continue
-            chosen = pick(questions, CROP_SLOTS if cropped else phase.slots, progress.weights, rng)
+            chosen = pick(questions, slots_each, progress.weights, rng)
             slots = write_slots(chosen, self.vocabulary)
             named = name_pairs(slots.ids, self.vocabulary.words)
             # The token before an answer's colour is two before its shape.
@@ -221,7 +226,7 @@ class _Trainer:
                     torch.from_numpy(state_facts(window, seen.owner[cut])),
                     torch.from_numpy(named),
                     torch.from_numpy(answered),
-                    torch.from_numpy(outside[cut]),
+                    torch.from_numpy(~inside[cut]),
                     [q.kind if q else None for q in chosen],
                 )
             )
@@ -232,7 +237,7 @@ class _Trainer:
             torch.stack(tokens).float(), torch.stack(marks), torch.stack(ids),
             torch.stack(targets), torch.stack(facts), torch.stack(named),
             torch.stack(answered), torch.stack(outside),
-            list(kinds),
+            view, list(kinds),
         )  # fmt: skip
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -292,15 +297,16 @@ class _Trainer:
         """One line: losses, and the running accuracy of every kind."""
         if self.worker:
             return
-        right = self.progress[False].right
+        right = self.progress[View.WHOLE].right
         kinds = " ".join(f"{k}={v:.2f}" for k, v in zip(KINDS, right.tolist(), strict=True))
         logger.info(
-            "language %d %.0f s loss=%.3f facts=%.3f parts=%.3f mean=%.3f %s",
+            "language %d %.0f s loss=%.3f facts=%.3f rectangles=%.3f sparse=%.3f mean=%.3f %s",
             step,
             elapsed_s,
             loss,
             fact_loss,
-            self.progress[True].right.mean().item(),
+            self.progress[View.RECTANGLES].right.mean().item(),
+            self.progress[View.SPARSE].right.mean().item(),
             right.mean().item(),
             kinds,
         )

@@ -30,6 +30,8 @@ THINGS = 1 + len(PAIRS) + len(LETTERS)
 """What a cell may show: nothing, a coloured shape, a letter."""
 SETTLE = 100
 """Steps in which the heads alone are trained: they start at random."""
+LECTURE_EVERY = 6
+"""One scene of so many is a lecture: slides are read well, things behind poles are not."""
 CHANGE_WEIGHT = 0.5
 """Of the squared distance of tokens (of squared length 50) to what they were."""
 
@@ -95,7 +97,9 @@ class _Refiner:
         self, seed: int, step: int, scenes: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses by name, and the accuracy on patches and cells that show something."""
-        pixels, patches, cells, present = draw_batch(seed, step, scenes)
+        pixels, patches, cells, present = draw_batch(
+            seed, step, scenes, lecture_every=LECTURE_EVERY
+        )
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.tower(
                 pixel_values=normalise(pixels), output_hidden_states=True

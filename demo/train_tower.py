@@ -94,11 +94,11 @@ def train_tower(
 
 
 def draw_batch(
-    seed: int, step: int, scenes: int
+    seed: int, step: int, scenes: int, *, lecture_every: int = 2
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
     """Pixels u8[b h w 3], class indices per patch and per pooled cell, and what is present.
 
-    They depend on seed and step alone.
+    They depend on the arguments alone. One scene of `lecture_every` is a lecture.
     """
     rng = np.random.default_rng([seed, step, 1])
     pixels, present = [], []
@@ -106,7 +106,7 @@ def draw_batch(
     for k in range(scenes):
         # Training scenes have seeds from 1,000,000 on; lower ones are for evaluation.
         scene_seed = 1_000_000 + int(rng.integers(1 << 40))
-        scene = generate_scene("lecture" if k % 2 else "surveillance", scene_seed)
+        scene = generate_scene("lecture" if k % lecture_every == 1 else "surveillance", scene_seed)
         if k % 6 in (2, 4):
             scene = scatter_scene(scene_seed, scene.duration_s)
         elif k % 3:

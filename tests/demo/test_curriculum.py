@@ -7,7 +7,20 @@ import pytest
 import torch
 
 from demo.attention import attend
-from demo.crops import BLANK, LARGEST, PARTLY, TELLING, crop_scene, hide, pack
+from demo.crops import (
+    BLANK,
+    CONTENT_KEPT,
+    FRAMES_LEFT_OUT,
+    LARGEST,
+    PARTLY,
+    REST_KEPT,
+    TELLING,
+    View,
+    crop_scene,
+    draw_inside,
+    hide,
+    pack,
+)
 from demo.curriculum import Phase, Progress, find_phase, pick, plan_phases, unlike
 from demo.labels import IGNORE
 from demo.pool import SeenScene
@@ -95,28 +108,54 @@ def seen_scene():
     return SeenScene(scene, torch.zeros(8, 49, 4), np.ones((8, len(scene.items))), owner, share)
 
 
-def test_a_crop_does_not_look_at_what_it_crops():
+def draws(view, seen, count):
+    return [draw_inside(seen, view, np.random.default_rng(seed)) for seed in range(count)]
+
+
+def test_rectangles_do_not_look_at_what_they_crop():
     other = replace(seen_scene(), owner=np.zeros((8, 49), np.int64))
-    for seed in range(20):
-        one, two = (crop_scene(s, np.random.default_rng(seed))[1] for s in (seen_scene(), other))
-        assert np.array_equal(one, two)
+    pairs = zip(*(draws(View.RECTANGLES, s, 20) for s in (seen_scene(), other)), strict=True)
+    assert all(np.array_equal(one, two) for one, two in pairs)
 
 
-def test_a_crop_shows_at_most_half_of_a_frame_and_seldom_nothing():
-    drawn = [~crop_scene(seen_scene(), np.random.default_rng(seed))[1] for seed in range(200)]
-    cells = np.stack(drawn).sum(-1)
+def test_rectangles_show_at_most_half_of_a_frame_and_seldom_nothing():
+    cells = np.stack(draws(View.RECTANGLES, seen_scene(), 200)).sum(-1)
     assert cells.max() <= LARGEST
     assert 0 < (cells == 0).mean() < BLANK
 
 
-def test_an_item_is_seen_by_the_cell_that_tells_it_and_else_neither_seen_nor_absent():
+def test_sparse_views_show_more_of_the_items_than_of_the_rest():
+    seen = seen_scene()
+    seen.owner[:, 26] = IGNORE
+    inside = np.stack(draws(View.SPARSE, seen, 400))
+    items, beside, rest = inside[..., [24, 25]], inside[..., 26], inside[..., :24]
+    share = np.mean(CONTENT_KEPT) * (1 - np.mean(FRAMES_LEFT_OUT))
+    assert items.mean() == pytest.approx(share, abs=0.05)
+    assert beside.mean() == pytest.approx(share / 2, abs=0.05)
+    assert 0 < rest.mean() < np.mean(REST_KEPT)
+
+
+def test_a_whole_view_leaves_the_scene_as_it_is():
+    seen = seen_scene()
+    whole = crop_scene(seen, draws(View.WHOLE, seen, 1)[0])
+    assert np.array_equal(whole.visible, seen.visible)
+    assert np.array_equal(whole.owner, seen.owner)
+
+
+@pytest.mark.parametrize("view", [View.RECTANGLES, View.SPARSE])
+def test_an_item_is_seen_by_the_cell_that_tells_it_and_else_neither_seen_nor_absent(view):
     whole = seen_scene()
-    for seed in range(40):
-        seen, outside = crop_scene(whole, np.random.default_rng(seed))
-        telling, other = ~outside[:, 24], ~outside[:, 25]
-        expected = np.where(telling, 1.0, np.where(other, PARTLY, 0.0))
+    for inside in draws(view, whole, 40):
+        seen = crop_scene(whole, inside)
+        expected = np.where(inside[:, 24], 1.0, np.where(inside[:, 25], PARTLY, 0.0))
         assert np.array_equal(seen.visible[:, 0], expected)
-        assert (seen.owner[outside] == IGNORE).all()
+        assert (seen.owner[~inside] == IGNORE).all()
+
+
+def test_steps_are_shared_among_the_views():
+    phase = Phase((8,), 1, 1, rectangles=0.25, sparse=0.5)
+    drawn = [phase.view(k / 100) for k in range(100)]
+    assert [drawn.count(view) for view in View] == [25, 25, 50]
 
 
 def test_packing_leaves_out_what_is_hidden_and_keeps_the_order():
