@@ -21,7 +21,7 @@ from demo.curriculum import plan_phases
 from demo.model import build_model, export_model, load_model
 from demo.parallel import find_share, joined
 from demo.train_align import train_align
-from demo.train_language import train_language
+from demo.train_language import PoolShare, train_language
 from demo.train_refine import train_refine
 from demo.train_tower import train_tower
 
@@ -56,8 +56,7 @@ def _train(options: argparse.Namespace) -> None:
         options.runs,
         phases=plan_phases(options.language_scale or options.scale)[options.phase :],
         seed=options.seed,
-        first_shards=options.first_shards,
-        max_shards=options.shards,
+        shards=PoolShare(options.first_shards, options.shards, options.met_shards),
         rate=options.rate,
         stop_s=None if options.stop_s is None else options.stop_s - (time.monotonic() - begun_s),
     )
@@ -89,6 +88,7 @@ def _parse() -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--shards", type=int, default=100, help="scenes in the pool, in units of 250")
     add("--first-shards", type=int, default=4, help="of those, drawn from at once")
+    add("--met-shards", type=int, default=0, help="of the pool, passed over: met before")
     add("--threads", type=int, default=1)
     add("--stop-s", type=float, default=None, help="save and export after so many seconds")
     return parser.parse_args()

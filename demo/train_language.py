@@ -82,35 +82,47 @@ class Batch:
     kinds: list[list[str | None]]
 
 
+@dataclass(frozen=True)
+class PoolShare:
+    """Shards of the pool that a run draws from."""
+
+    first: int = 4
+    """Drawn from at once."""
+    most: int = 32
+    """Drawn from in the end: every few steps one more is, so that training can start at once."""
+    met: int = 0
+    """Passed over: the first ones, met before."""
+
+    def count(self, step: int) -> int:
+        """Shards that a step draws from."""
+        return min(self.first + step // 40, self.most)
+
+
 def train_language(
     model: LlavaOnevisionForConditionalGeneration,
     runs: Path,
     *,
     phases: tuple[Phase, ...],
     seed: int = 0,
-    first_shards: int = 4,
-    max_shards: int = 32,
+    shards: PoolShare = PoolShare(),
     rate: float = 1.0,
     stop_s: float | None = None,
 ) -> int:
     """Train in place; resumes from `runs/language.safetensors`; returns the steps done.
 
-    Scenes are drawn from `first_shards` of the pool at first and from `max_shards` in the end.
     `rate` scales the learning rates; `stop_s` ends the run early, saved, after so many seconds.
     """
     torch.manual_seed(seed)
-    trainer = _Trainer(model, runs, phases, seed, (first_shards, max_shards), rate)
+    trainer = _Trainer(model, runs, phases, seed, shards, rate)
     return trainer.run(stop_s)
 
 
 class _Trainer:
     """State of stage 3 between steps."""
 
-    def __init__(
-        self, model, runs: Path, phases, seed: int, shards: tuple[int, int], rate: float
-    ) -> None:
+    def __init__(self, model, runs: Path, phases, seed: int, share: PoolShare, rate: float) -> None:
         self.model, self.phases, self.seed = model, phases, seed
-        self.first_shards, self.max_shards = shards
+        self.share = share
         self.language = model.model.language_model
         self.newline = model.model.image_newline
         self.heads = FactHeads(model.config.text_config.hidden_size)
@@ -179,19 +191,15 @@ class _Trainer:
 
         `busy` takes the one with more to see of two of a kind.
         """
-        known = self.count_shards(step)
         scattered = scattered and rng.random() < 0.5
-        key = scattered, int(rng.integers(4 if scattered else known)) % self.max_shards
+        drawn = int(rng.integers(4 if scattered else self.share.count(step)))
+        key = scattered, drawn % self.share.most + self.share.met
         if key not in self.shards:
             self.shards[key] = load_shard(self.model, self.pool, key[1], scattered=scattered)
         first, apart = int(rng.integers(SHARD_SCENES)), 2 * int(rng.integers(SHARD_SCENES // 2))
         second = first + apart if busy else first
         pair = [self.shards[key][k % SHARD_SCENES] for k in (first, second)]
         return max(pair, key=lambda seen: len(seen.scene.items))
-
-    def count_shards(self, step: int) -> int:
-        """Shards of the pool that are drawn from: every few steps a new one is made."""
-        return min(self.first_shards + step // 40, self.max_shards)
 
     def draw(self, step: int, phase: Phase) -> Batch:
         """The batch of a step: the same for the same seed, whatever ran before."""

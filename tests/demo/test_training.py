@@ -16,7 +16,7 @@ from demo.optim import build_optimizers
 from demo.questions import Question, open_window
 from demo.scenes import generate_scene
 from demo.sequence import open_vocabulary, write_slots
-from demo.train_language import train_language
+from demo.train_language import PoolShare, train_language
 from demo.train_tower import draw_batch
 from demo.video import write_video
 from workers.models import open_vision_encoder
@@ -65,7 +65,7 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
 
     def run(folder, stop_s):
         model = build_model()
-        done = train_language(model, folder, phases=phases, max_shards=1, stop_s=stop_s)
+        done = train_language(model, folder, phases=phases, shards=PoolShare(most=1), stop_s=stop_s)
         return model, done
 
     straight, _ = run(tmp_path / "straight", None)
@@ -134,3 +134,8 @@ def test_text_that_names_a_coloured_shape_is_told_which():
     assert np.flatnonzero(pairs[0] != IGNORE).tolist() == [4]
     assert pairs[0, 4] == 1 + PAIRS.index("red circle")
     assert (pairs[1] == IGNORE).all()
+
+
+def test_a_run_draws_from_more_and_more_of_the_pool():
+    share = PoolShare(first=4, most=10)
+    assert [share.count(step) for step in (0, 39, 40, 400)] == [4, 4, 5, 10]
