@@ -66,7 +66,7 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
         Phase((3,), 700, 10),
         Phase((3, 4, 5), 1200, 10),
         Phase((4, 6, 8), 1200, 10, rectangles=0.2, sparse=0.1),
-        Phase((6, 8, 8), 3200, 10, rectangles=0.2, sparse=0.3),
+        Phase((6, 8, 8), 3200, 10, rectangles=0.2, sparse=0.4),
     )
     return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
 
