@@ -19,6 +19,7 @@ from torch import Tensor
 from aot.cell_memory import (
     Anchors,
     choose_merged,
+    find_known,
     hand_over,
     learn_frame,
     read_state,
@@ -144,7 +145,7 @@ class AdaptiveReducer:
             kept = self._keep(score, anchors)
             parts.append(_emit(cells, step, kept, anchors))
             anchors = learn_frame(
-                cells.tokens[step], kept, anchors, cells.grid,
+                cells.tokens[step], kept, score > self.rule.threshold, anchors, cells.grid,
                 merge_similarity=self.rule.merge_similarity, patience=self.rule.patience,
                 memory=self.rule.memory,
             )  # fmt: skip
@@ -153,12 +154,13 @@ class AdaptiveReducer:
 
     def _score(self, cells: CellFeatures, step: int, anchors: Anchors | None) -> Tensor:
         distance = measure_distances(cells.grid, cells.tokens.device)
+        known = None if anchors is None else find_known(anchors)
         view = FrameView(
             normalise(cells.tokens[step]),
             cells.attention[step],
             cells.local_attention[step],
-            None if anchors is None else normalise(anchors.tokens.to(cells.tokens.dtype)),
-            None if anchors is None else distance[:, anchors.cell].to(cells.tokens.dtype),
+            None if known is None else normalise(anchors.tokens[known].to(cells.tokens.dtype)),
+            None if known is None else distance[:, anchors.cell[known]].to(cells.tokens.dtype),
             self.rule.position_weight,
             self.rule.novelty_floor,
             self.rule.keyframe_weight,

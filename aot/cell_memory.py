@@ -26,6 +26,8 @@ class Anchors:
     """Tokens handed over and not yet emitted; all masses and all emitted tokens add up to what
     went in."""
     emitted: Bool[Tensor, " a"]
+    owed: Bool[Tensor, " a"]
+    """What was worth a token that the budget did not have; it counts as new until it gets one."""
     position: int
     grid: Grid
 
@@ -43,6 +45,7 @@ class Anchors:
 def learn_frame(
     tokens: Float[Tensor, "p d"],
     kept: Int[Tensor, " k"],
+    worthy: Bool[Tensor, " p"],
     old: Anchors | None,
     grid: Grid,
     *,
@@ -56,6 +59,7 @@ def learn_frame(
     one over its mass; what is like none of them is remembered as a state of its own.
 
     Args:
+        worthy: cells worth a token, kept or not.
         merge_similarity: cosine from which on a token is like an anchor.
         patience: tokens after which an anchor's steps get no smaller.
         memory: states of a cell that are kept; the oldest goes, and the new one gets its mass.
@@ -64,7 +68,7 @@ def learn_frame(
     emitted = torch.zeros_like(cell, dtype=torch.bool)
     emitted[kept] = True
     arrived = (~emitted).to(tokens.dtype)
-    fresh = Anchors(tokens, cell, arrived, emitted, 1, grid)
+    fresh = Anchors(tokens, cell, arrived, emitted, worthy & ~emitted, 1, grid)
     if old is None:
         return fresh
     before = old.tokens.to(tokens.dtype)
@@ -80,6 +84,7 @@ def learn_frame(
         tokens=moved,
         mass=old.mass.index_add(0, row, arrived[alike]),
         emitted=old.emitted.index_put((row,), old.emitted[row] | emitted[alike]),
+        owed=old.owed.index_put((row,), old.owed[row] & ~emitted[alike]),
         position=old.position + 1,
     )
     return _remember(known, fresh, ~alike, memory)
@@ -113,7 +118,14 @@ def _remember(known: Anchors, fresh: Anchors, new: Bool[Tensor, " p"], memory: i
         cell=torch.cat([known.cell[stays], fresh.cell[new]]),
         mass=torch.cat([known.mass[stays], mass[new]]),
         emitted=torch.cat([known.emitted[stays], fresh.emitted[new]]),
+        owed=torch.cat([known.owed[stays], fresh.owed[new]]),
     )
+
+
+def find_known(anchors: Anchors) -> Int[Tensor, " k"]:
+    """Anchors that a later token is compared with: all but those owed, or all where all are."""
+    known = (~anchors.owed).nonzero()[:, 0]
+    return known if len(known) else torch.arange(len(anchors.cell), device=known.device)
 
 
 def choose_merged(anchors: Anchors, count: int) -> Int[Tensor, " k"]:
@@ -146,16 +158,18 @@ def hand_over(anchors: Anchors, chosen: Int[Tensor, " k"]) -> Float[Tensor, " k"
 
 
 def write_state(anchors: Anchors) -> ClipState:
-    """One row an anchor; cells whose anchor came out already are counted from `num_cells` on."""
+    """One row an anchor; `cell` also tells whether it came out and whether it is owed."""
+    marks = anchors.emitted + 2 * anchors.owed
     return ClipState(
-        anchors.tokens, anchors.cell + anchors.num_cells * anchors.emitted, anchors.mass, 0,
+        anchors.tokens, anchors.cell + anchors.num_cells * marks, anchors.mass, 0,
         anchors.position, anchors.grid,
     )  # fmt: skip
 
 
 def read_state(state: ClipState) -> Anchors:
     num_cells = state.pooled_grid[0] * state.pooled_grid[1]
+    marks = state.cell // num_cells
     return Anchors(
-        state.anchors, state.cell % num_cells, state.mass, state.cell >= num_cells,
+        state.anchors, state.cell % num_cells, state.mass, marks % 2 == 1, marks >= 2,
         state.position, state.pooled_grid,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 
 from aot import AOTConfig, FrameFeatures, InvalidConfig, InvalidFeatures, TokenKind
 from aot.adaptive import AdaptiveReducer, AdaptiveRule
+from aot.cell_memory import find_known, learn_frame, read_state, write_state
 from aot.saliency import FrameView, find_contrast, find_novelty, measure_distances, mix_signals
 
 GRID = (6, 6)
@@ -104,6 +105,41 @@ def test_an_anchor_is_not_blurred_by_what_is_unlike_it():
     assert torch.equal(state.anchors[14], tokens[0, 14])
     assert torch.equal(state.anchors[36], tokens[1, 14])
     assert state.cell[36] % 36 == 14
+
+
+def with_slide(frame=2, stays=6):
+    tokens = draw_still()
+    cells = slice(6, 15)
+    tokens[frame : frame + stays, cells] = 20 * torch.eye(16)[:9]  # unlike each other
+    return tokens, set(range(6, 15))
+
+
+def test_what_the_budget_could_not_pay_is_told_in_the_frames_to_come():
+    tokens, cells = with_slide()
+    reducer = make(0.06, advance=0.0, arrears=0.0, keep_mode="absolute")
+    [kept] = reducer.compress_clips([make_features(tokens)])
+    told = [place for place in places(kept)[:-1] if place[0] >= 2 and place[1] in cells]
+    assert sorted(cell for _, cell in told) == sorted(cells)  # all of them, and each once
+    assert len({frame for frame, _ in told}) > 1
+
+
+def test_what_went_before_it_could_be_paid_is_not_told():
+    tokens, cells = with_slide(stays=1)
+    reducer = make(0.06, advance=0.0, arrears=0.0, keep_mode="absolute")
+    [kept] = reducer.compress_clips([make_features(tokens)])
+    assert {frame for frame, cell in places(kept)[:-1] if cell in cells} == {2}
+
+
+def test_where_everything_is_owed_all_of_it_is_known():
+    tokens = draw_still()[0]
+    nothing, everything = torch.zeros(0, dtype=torch.long), torch.ones(36, dtype=torch.bool)
+    given = {"merge_similarity": 0.8, "patience": 8.0, "memory": 8}
+    anchors = learn_frame(tokens, nothing, everything, None, GRID, **given)
+    assert anchors.owed.all()
+    assert find_known(anchors).tolist() == list(range(36))
+    paid = learn_frame(tokens, torch.tensor([4, 5]), everything, anchors, GRID, **given)
+    assert find_known(paid).tolist() == [4, 5]
+    assert torch.equal(read_state(write_state(paid)).owed, paid.owed)
 
 
 def test_what_a_cell_has_shown_before_is_not_new_when_it_comes_back():
