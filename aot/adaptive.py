@@ -41,15 +41,15 @@ class AdaptiveRule:
 
     powers: Mapping[str, float] = field(default_factory=lambda: {"attention": 0.25, "novelty": 1.0})
     """Power of each signal in the score of a token."""
-    position_weight: float = 2.0
+    position_weight: float = 0.25
     """Weight of the distance in the frame in the cost of transport."""
     novelty_floor: float = 0.1
     """How much a token counts that is not new at all; above 0, attended things are kept again."""
-    keyframe_weight: float = 1.0
+    keyframe_weight: float = 0.7
     """Weight of contrast in a clip's first frame, where nothing came before to be new against."""
     threshold: float = 0.35
     """Score from which on a token is worth keeping."""
-    advance: float = 0.1
+    advance: float = 0.2
     """Share of a clip's budget that may be spent before its time."""
     arrears: float = 0.05
     """Share of a clip's budget that a quiet stretch may leave unspent for later frames. Much of it

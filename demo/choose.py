@@ -53,13 +53,13 @@ not known to be anywhere else."""
 
 STEPS: dict[str, list[Any]] = {
     "powers": [{"attention": attention, "novelty": novelty} for attention, novelty in _POWERS],
-    "keyframe_weight": [0.25, 0.4, 0.6, 1.0],
+    "keyframe_weight": [0.3, 0.5, 0.7, 1.0],
     "threshold": [0.15, 0.25, 0.35, 0.5],
     "novelty_floor": [0.03, 0.1, 0.2, 0.3],
     "arrears": [0.0, 0.05, 0.25, 0.5],
-    "advance": [0.0, 0.1, 0.25, 0.4],
+    "advance": [0.0, 0.1, 0.2, 0.4],
     "merge_similarity": [0.6, 0.7, 0.85],
-    "position_weight": [0.25, 1.0, 2.0],
+    "position_weight": [0.1, 0.25, 0.5, 1.0],
 }
 """Values the own reducer's constants try, in this order."""
 
