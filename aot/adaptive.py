@@ -153,14 +153,18 @@ class AdaptiveReducer:
         return concatenate(parts), write_state(anchors)
 
     def _score(self, cells: CellFeatures, step: int, anchors: Anchors | None) -> Tensor:
-        distance = measure_distances(cells.grid, cells.tokens.device)
-        known = None if anchors is None else find_known(anchors)
+        known, away = None, None
+        if anchors is not None:
+            rows = find_known(anchors)
+            known = normalise(anchors.tokens[rows].to(cells.tokens.dtype))
+            distance = measure_distances(cells.grid, cells.tokens.device)
+            away = distance[:, anchors.cell[rows]].to(cells.tokens.dtype)
         view = FrameView(
             normalise(cells.tokens[step]),
             cells.attention[step],
             cells.local_attention[step],
-            None if known is None else normalise(anchors.tokens[known].to(cells.tokens.dtype)),
-            None if known is None else distance[:, anchors.cell[known]].to(cells.tokens.dtype),
+            known,
+            away,
             self.rule.position_weight,
             self.rule.novelty_floor,
             self.rule.keyframe_weight,
