@@ -1,7 +1,7 @@
 """Stage 3: the language half learns to answer, on cached tokens of the frozen vision half.
 
 The phases of `demo.curriculum`: single frames and nothing but "was there ...?" until tokens are
-matched with words, in the end all kinds on eight frames, half of the steps seeing parts of them
+matched with words, in the end all kinds on eight frames, six of ten steps seeing parts of them
 (`demo.crops`). No reducer's choice of tokens is ever trained on, so that none is favoured. Beside
 the answers, `demo.facts` teaches the middle layers to remember; that falls off as the answers come.
 """

@@ -116,6 +116,7 @@ class _Scene:
         ]
 
     def draw(self, time_s: float) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture at `time_s` seconds, RGB."""
         height, width = self._size
         top = self.MARGIN + int(20 * np.sin(time_s * 1.7))
         left = self.MARGIN + int(40 * np.sin(time_s * 1.1))

@@ -217,6 +217,7 @@ class VerifiedReads:
                 logger.warning("%s clip %d left out: %s", span.stream_id, span.index, read)
 
     def verify(self, stream_id: str) -> VerifyReport:
+        """Read every clip of a stream and report those that are not what was written."""
         spans = self.list_spans(stream_id)
         return VerifyReport(
             stream_id=stream_id,
