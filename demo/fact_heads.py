@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from demo.facts import CLOCKS, FACTS
+from demo.facts import CLOCKS, FACTS, MOST
 from demo.labels import CLASSES, IGNORE
 from demo.sequence import open_vocabulary
 
@@ -22,7 +22,10 @@ CLOCK_LAYER = 2
 first of its item."""
 
 ANSWER_LAYER = 4
-"""After this many, an answer about to be given is asked which coloured shape it names."""
+"""After this many, an answer about to be given is asked which coloured shape or number it names."""
+COUNTING = ("arrived", "count")
+COUNTING_WEIGHT = 4.0
+"""Of these beside another fact: a frame has one newline and many cells, and answers hang on it."""
 
 
 class FactHeads(nn.Module):
@@ -37,6 +40,7 @@ class FactHeads(nn.Module):
         self.pair = nn.Linear(dim, FACTS["pair"])
         words = open_vocabulary().words
         self.seconds = [words[f":{n:02d}"] for n in range(60)]
+        self.numbers = [words[str(n)] for n in range(MOST + 1)]
         self.names = {
             name: [words[word] for word in ("none", *values)] for name, values in CLASSES.items()
         }
@@ -61,8 +65,10 @@ class FactHeads(nn.Module):
         logits = self.classify(self.norm(late[asked].float())).float()
         goals = classes.movedim(1, -1)[asked]
         each = [
-            _mean_loss(part, goals[:, k])
-            for k, part in enumerate(logits.split(list(FACTS.values()), dim=-1))
+            _mean_loss(part, goals[:, k]) * (COUNTING_WEIGHT if name in COUNTING else 1.0)
+            for k, (name, part) in enumerate(
+                zip(FACTS, logits.split(list(FACTS.values()), dim=-1), strict=True)
+            )
         ]
         each.append(self._tell_fresh(early, facts[:, -1]))
         told = [
@@ -89,6 +95,26 @@ class FactHeads(nn.Module):
             read = F.rms_norm(hidden[known].float(), hidden.shape[-1:])
             losses.append(_mean_loss(self.pair(read).float(), goal[known]))
         return torch.stack(losses).mean()
+
+    def count_loss(
+        self,
+        embeddings: Float[Tensor, "v d"],
+        *asked: tuple[Float[Tensor, "b l d"], Int64[Tensor, "b l"]],
+    ) -> Tensor:
+        """Mean loss of a number, read as the word it is off all `asked` hidden states and goals.
+
+        The newline of the last frame then holds how many came in the form in which it is answered.
+        """
+        words = embeddings[self.numbers]
+        losses = [self._read(None, hidden, goal, words) for hidden, goal in asked]
+        return torch.stack(losses).mean()
+
+    def find_numbers(self, targets: Int64[Tensor, "b l"]) -> Int64[Tensor, "b l"]:
+        """The number where it is the next word of an answer, else IGNORE."""
+        goal = torch.full_like(targets, IGNORE)
+        for number, word in enumerate(self.numbers):
+            goal[targets == word] = number
+        return goal
 
     def _tell_fresh(self, hidden: Tensor, goal: Tensor) -> Tensor:
         """Weighed like half of all others together: counting hangs on it."""

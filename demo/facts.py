@@ -34,8 +34,16 @@ FACTS: dict[str, int] = {
     "column": 7,
     "first_row": 7,
     "first_column": 7,
+    "arrived": 6,
+    "count": 6,
 }
-"""Fact -> number of classes; class 0 is "none" where there can be none."""
+"""Fact -> number of classes; class 0 is "none" where there can be none.
+
+The last two are asked of the newline that closes a frame: how many items it is the first to show,
+and how many there were up to it.
+"""
+MOST = 5
+"""More are counted as so many."""
 
 CLOCKS = ("second", "first_second")
 """Seconds of the time mark of the token's own frame, and of the first that showed its item."""
@@ -102,7 +110,7 @@ def _item_facts(window: Window) -> dict[tuple[int, int], list[int]]:
                 values["first_second"] = int(window.times_s[firsts[k]]) % 60
                 values |= _places(window, k, firsts[k], int(frame))
                 if not tied and window.is_clear(k):
-                    values["rank"] = min(rank + 1, 5)
+                    values["rank"] = min(rank + 1, MOST)
                     for name in ("colour", "shape", "letter"):
                         values[f"previous_{name}"] = 0 if before is None else known[name][before]
                     values["previous_pair"] = 0 if before is None else _pair_of(window, before)
@@ -145,7 +153,7 @@ def _places(window: Window, index: int, first: int, frame: int) -> dict[str, int
 
 
 def _frame_facts(window: Window) -> np.ndarray:
-    """Facts of the newline that closes each frame: how many so far, and what the slide shows."""
+    """Facts of each frame's newline: how many came, how many so far, what the slide shows."""
     known = classify_items_of(window)
     columns = []
     clear = {}
@@ -157,7 +165,8 @@ def _frame_facts(window: Window) -> np.ndarray:
     for frame in range(len(window.times_s)):
         values: dict[str, int] = {}
         if clear[kind]:
-            values["rank"] = min(sum(first <= frame for first in firsts), 5)
+            values["arrived"] = min(firsts.count(frame), MOST)
+            values["count"] = min(sum(first <= frame for first in firsts), MOST)
         for k, item in enumerate(window.items):
             if item.slide >= 0 and window.visible[frame, k] >= SEEN:
                 names = ("letter",) if item.kind == "letter" else ("colour", "shape")

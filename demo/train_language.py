@@ -287,7 +287,12 @@ class _Trainer:
             (states[CLOCK_LAYER][:, seen:], batch.named.flatten(1)),
             (states[ANSWER_LAYER][:, seen:], batch.answered.flatten(1)),
         )
-        return loss, 0.5 * (facts + told + pairs), right
+        counts = self.heads.count_loss(
+            self.language.embed_tokens.weight,
+            (states[ANSWER_LAYER][:, :seen], goals[:, list(FACTS).index("count")]),
+            (states[ANSWER_LAYER][:, seen:], self.heads.find_numbers(batch.targets.flatten(1))),
+        )
+        return loss, 0.5 * (facts + told + pairs + counts), right
 
     def answer_loss(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the answers' words, and which slots are wholly right."""

@@ -9,6 +9,7 @@ from aot import pool_grid
 from demo import pool
 from demo.checkpoint import load_state, save_state
 from demo.curriculum import Phase
+from demo.fact_heads import FactHeads
 from demo.facts import CLOCKS, FACTS, FRESH, name_pairs, state_facts
 from demo.labels import IGNORE, PAIRS
 from demo.model import build_model, load_model
@@ -100,12 +101,29 @@ def test_facts_say_what_came_before():
     window = open_window(scene, visible, np.arange(8.0), clock_s=120.0)
     facts = dict(zip((*FACTS, *CLOCKS, FRESH), state_facts(window, owner), strict=True))
     assert facts["second"][:, 8].tolist() == list(range(8))
-    assert facts["rank"][-1, 8] == min(len(letters), 5)
+    assert facts["rank"][-1, 8] == len(letters)
+    assert facts["rank"][-1, 49] == IGNORE
+    came = np.bincount([window.first_frame(k) for k in letters], minlength=8)
+    assert facts["arrived"][:, 49].tolist() == came.tolist()
+    assert facts["count"][:, 49].tolist() == came.cumsum().tolist()
+    assert (facts["count"][:, :49] == IGNORE).all()
     assert facts["previous_letter"][0, 8] == 0
     assert facts["second"][:, 7].tolist() == list(range(8))
     assert (facts["letter"][:, 7] == IGNORE).all()
     assert facts[FRESH][:, 8].sum() == len(letters)
     assert facts[FRESH][0, 8] == 1
+
+
+def test_a_number_is_asked_for_where_it_is_the_next_word():
+    heads, words = FactHeads(8), open_vocabulary().words
+    targets = torch.tensor([[IGNORE, words["3"], words["<|end|>"]], [words["red"], IGNORE, IGNORE]])
+    goal = heads.find_numbers(targets)
+    assert goal.tolist() == [[IGNORE, 3, IGNORE], [IGNORE] * 3]
+    hidden = 9.0 * torch.eye(8)[None, :3].expand(2, -1, -1)
+    embeddings = torch.zeros(len(words), 8)
+    sure = embeddings.index_put((torch.tensor(words["3"]), torch.tensor(1)), torch.tensor(9.0))
+    assert heads.count_loss(sure, (hidden, goal)) < 1e-3
+    assert heads.count_loss(embeddings, (hidden, goal)) == pytest.approx(np.log(6), rel=1e-5)
 
 
 def test_video_file_has_the_scene_s_frames(tmp_path):
