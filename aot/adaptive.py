@@ -25,7 +25,7 @@ from aot.cell_memory import (
     read_state,
     write_state,
 )
-from aot.cells import CellFeatures, highest, normalise, pool_features
+from aot.cells import CellFeatures, highest_unlike, normalise, pool_features
 from aot.config import AOTConfig
 from aot.errors import InvalidConfig, InvalidFeatures
 from aot.saliency import FrameView, check_powers, measure_distances, mix_signals
@@ -58,6 +58,9 @@ class AdaptiveRule:
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
     merge_similarity: float = 0.85
     """Cosine from which on a token is merged into an anchor of its cell; below, it becomes one."""
+    spread: float = 0.3
+    """How much of the score of the others in its frame a kept token takes away, as far as they are
+    like it: where the budget is short, every thing is told before one is told by all its tokens."""
     memory: int = 8
     """States of a cell that are remembered through a clip, each an anchor: what a cell has shown
     before is not new when it comes back, as background does behind whatever passes."""
@@ -84,6 +87,7 @@ _RANGES = (
     ("advance", 0, 1),
     ("arrears", 0, 1),
     ("merge_similarity", -1, 1),
+    ("spread", 0, 1),
     ("memory", 1, 1_000_000),
     ("patience", 1, 1e6),
     ("merged_tokens", 1, 1_000_000),
@@ -142,7 +146,7 @@ class AdaptiveReducer:
         for step in range(len(cells.tokens)):
             # One frame after the other: each is compared with what the ones before it left.
             score = self._score(cells, step, anchors)
-            kept = self._keep(score, anchors)
+            kept = self._keep(score, cells.tokens[step], anchors)
             parts.append(_emit(cells, step, kept, anchors))
             anchors = learn_frame(
                 cells.tokens[step], kept, score > self.rule.threshold, anchors, cells.grid,
@@ -171,12 +175,14 @@ class AdaptiveReducer:
         )
         return mix_signals(view, self.rule.powers)
 
-    def _keep(self, score: Float[Tensor, " p"], anchors: Anchors | None) -> Int[Tensor, " k"]:
+    def _keep(
+        self, score: Float[Tensor, " p"], tokens: Float[Tensor, "p d"], anchors: Anchors | None
+    ) -> Int[Tensor, " k"]:
         """Cells to emit of the next frame, rising."""
         position, spent = (anchors.position, anchors.spent) if anchors else (0, 0)
         low, high = self._limits(position, len(score), spent)
         worthy = int((score > self.rule.threshold).sum())
-        return highest(score, min(max(worthy, low), high))
+        return highest_unlike(score, tokens, min(max(worthy, low), high), self.rule.spread)
 
     def _limits(self, position: int, num_cells: int, spent: int) -> tuple[int, int]:
         """Fewest and most tokens the frame at `position` may emit, given those spent before.

@@ -5,6 +5,7 @@ tokens go back as `ClipTokens`. Also the one place where a retention becomes a n
 Knows no method.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,11 @@ from aot.pooling import pool_grid, pooled_grid
 from aot.types import ClipTokens, FrameFeatures, Grid, TokenKind
 
 _NORM_FLOOR = 1e-8
+UNLIKE = 0.5
+"""Cosine up to which two tokens of a frame have nothing in common: background has about as much
+with anything."""
+ROUNDS = 8
+"""In which unlike tokens are chosen: few tokens one by one, many in as many groups."""
 
 
 @dataclass(frozen=True)
@@ -123,3 +129,28 @@ def highest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " k"]:
     """Indices of the `count` highest values, the lowest index first among equals, rising."""
     order = values.argsort(descending=True, stable=True)
     return order[:count].sort().values
+
+
+def highest_unlike(
+    values: Float[Tensor, " n"],
+    tokens: Float[Tensor, "n d"],
+    count: int,
+    spread: float,
+) -> Int[Tensor, " k"]:
+    """Indices of `count` high values whose tokens are unlike each other, rising.
+
+    Every chosen token takes `spread` times its likeness off the values of the others, likeness
+    being 0 up to a cosine of `UNLIKE` and 1 for the same direction; the highest of what is left is
+    next. In at most `ROUNDS` rounds, so that many tokens take no longer than few.
+    """
+    if not spread or count <= 0:
+        return highest(values, max(count, 0))
+    unit = normalise(tokens)
+    like = ((unit @ unit.mT - UNLIKE) / (1 - UNLIKE)).clamp(min=0, max=1)
+    left, chosen = values, values.new_zeros(len(values), dtype=torch.bool)
+    size = -(-count // ROUNDS)
+    for taken in range(0, min(count, len(values)), size):
+        best = highest(left.masked_fill(chosen, -math.inf), min(size, count - taken))
+        chosen[best] = True
+        left = left * (1 - spread * like[:, best]).prod(dim=1)
+    return chosen.nonzero()[:, 0]

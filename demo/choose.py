@@ -28,7 +28,9 @@ RETENTIONS = (0.50, 0.25, 0.10, 0.05)
 CANDIDATES: dict[str, list[Constants]] = {
     "visionzip": [{"contextual_share": share} for share in (10 / 64, 0.0, 0.3)],
     "tome": [{"step_share": share} for share in (0.5, 0.2, 0.05)],
-    "temporal_difference": [{"first_share": share} for share in (0.25, 0.125, 0.375)],
+    "temporal_difference": [
+        {"first_share": share} for share in (0.25, 0.125, 0.375, 0.0625, 0.1875, 0.5)
+    ],
     "holitom": [
         {"static_similarity": similarity, "contextual_share": share}
         for similarity in (0.8, 0.65, 0.9, 0.95)
@@ -60,6 +62,7 @@ STEPS: dict[str, list[Any]] = {
     "advance": [0.0, 0.1, 0.2, 0.4],
     "merge_similarity": [0.6, 0.7, 0.85],
     "position_weight": [0.1, 0.25, 0.5, 1.0],
+    "spread": [0.0, 0.15, 0.3, 0.5],
 }
 """Values the own reducer's constants try, in this order."""
 

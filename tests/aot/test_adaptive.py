@@ -9,6 +9,7 @@ import torch
 from aot import AOTConfig, FrameFeatures, InvalidConfig, InvalidFeatures, TokenKind
 from aot.adaptive import AdaptiveReducer, AdaptiveRule
 from aot.cell_memory import find_known, learn_frame, read_state, write_state
+from aot.cells import highest_unlike
 from aot.saliency import FrameView, find_contrast, find_novelty, measure_distances, mix_signals
 
 GRID = (6, 6)
@@ -264,3 +265,49 @@ def test_a_power_of_zero_leaves_a_signal_out():
     alone = mix_signals(seen, {"novelty": 2.0})
     assert torch.equal(mix_signals(seen, {"novelty": 2.0, "attention": 0.0}), alone)
     assert torch.allclose(alone, find_novelty(seen) ** 2)
+
+
+def _things(*counts: int) -> torch.Tensor:
+    """Tokens of things at right angles, as many of each as told."""
+    return torch.cat([torch.eye(8)[k].expand(n, -1) for k, n in enumerate(counts)])
+
+
+def test_every_thing_is_chosen_before_one_is_chosen_whole():
+    scores = torch.tensor([1.0, 0.9, 0.8, 0.5, 0.4])
+    tokens = _things(3, 2)
+    assert highest_unlike(scores, tokens, 2, 0.0).tolist() == [0, 1]
+    assert highest_unlike(scores, tokens, 2, 0.6).tolist() == [0, 3]
+    assert highest_unlike(scores, tokens, 3, 0.6).tolist() == [0, 1, 3]
+
+
+def test_tokens_with_little_in_common_take_nothing_from_each_other():
+    half = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [0.0, 1.0]])
+    assert highest_unlike(torch.tensor([1.0, 0.9, 0.8]), half, 2, 1.0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 39, 40, 50])
+def test_as_many_as_asked_are_chosen_each_once(count):
+    generator = torch.Generator().manual_seed(count)
+    scores, tokens = torch.rand(40, generator=generator), torch.randn(40, 6, generator=generator)
+    chosen = highest_unlike(scores, tokens, count, 1.0).tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(count, 40)
+
+
+def test_a_tight_budget_tells_every_thing_of_a_frame():
+    tokens = draw_still()
+    large, small = 5 * torch.eye(16)[3], 5 * torch.eye(16)[4]
+    tokens[4, :8] = large
+    tokens[4, 30] = small + 0.3 * tokens[4, 30]
+    clips = [make_features(tokens)]
+    frame = {
+        spread: [
+            cell
+            for at, cell in places(make(0.05, spread=spread).compress_clips(clips)[0])
+            if at == 4
+        ]
+        for spread in (0.0, 0.5)
+    }
+    assert len(frame[0.0]) == len(frame[0.5]) < 8
+    assert 30 not in frame[0.0]
+    assert 30 in frame[0.5]
