@@ -36,7 +36,7 @@ class FactHeads(nn.Module):
         self.norm = nn.RMSNorm(dim)
         self.classify = nn.Linear(dim, sum(FACTS.values()))
         self.readers = nn.ModuleDict({name: _identity(dim) for name in (*CLOCKS, "previous")})
-        self.fresh = nn.Linear(dim, 2)
+        self.fresh = nn.Linear(dim, 3)
         self.pair = nn.Linear(dim, FACTS["pair"])
         words = open_vocabulary().words
         self.seconds = [words[f":{n:02d}"] for n in range(60)]
@@ -117,10 +117,16 @@ class FactHeads(nn.Module):
         return goal
 
     def _tell_fresh(self, hidden: Tensor, goal: Tensor) -> Tensor:
-        """Weighed like half of all others together: counting hangs on it."""
+        """Weighed like half of all others together: counting hangs on it.
+
+        Items and background each have a mean of their own: there is ten times as much of one.
+        """
         asked = goal != IGNORE
         logits = self.fresh(F.rms_norm(hidden[asked].float(), hidden.shape[-1:])).float()
-        return 0.5 * len(FACTS) * _mean_loss(logits, goal[asked])
+        goals = goal[asked]
+        of_items = _mean_loss(logits, goals.masked_fill(goals == 0, IGNORE))
+        of_background = _mean_loss(logits, goals.masked_fill(goals > 0, IGNORE))
+        return 0.5 * len(FACTS) * (of_items + of_background)
 
     def _read(self, reader: str | None, hidden: Tensor, goal: Tensor, words: Tensor) -> Tensor:
         """Loss of the right word; a slide's facts are read as they stand, without a map."""

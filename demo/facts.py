@@ -48,7 +48,8 @@ MOST = 5
 CLOCKS = ("second", "first_second")
 """Seconds of the time mark of the token's own frame, and of the first that showed its item."""
 FRESH = "fresh"
-"""1 for the first token of an item, 0 for its others: who counts things has to tell them apart."""
+"""2 for the first token of an item, 1 for its others, 0 for the background: who counts things has
+to tell them apart."""
 _ROWS = (*FACTS, *CLOCKS, FRESH)
 
 
@@ -58,7 +59,7 @@ def state_facts(
     """Class per fact for every cell of every frame, then for the newline after them.
 
     Rows are those of FACTS, CLOCKS, FRESH. IGNORE where a fact says nothing of a token; background
-    cells are asked for their second alone.
+    cells are asked for their second and FRESH alone.
     """
     frames, cells = owner.shape
     facts = np.full((len(_ROWS), frames, cells + 1), IGNORE, np.int64)
@@ -75,16 +76,16 @@ def state_facts(
 
 
 def _mark_fresh(window: Window, owner: Int64[np.ndarray, "t n"]) -> Int64[np.ndarray, "t n"]:
-    """FRESH of every cell; IGNORE where no item or one that first showed only in part."""
-    fresh = np.full_like(owner, IGNORE)
+    """FRESH of every cell; IGNORE where it is merely touched, or its item first showed in part."""
+    fresh = np.where(owner == -1, 0, IGNORE)
     for index in range(len(window.items)):
         first = window.first_frame(index)
         cells = np.argwhere(owner == index)
         if first == len(owner) or not window.is_clear(index) or not len(cells):
             continue
-        fresh[owner == index] = 0
+        fresh[owner == index] = 1
         if cells[0, 0] == first:
-            fresh[tuple(cells[0])] = 1
+            fresh[tuple(cells[0])] = 2
     return fresh
 
 

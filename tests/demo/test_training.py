@@ -110,8 +110,10 @@ def test_facts_say_what_came_before():
     assert facts["previous_letter"][0, 8] == 0
     assert facts["second"][:, 7].tolist() == list(range(8))
     assert (facts["letter"][:, 7] == IGNORE).all()
-    assert facts[FRESH][:, 8].sum() == len(letters)
-    assert facts[FRESH][0, 8] == 1
+    assert (facts[FRESH][:, 8] == 2).sum() == len(letters)
+    assert (facts[FRESH][:, 8] == 1).sum() == 8 - len(letters)
+    assert facts[FRESH][0, 8] == 2
+    assert (facts[FRESH][:, 7] == 0).all()
 
 
 def test_a_number_is_asked_for_where_it_is_the_next_word():
