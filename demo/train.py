@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
+from demo.batches import PoolShare
 from demo.curriculum import plan_phases
 from demo.model import build_model, export_model, load_model
 from demo.parallel import find_share, joined
 from demo.train_align import train_align
-from demo.train_language import PoolShare, train_language
+from demo.train_language import train_language
 from demo.train_refine import train_refine
 from demo.train_tower import train_tower
 

@@ -10,10 +10,8 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int64
@@ -21,16 +19,16 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration, Qwen2Model
 
 from demo import attention
+from demo.batches import Batch, BatchSource, PoolShare
 from demo.checkpoint import load_state, save_state
-from demo.crops import View, crop_scene, draw_inside, hide, pack, take
-from demo.curriculum import Phase, Progress, find_phase, pick, unlike
+from demo.crops import View, hide, pack, take
+from demo.curriculum import Phase, Progress, find_phase
 from demo.fact_heads import ANSWER_LAYER, CLOCK_LAYER, FACT_LAYER, FactHeads
-from demo.facts import FACTS, name_pairs, state_facts
+from demo.facts import FACTS
 from demo.labels import IGNORE
 from demo.optim import build_optimizers, set_rates
 from demo.parallel import any_worker, average_gradients, find_share
-from demo.pool import SHARD_SCENES, SeenScene, load_shard, pool_folder
-from demo.questions import KINDS, SEEN, Window, ask, open_window
+from demo.questions import KINDS
 from demo.sequence import (
     FRAME_LENGTH,
     MARK_TOKENS,
@@ -39,63 +37,16 @@ from demo.sequence import (
     open_vocabulary,
     position_ids,
     prefix_length,
-    write_marks,
-    write_slots,
 )
 
 logger = logging.getLogger(__name__)
 
-DRAWS = 6
-"""Times each unsolved kind is drawn for a video before the slots are filled; others are once."""
-BUSY = 0.5
-"""Share of the scenes that are the busier one of two: what came before what takes three."""
-COUNTS = ("count", "slide_count")
-"""Not asked of such scenes: answers would lean to what is frequent there."""
-CROP_SLOTS = 6
-"""Slots where a part of every frame is shown, which leaves less to ask."""
 END_WEIGHT = 0.2
 """Of the `<|end|>` after an answer, which is easy."""
-WINDOWS = 3
-"""Drawn of a scene for each that is used: the one in which most is going on."""
 DECAY = 0.6
 """Share of the steps over which the rates fall."""
 SETTLE = 150
 """Steps over which the heads, which start at random, come to bear on the model."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tensors of one step."""
-
-    tokens: Tensor
-    marks: Tensor
-    slot_ids: Tensor
-    targets: Tensor
-    facts: Tensor
-    named: Tensor
-    """Coloured shapes that the slots' text names."""
-    answered: Tensor
-    """Coloured shapes that answers name, where the answer is about to be given."""
-    outside: Tensor
-    """Cells that the view leaves out, [b t n]."""
-    view: View
-    kinds: list[list[str | None]]
-
-
-@dataclass(frozen=True)
-class PoolShare:
-    """Shards of the pool that a run draws from."""
-
-    first: int = 4
-    """Drawn from at once."""
-    most: int = 32
-    """Drawn from in the end: every few steps one more is, so that training can start at once."""
-    met: int = 0
-    """Passed over: the first ones, met before."""
-
-    def count(self, step: int) -> int:
-        """Shards that a step draws from."""
-        return min(self.first + step // 40, self.most)
 
 
 def train_language(
@@ -104,7 +55,7 @@ def train_language(
     *,
     phases: tuple[Phase, ...],
     seed: int = 0,
-    shards: PoolShare = PoolShare(),
+    shards: PoolShare | None = None,
     rate: float = 1.0,
     stop_s: float | None = None,
 ) -> int:
@@ -113,7 +64,7 @@ def train_language(
     `rate` scales the learning rates; `stop_s` ends the run early, saved, after so many seconds.
     """
     torch.manual_seed(seed)
-    trainer = _Trainer(model, runs, phases, seed, shards, rate)
+    trainer = _Trainer(model, runs, phases, seed, shards or PoolShare(), rate)
     return trainer.run(stop_s)
 
 
@@ -121,15 +72,13 @@ class _Trainer:
     """State of stage 3 between steps."""
 
     def __init__(self, model, runs: Path, phases, seed: int, share: PoolShare, rate: float) -> None:
-        self.model, self.phases, self.seed = model, phases, seed
-        self.share = share
+        self.phases = phases
         self.language = model.model.language_model
         self.newline = model.model.image_newline
         self.heads = FactHeads(model.config.text_config.hidden_size)
         # What is read well in whole frames may be read badly in parts of them.
         self.progress = {view: Progress() for view in View}
         self.vocabulary = open_vocabulary()
-        self.shards: dict[tuple[bool, int], list[SeenScene]] = {}
         holder = nn.ParameterDict({"newline": self.newline})
         progress = nn.Module()
         for view in View:
@@ -138,7 +87,8 @@ class _Trainer:
             "language": self.language, "heads": self.heads, "newline": holder,
             "progress": progress,
         }  # fmt: skip
-        self.worker, self.workers = find_share()
+        self.worker, workers = find_share()
+        self.source = BatchSource(model, runs, seed, share, (self.worker, workers))
         others = [*self.language.embed_tokens.parameters(), *self.language.norm.parameters()]
         self.optimizers = build_optimizers(
             self.language.layers,
@@ -146,7 +96,6 @@ class _Trainer:
             muon_lr=rate * 3e-3,
             adam_lr=rate * 1.5e-3,
         )
-        self.pool = pool_folder(model, runs)
         self.path = runs / "language.safetensors"
         self.steps = sum(p.steps for p in phases)
 
@@ -172,7 +121,7 @@ class _Trainer:
     def step(self, step: int) -> tuple[float, float]:
         """One update; the loss of the answers and that of the facts."""
         set_rates(self.optimizers, step, self.steps, decay=DECAY)
-        batch = self.draw(step, find_phase(self.phases, step))
+        batch = self.source.draw(step, find_phase(self.phases, step), self.progress)
         with torch.autocast("cpu", torch.bfloat16):
             loss, fact_loss, right = self.losses(batch)
         for optimizer in self.optimizers:
@@ -185,68 +134,6 @@ class _Trainer:
             optimizer.step()
         self.progress[batch.view].update(batch.kinds, right)
         return loss.item(), fact_loss.item()
-
-    def scene(self, step: int, scattered: bool, busy: bool, rng: np.random.Generator) -> SeenScene:
-        """A scene of the pool, which grows with the steps so that training can start at once.
-
-        `busy` takes the one with more to see of two of a kind.
-        """
-        scattered = scattered and rng.random() < 0.5
-        drawn = int(rng.integers(4 if scattered else self.share.count(step)))
-        key = scattered, drawn % self.share.most + self.share.met
-        if key not in self.shards:
-            self.shards[key] = load_shard(self.model, self.pool, key[1], scattered=scattered)
-        first, apart = int(rng.integers(SHARD_SCENES)), 2 * int(rng.integers(SHARD_SCENES // 2))
-        second = first + apart if busy else first
-        pair = [self.shards[key][k % SHARD_SCENES] for k in (first, second)]
-        return max(pair, key=lambda seen: len(seen.scene.items))
-
-    def draw(self, step: int, phase: Phase) -> Batch:
-        """The batch of a step: the same for the same seed, whatever ran before."""
-        rng = np.random.default_rng([self.seed, step, 3])
-        frames, view = int(rng.choice(phase.frames)), phase.view(rng.random())
-        rng = np.random.default_rng([self.seed, step, 4, self.worker])
-        columns, progress = [], self.progress[view]
-        slots_each = phase.slots if view == View.WHOLE else CROP_SLOTS
-        while len(columns) < max(phase.videos // self.workers, 1):
-            busy = rng.random() < BUSY
-            seen = self.scene(step, phase.scattered, busy, rng)
-            inside = draw_inside(seen, view, rng)
-            seen = crop_scene(seen, inside)
-            cut, window = draw_window(seen, frames, rng)
-            allowed = [k for k in phase.kinds or KINDS if not (busy and k in COUNTS)]
-            unsolved = [kind for kind in allowed if not progress.is_solved(kind)]
-            kinds = [allowed, *[unsolved] * (DRAWS - 1)]
-            questions = unlike([ask(window, rng, some) for some in kinds])
-            if not questions:
-                continue
-            chosen = pick(questions, slots_each, progress.weights, rng)
-            slots = write_slots(chosen, self.vocabulary)
-            named = name_pairs(slots.ids, self.vocabulary.words)
-            # The token before an answer's colour is two before its shape.
-            answered = np.where(slots.targets == IGNORE, IGNORE, np.roll(named, -2, axis=1))
-            columns.append(
-                (
-                    seen.tokens[cut],
-                    torch.from_numpy(write_marks(window.times_s, self.vocabulary)),
-                    torch.from_numpy(slots.ids),
-                    torch.from_numpy(slots.targets),
-                    torch.from_numpy(state_facts(window, seen.owner[cut])),
-                    torch.from_numpy(named),
-                    torch.from_numpy(answered),
-                    torch.from_numpy(~inside[cut]),
-                    [q.kind if q else None for q in chosen],
-                )
-            )
-        tokens, marks, ids, targets, facts, named, answered, outside, kinds = zip(
-            *columns, strict=True
-        )
-        return Batch(
-            torch.stack(tokens).float(), torch.stack(marks), torch.stack(ids),
-            torch.stack(targets), torch.stack(facts), torch.stack(named),
-            torch.stack(answered), torch.stack(outside),
-            view, list(kinds),
-        )  # fmt: skip
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of answers and facts, and which answers were right."""
@@ -323,25 +210,6 @@ class _Trainer:
             right.mean().item(),
             kinds,
         )
-
-
-def draw_window(
-    seen: SeenScene, frames: int, rng: np.random.Generator
-) -> tuple[np.ndarray, Window]:
-    """Which frames are looked at, evenly spaced, and the window they make.
-
-    Of a few draws the one that shows most items: a frame in which nothing happens teaches little.
-    """
-    last = len(seen.tokens)
-    clock_s = float(rng.integers(36_000))
-    windows = []
-    for _ in range(WINDOWS):
-        stride = int(rng.integers(1, max((last - 1) // max(frames - 1, 1), 1) + 1))
-        begin = int(rng.integers(last - stride * (frames - 1)))
-        cut = begin + stride * np.arange(frames)
-        window = open_window(seen.scene, seen.visible[cut], cut.astype(np.float64), clock_s)
-        windows.append((cut, window))
-    return max(windows, key=lambda drawn: (drawn[1].visible >= SEEN).any(0).sum())
 
 
 def _lay_out_facts(facts: Int64[Tensor, "b facts t s"]) -> Int64[Tensor, "b facts l"]:

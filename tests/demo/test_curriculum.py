@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from demo.attention import attend
+from demo.batches import draw_window
 from demo.crops import (
     BLANK,
     CONTENT_KEPT,
@@ -27,7 +28,6 @@ from demo.pool import SeenScene
 from demo.questions import KINDS, Question
 from demo.scenes import generate_scene, scatter_scene
 from demo.sequence import SLOT_LENGTH, block_mask, prefix_length
-from demo.train_language import draw_window
 
 
 @pytest.mark.parametrize(("frames", "slots"), [(1, 1), (3, 4)])

@@ -7,6 +7,7 @@ import torch
 
 from aot import pool_grid
 from demo import pool
+from demo.batches import PoolShare
 from demo.checkpoint import load_state, save_state
 from demo.curriculum import Phase
 from demo.fact_heads import FactHeads
@@ -17,7 +18,7 @@ from demo.optim import build_optimizers
 from demo.questions import Question, open_window
 from demo.scenes import generate_scene
 from demo.sequence import open_vocabulary, write_slots
-from demo.train_language import PoolShare, train_language
+from demo.train_language import train_language
 from demo.train_tower import draw_batch
 from demo.video import write_video
 from workers.models import open_vision_encoder
@@ -60,7 +61,7 @@ def test_no_checkpoint_is_step_nought(tmp_path):
 @pytest.mark.timeout(120)
 def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "SHARD_SCENES", 4)
-    monkeypatch.setattr("demo.train_language.SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.batches.SHARD_SCENES", 4)
     match = Phase((1,), 4, 4, 2, ("exist", "slide_exist"), scattered=True)
     phases = (match, Phase((3, 4), 2, 4, 2))
 
