@@ -16,7 +16,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from demo.crops import View, crop_scene, draw_inside
 from demo.curriculum import Phase, Progress, pick, unlike
-from demo.facts import name_pairs, state_facts
+from demo.facts import FACTS, name_pairs, state_facts
 from demo.labels import IGNORE
 from demo.pool import SHARD_SCENES, SeenScene, load_shard, pool_folder
 from demo.questions import KINDS, SEEN, Question, Window, ask, open_window
@@ -27,7 +27,7 @@ DRAWS = 6
 BUSY = 0.5
 """Share of the scenes that are the busier one of two: what came before what takes three."""
 COUNTS = ("count", "slide_count")
-"""Not asked of such scenes: answers would lean to what is frequent there."""
+"""Not asked of such scenes, nor of frames' ends: answers would lean to what is frequent there."""
 CROP_SLOTS = 6
 """Slots where a part of every frame is shown, which leaves less to ask."""
 WINDOWS = 3
@@ -104,7 +104,10 @@ class BatchSource:
             chosen = _choose_questions(window, phase, progress[view], busy, slots, rng)
             if chosen is None:
                 continue
-            rows.append(self._write(seen, cut, window, inside, chosen))
+            row = self._write(seen, cut, window, inside, chosen)
+            if busy:
+                row["facts"][list(FACTS).index("count")] = IGNORE
+            rows.append(row)
             kinds.append([q.kind if q else None for q in chosen])
         columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         return Batch(**columns, view=view, kinds=kinds)

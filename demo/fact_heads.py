@@ -24,6 +24,8 @@ first of its item."""
 ANSWER_LAYER = 4
 """After this many, an answer about to be given is asked which coloured shape or number it names."""
 COUNTING = ("arrived", "count")
+SEVERAL_WEIGHT = 3.0
+"""Of a frame that is the first to show several items: there is one in twenty."""
 COUNTING_WEIGHT = 4.0
 """Of these beside another fact: a frame has one newline and many cells, and answers hang on it."""
 
@@ -40,6 +42,7 @@ class FactHeads(nn.Module):
         self.pair = nn.Linear(dim, FACTS["pair"])
         words = open_vocabulary().words
         self.seconds = [words[f":{n:02d}"] for n in range(60)]
+        self.several = torch.tensor([1.0] * 2 + [SEVERAL_WEIGHT] * (FACTS["arrived"] - 2))
         self.numbers = [words[str(n)] for n in range(MOST + 1)]
         self.names = {
             name: [words[word] for word in ("none", *values)] for name, values in CLASSES.items()
@@ -61,15 +64,7 @@ class FactHeads(nn.Module):
             embeddings: the model's words.
         """
         classes, times = facts[:, : len(FACTS)], facts[:, len(FACTS) : -1]
-        asked = (classes != IGNORE).any(1)
-        logits = self.classify(self.norm(late[asked].float())).float()
-        goals = classes.movedim(1, -1)[asked]
-        each = [
-            _mean_loss(part, goals[:, k]) * (COUNTING_WEIGHT if name in COUNTING else 1.0)
-            for k, (name, part) in enumerate(
-                zip(FACTS, logits.split(list(FACTS.values()), dim=-1), strict=True)
-            )
-        ]
+        each = self._class_losses(late, classes)
         each.append(self._tell_fresh(early, facts[:, -1]))
         told = [
             self._read(name, hidden, times[:, k], embeddings[self.seconds])
@@ -81,6 +76,18 @@ class FactHeads(nn.Module):
                 goal = classes[:, order.index(fact)]
                 told.append(self._read(reader, late, goal, embeddings[ids]))
         return torch.stack(each).sum() / len(FACTS), torch.stack(told).mean()
+
+    def _class_losses(self, late: Tensor, classes: Tensor) -> list[Tensor]:
+        asked = (classes != IGNORE).any(1)
+        logits = self.classify(self.norm(late[asked].float())).float()
+        losses = []
+        for name, part, goal in zip(
+            FACTS, logits.split(list(FACTS.values()), dim=-1), classes.movedim(1, 0), strict=True
+        ):
+            rare = self.several if name == "arrived" else None
+            weight = COUNTING_WEIGHT if name in COUNTING else 1.0
+            losses.append(weight * _mean_loss(part, goal[asked], rare))
+        return losses
 
     def pair_loss(self, *asked: tuple[Float[Tensor, "b l d"], Int64[Tensor, "b l"]]) -> Tensor:
         """Mean loss of the coloured shape, read alike off all `asked` hidden states and goals.
@@ -142,7 +149,7 @@ def _identity(dim: int) -> nn.Linear:
     return linear
 
 
-def _mean_loss(logits: Tensor, goal: Tensor) -> Tensor:
-    """Cross-entropy over the tokens that are asked; nought when none is."""
-    total = F.cross_entropy(logits, goal, ignore_index=IGNORE, reduction="sum")
+def _mean_loss(logits: Tensor, goal: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy over the tokens that are asked, by class as heavy as `weight`; else nought."""
+    total = F.cross_entropy(logits, goal, weight, ignore_index=IGNORE, reduction="sum")
     return total / (goal != IGNORE).sum().clamp(min=1)

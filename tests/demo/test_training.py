@@ -7,9 +7,10 @@ import torch
 
 from aot import pool_grid
 from demo import pool
-from demo.batches import PoolShare
+from demo.batches import BatchSource, PoolShare
 from demo.checkpoint import load_state, save_state
-from demo.curriculum import Phase
+from demo.crops import View
+from demo.curriculum import Phase, Progress
 from demo.fact_heads import FactHeads
 from demo.facts import CLOCKS, FACTS, FRESH, name_pairs, state_facts
 from demo.labels import IGNORE, PAIRS
@@ -160,3 +161,20 @@ def test_text_that_names_a_coloured_shape_is_told_which():
 def test_a_run_draws_from_more_and_more_of_the_pool():
     share = PoolShare(first=4, most=10)
     assert [share.count(step) for step in (0, 39, 40, 400)] == [4, 4, 5, 10]
+
+
+def test_counts_are_not_asked_of_scenes_chosen_for_having_much(monkeypatch, tmp_path):
+    monkeypatch.setattr(pool, "SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.batches.SHARD_SCENES", 4)
+
+    def asked(busy):
+        monkeypatch.setattr("demo.batches.BUSY", busy)
+        source = BatchSource(build_model(), tmp_path, 0, PoolShare(most=1), (0, 1))
+        progress = {view: Progress() for view in View}
+        batch = source.draw(0, Phase((8,), 1, 10, 4), progress)
+        kinds = {kind for row in batch.kinds for kind in row}
+        counts = batch.facts[:, list(FACTS).index("count")]
+        return bool(kinds & {"count", "slide_count"}), bool((counts != IGNORE).any())
+
+    assert asked(0.0) == (True, True)
+    assert asked(1.0) == (False, False)
