@@ -24,10 +24,8 @@ from demo.sequence import open_vocabulary, write_marks, write_slots
 
 DRAWS = 6
 """Times each unsolved kind is drawn for a video before the slots are filled; others are once."""
-BUSY = 0.5
-"""Share of the scenes that are the busier one of two: what came before what takes three."""
 COUNTS = ("count", "slide_count")
-"""Not asked of such scenes, nor of frames' ends: answers would lean to what is frequent there."""
+"""Not asked of busy scenes, nor of their frames' ends: answers would lean to what is usual there."""
 CROP_SLOTS = 6
 """Slots where a part of every frame is shown, which leaves less to ask."""
 WINDOWS = 3
@@ -96,8 +94,8 @@ class BatchSource:
         rows: list[dict[str, Tensor]] = []
         kinds: list[list[str | None]] = []
         while len(rows) < max(phase.videos // self.workers, 1):
-            busy = rng.random() < BUSY
-            seen = self._pick_scene(step, phase.scattered, busy, rng)
+            busy = rng.random() < phase.busy
+            seen = self._pick_scene(step, phase, busy, rng)
             inside = draw_inside(seen, view, rng)
             seen = seen if view == View.WHOLE else crop_scene(seen, inside)
             cut, window = draw_window(seen, frames, rng)
@@ -113,15 +111,17 @@ class BatchSource:
         return Batch(**columns, view=view, kinds=kinds)
 
     def _pick_scene(
-        self, step: int, scattered: bool, busy: bool, rng: np.random.Generator
+        self, step: int, phase: Phase, busy: bool, rng: np.random.Generator
     ) -> SeenScene:
         """A scene of the pool; `busy` takes the one with more to see of two of a kind."""
-        scattered = scattered and rng.random() < 0.5
+        scattered = phase.scattered and rng.random() < 0.5
         drawn = int(rng.integers(4 if scattered else self.share.count(step)))
         key = scattered, drawn % self.share.most + self.share.met
         if key not in self.shards:
             self.shards[key] = load_shard(self.model, self.pool, key[1], scattered=scattered)
-        first, apart = int(rng.integers(SHARD_SCENES)), 2 * int(rng.integers(SHARD_SCENES // 2))
+        lecture = rng.random() < phase.lectures
+        first, apart = (2 * int(rng.integers(SHARD_SCENES // 2)) for _ in range(2))
+        first += lecture  # scenes of a shard are surveillance and lectures in turn
         second = first + apart if busy else first
         pair = [self.shards[key][k % SHARD_SCENES] for k in (first, second)]
         return max(pair, key=lambda seen: len(seen.scene.items))

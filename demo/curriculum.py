@@ -49,6 +49,10 @@ class Phase:
     """Share of the steps whose windows show a part of every frame (`demo.crops`)."""
     sparse: float = 0.0
     """Share of the steps whose windows show few cells."""
+    lectures: float = 0.5
+    """Share of the scenes that are lectures."""
+    busy: float = 0.5
+    """Share of the scenes that are the busier one of two: what came before what takes three."""
 
     def view(self, drawn: float) -> View:
         """The view of a step, from a number drawn evenly from 0 to 1."""
@@ -66,7 +70,7 @@ def plan_phases(scale: float = 1.0) -> tuple[Phase, ...]:
         Phase((3,), 700, 10),
         Phase((3, 4, 5), 1200, 10),
         Phase((4, 6, 8), 1200, 10, rectangles=0.2, sparse=0.1),
-        Phase((6, 8, 8), 3200, 10, rectangles=0.2, sparse=0.4),
+        Phase((6, 8, 8), 3200, 10, rectangles=0.2, sparse=0.4, lectures=0.25, busy=0.25),
     )
     return tuple(replace(p, steps=max(round(p.steps * scale), 1)) for p in plan)
 

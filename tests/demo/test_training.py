@@ -16,7 +16,7 @@ from demo.facts import CLOCKS, FACTS, FRESH, name_pairs, state_facts
 from demo.labels import IGNORE, PAIRS
 from demo.model import build_model, load_model
 from demo.optim import build_optimizers
-from demo.questions import Question, open_window
+from demo.questions import LECTURE, SURVEILLANCE, Question, open_window
 from demo.scenes import generate_scene
 from demo.sequence import open_vocabulary, write_slots
 from demo.train_language import train_language
@@ -168,13 +168,26 @@ def test_counts_are_not_asked_of_scenes_chosen_for_having_much(monkeypatch, tmp_
     monkeypatch.setattr("demo.batches.SHARD_SCENES", 4)
 
     def asked(busy):
-        monkeypatch.setattr("demo.batches.BUSY", busy)
         source = BatchSource(build_model(), tmp_path, 0, PoolShare(most=1), (0, 1))
         progress = {view: Progress() for view in View}
-        batch = source.draw(0, Phase((8,), 1, 10, 4), progress)
+        batch = source.draw(0, Phase((8,), 1, 10, 4, busy=busy), progress)
         kinds = {kind for row in batch.kinds for kind in row}
         counts = batch.facts[:, list(FACTS).index("count")]
         return bool(kinds & {"count", "slide_count"}), bool((counts != IGNORE).any())
 
     assert asked(0.0) == (True, True)
     assert asked(1.0) == (False, False)
+
+
+def test_a_phase_says_how_many_scenes_are_lectures(monkeypatch, tmp_path):
+    monkeypatch.setattr(pool, "SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.batches.SHARD_SCENES", 4)
+    source = BatchSource(build_model(), tmp_path, 0, PoolShare(most=1), (0, 1))
+    progress = {view: Progress() for view in View}
+
+    def kinds(lectures):
+        batch = source.draw(0, Phase((8,), 1, 10, 6, lectures=lectures), progress)
+        return {kind for row in batch.kinds for kind in row if kind}
+
+    assert kinds(0.0) <= set(SURVEILLANCE)
+    assert kinds(1.0) <= set(LECTURE)
