@@ -25,7 +25,7 @@ from demo.sequence import open_vocabulary, write_marks, write_slots
 DRAWS = 6
 """Times each unsolved kind is drawn for a video before the slots are filled; others are once."""
 COUNTS = ("count", "slide_count")
-"""Not asked of busy scenes, nor of their frames' ends: answers would lean to what is usual there."""
+"""Not asked of busy scenes, nor of their frames' ends: answers would lean to what is usual."""
 CROP_SLOTS = 6
 """Slots where a part of every frame is shown, which leaves less to ask."""
 WINDOWS = 3
