@@ -56,7 +56,7 @@ class AdaptiveRule:
     leaves frames with hardly a token and the last ones nearly whole, which costs answers."""
     keep_mode: KeepMode = "budget"
     """`budget` keeps the number of tokens asked for; `absolute` no more than are worth it."""
-    merge_similarity: float = 0.85
+    merge_similarity: float = 0.75
     """Cosine from which on a token is merged into an anchor of its cell; below, it becomes one."""
     spread: float = 0.3
     """How much of the score of the others in its frame a kept token takes away, as far as they are

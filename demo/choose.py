@@ -60,7 +60,7 @@ STEPS: dict[str, list[Any]] = {
     "novelty_floor": [0.03, 0.1, 0.2, 0.3],
     "arrears": [0.0, 0.05, 0.25, 0.5],
     "advance": [0.0, 0.1, 0.2, 0.4],
-    "merge_similarity": [0.6, 0.7, 0.85],
+    "merge_similarity": [0.6, 0.75, 0.85],
     "position_weight": [0.1, 0.25, 0.5, 1.0],
     "spread": [0.0, 0.15, 0.3, 0.5],
 }

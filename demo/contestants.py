@@ -42,7 +42,7 @@ oracle on these scenes."""
 
 CHOSEN: dict[str, Constants] = {
     "visionzip": {"contextual_share": 0.0},
-    "tome": {"step_share": 0.2},
+    "tome": {"step_share": 0.05},
     "temporal_difference": {"first_share": 0.25},
     "holitom": {"static_similarity": 0.8, "contextual_share": 0.0},
     "aot": {"window": 9, "distinct_fraction": 0.5},

@@ -178,13 +178,16 @@ def head_losses(
     return losses, scores
 
 
-def dense_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy where content counts as much as background, and accuracy on content."""
+def dense_loss(logits: Tensor, target: Tensor, background: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Cross-entropy, the means over content and over background apart, and accuracy on content.
+
+    `background` is the weight of the second: the less, the sooner a doubtful cell shows something.
+    """
     each = F.cross_entropy(
         logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE, reduction="none"
     )
     target = target.flatten()
     content, nothing = target > 0, target == 0
-    loss = each[content].mean() + 0.5 * each[nothing].mean()
+    loss = each[content].mean() + background * each[nothing].mean()
     right = logits.flatten(0, 1).argmax(-1) == target
     return loss, right[content].float().mean()

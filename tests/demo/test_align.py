@@ -1,11 +1,13 @@
 """Coloured shapes get directions of their own; refining moves the vision half and nothing else."""
 
+import pytest
 import torch
 
 from demo.labels import IGNORE, PAIRS
 from demo.model import build_model
 from demo.train_align import draw_codes, pair_labels, train_align
 from demo.train_refine import THINGS, mean_of, name_things, train_refine
+from demo.train_tower import dense_loss
 
 
 def test_codes_stand_at_right_angles_to_each_other_and_to_the_words():
@@ -71,3 +73,15 @@ def test_where_nothing_was_told_rightly_nothing_is_held():
     values = torch.tensor([[2.0, 4.0]], requires_grad=True)
     assert mean_of(values, torch.zeros(1, 2, dtype=torch.bool)).item() == 0
     assert mean_of(values, torch.ones(1, 2, dtype=torch.bool)).item() == 3
+
+
+def test_background_weighs_what_it_is_given():
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]])
+    target = torch.tensor([[0, 1, IGNORE]])
+    of_background, of_content = (
+        float(torch.nn.functional.cross_entropy(logits[0, k], target[0, k])) for k in (0, 1)
+    )
+    for weight in (0.5, 4.0):
+        loss, right = dense_loss(logits, target, weight)
+        assert float(loss) == pytest.approx(of_content + weight * of_background)
+        assert float(right) == 1.0
