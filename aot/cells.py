@@ -18,6 +18,7 @@ from aot.pooling import pool_grid, pooled_grid
 from aot.types import ClipTokens, FrameFeatures, Grid, TokenKind
 
 _NORM_FLOOR = 1e-8
+_LEAST = 1e-6
 UNLIKE = 0.5
 """Cosine up to which two tokens of a frame have nothing in common: background has about as much
 with anything."""
@@ -147,10 +148,12 @@ def highest_unlike(
         return highest(values, max(count, 0))
     unit = normalise(tokens)
     like = ((unit @ unit.mT - UNLIKE) / (1 - UNLIKE)).clamp(min=0, max=1)
-    left, chosen = values, values.new_zeros(len(values), dtype=torch.bool)
+    # Never nought, so that what is chosen stays below everything.
+    left_over = (1 - spread * like).clamp(min=_LEAST)
+    left, chosen, count = values, [], min(count, len(values))
     size = -(-count // ROUNDS)
-    for taken in range(0, min(count, len(values)), size):
-        best = highest(left.masked_fill(chosen, -math.inf), min(size, count - taken))
-        chosen[best] = True
-        left = left * (1 - spread * like[:, best]).prod(dim=1)
-    return chosen.nonzero()[:, 0]
+    for taken in range(0, count, size):
+        best = left.argsort(descending=True, stable=True)[: min(size, count - taken)]
+        chosen.append(best)
+        left = (left * left_over[:, best].prod(dim=1)).index_fill(0, best, -math.inf)
+    return torch.cat(chosen).sort().values
