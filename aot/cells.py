@@ -18,7 +18,6 @@ from aot.pooling import pool_grid, pooled_grid
 from aot.types import ClipTokens, FrameFeatures, Grid, TokenKind
 
 _NORM_FLOOR = 1e-8
-_LEAST = 1e-6
 UNLIKE = 0.5
 """Cosine up to which two tokens of a frame have nothing in common: background has about as much
 with anything."""
@@ -144,16 +143,16 @@ def highest_unlike(
     being 0 up to a cosine of `UNLIKE` and 1 for the same direction; the highest of what is left is
     next. In at most `ROUNDS` rounds, so that many tokens take no longer than few.
     """
-    if not spread or count <= 0:
-        return highest(values, max(count, 0))
+    count = min(max(count, 0), len(values))
+    if not spread or not count:
+        return highest(values, count)
     unit = normalise(tokens)
     like = ((unit @ unit.mT - UNLIKE) / (1 - UNLIKE)).clamp(min=0, max=1)
-    # Never nought, so that what is chosen stays below everything.
-    left_over = (1 - spread * like).clamp(min=_LEAST)
-    left, chosen, count = values, [], min(count, len(values))
+    left, left_over, chosen = values, 1 - spread * like, []
     size = -(-count // ROUNDS)
     for taken in range(0, count, size):
         best = left.argsort(descending=True, stable=True)[: min(size, count - taken)]
         chosen.append(best)
-        left = (left * left_over[:, best].prod(dim=1)).index_fill(0, best, -math.inf)
+        # What was chosen is marked anew each time: nought times infinity would be no number.
+        left = (left * left_over[:, best].prod(dim=1)).index_fill(0, torch.cat(chosen), -math.inf)
     return torch.cat(chosen).sort().values

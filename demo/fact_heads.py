@@ -124,9 +124,9 @@ class FactHeads(nn.Module):
         return goal
 
     def _tell_fresh(self, hidden: Tensor, goal: Tensor) -> Tensor:
-        """Weighed like half of all others together: counting hangs on it.
+        """Items and background have a mean each, for there is ten times as much of one.
 
-        Items and background each have a mean of their own: there is ten times as much of one.
+        Each weighs like half of all other facts together: counting hangs on it.
         """
         asked = goal != IGNORE
         logits = self.fresh(F.rms_norm(hidden[asked].float(), hidden.shape[-1:])).float()

@@ -16,12 +16,14 @@ from demo.model import CELLS
 from demo.questions import SEEN, Window, find_direction
 from demo.scenes import DIRECTIONS
 
+MOST = 5
+"""More are counted as so many."""
 FACTS: dict[str, int] = {
     "colour": 9,
     "shape": 5,
     "letter": 13,
     "pair": 33,
-    "rank": 6,
+    "rank": MOST + 1,
     "previous_colour": 9,
     "previous_shape": 5,
     "previous_letter": 13,
@@ -34,16 +36,14 @@ FACTS: dict[str, int] = {
     "column": 7,
     "first_row": 7,
     "first_column": 7,
-    "arrived": 6,
-    "count": 6,
+    "arrived": MOST + 1,
+    "count": MOST + 1,
 }
 """Fact -> number of classes; class 0 is "none" where there can be none.
 
 The last two are asked of the newline that closes a frame: how many items it is the first to show,
 and how many there were up to it.
 """
-MOST = 5
-"""More are counted as so many."""
 
 CLOCKS = ("second", "first_second")
 """Seconds of the time mark of the token's own frame, and of the first that showed its item."""

@@ -294,6 +294,12 @@ def test_as_many_as_asked_are_chosen_each_once(count):
     assert len(chosen) == min(count, 40)
 
 
+def test_tokens_that_are_all_alike_are_chosen_once_each():
+    chosen = highest_unlike(torch.rand(400), torch.ones(400, 6), 390, 1.0).tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == 390
+
+
 def test_a_tight_budget_tells_every_thing_of_a_frame():
     tokens = draw_still()
     large, small = 5 * torch.eye(16)[3], 5 * torch.eye(16)[4]
