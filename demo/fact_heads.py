@@ -24,10 +24,10 @@ first of its item."""
 ANSWER_LAYER = 4
 """After this many, an answer about to be given is asked which coloured shape or number it names."""
 COUNTING = ("arrived", "count")
-SEVERAL_WEIGHT = 3.0
-"""Of a frame that is the first to show several items: there is one in twenty."""
 COUNTING_WEIGHT = 4.0
 """Of these beside another fact: a frame has one newline and many cells, and answers hang on it."""
+SEVERAL_WEIGHT = 3.0
+"""Of a frame that is the first to show several items: there is one in twenty."""
 
 
 class FactHeads(nn.Module):

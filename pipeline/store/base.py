@@ -8,6 +8,7 @@ knows of Redis.
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -188,19 +189,22 @@ class ClipStore(Protocol):
     ) -> None: ...
 
 
-class VerifiedReads:
+class VerifiedReads(ABC):
     """The reading half of a store, from `get_record` and `list_spans` alone."""
 
+    @abstractmethod
     def get_record(self, span: ClipSpan) -> bytes:
-        raise NotImplementedError
+        """As `ClipStore.get_record`."""
 
+    @abstractmethod
     def list_spans(
         self, stream_id: str, start_s: float | None = None, end_s: float | None = None
     ) -> list[ClipSpan]:
-        raise NotImplementedError
+        """As `ClipStore.list_spans`."""
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """As `ClipStore.close`."""
 
     def get_clip(self, span: ClipSpan) -> CompressedClip:
         return decode_span(span, self.get_record(span)).clip

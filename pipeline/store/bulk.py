@@ -11,6 +11,7 @@ connection that broke) is not looked into: the connection is cut, and the caller
 ordinary GET. With `redis.py` and `connection.py` the only place that knows redis-py.
 """
 
+import logging
 import socket
 import ssl
 import struct
@@ -29,6 +30,8 @@ import redis
 from pipeline.store.envelope import HEADER_BYTES, MAX_BODY_BYTES
 from pipeline.store.keys import Keys
 from pipeline.types import ClipSpan
+
+logger = logging.getLogger(__name__)
 
 _RECORD_AT = 64
 """Where a record starts in its memory: behind the reply's first line, and aligned."""
@@ -130,8 +133,9 @@ class _Receiver:
                 record = self._receive(spans[0].size_bytes)
         except (TimeoutError, BlockingIOError) as error:  # waited long enough: not a second time
             raise redis.TimeoutError("Timeout reading from socket") from error
-        except (OSError, redis.ConnectionError):
-            pass  # closed, also while it was opened: an ordinary GET tries again, or says why not
+        except (OSError, redis.ConnectionError) as error:
+            # Closed, also while it was opened: an ordinary GET tries again, or says why not.
+            logger.debug("bulk connection closed (%s); read by a GET instead", error)
         finally:
             if record is None:
                 self._close()
