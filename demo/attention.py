@@ -32,16 +32,20 @@ def attend(
 
     `l - prefix` is a multiple of `SLOT_LENGTH`. Nobody sees what is `hidden`, never the first.
     """
-    unseen = torch.zeros(len(query), 1, prefix, dtype=query.dtype)
+    shape = query.shape
+    if query.device.type != "cpu":  # all heads as one: an accelerator waits for launches
+        hidden = None if hidden is None else hidden.repeat_interleave(shape[1], dim=0)
+        query, key, value = (x.flatten(0, 1)[:, None] for x in (query, key, value))
+    unseen = query.new_zeros(len(query), 1, prefix)
     if hidden is not None:
         unseen = unseen.masked_fill(hidden[:, None], NEVER)
-    ahead = torch.full((prefix, prefix), NEVER, dtype=query.dtype).triu(1) + unseen
-    heads = []
+    ahead = unseen.new_full((prefix, prefix), NEVER).triu(1) + unseen
+    mixed = []
     for q, k, v in zip(query.unbind(1), key.unbind(1), value.unbind(1), strict=True):
         video = _attend_video(q[:, :prefix], k[:, :prefix], v[:, :prefix], scaling, ahead)
         slots = _attend_slots(q[:, prefix:], k, v, scaling, unseen)
-        heads.append(torch.cat([video, slots], dim=1))
-    return torch.stack(heads, dim=1)
+        mixed.append(torch.cat([video, slots], dim=1))
+    return torch.stack(mixed, dim=1).view(shape)
 
 
 def _attend_video(query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor):
@@ -57,7 +61,7 @@ def _attend_slots(
     bias = unseen.expand(-1, query.shape[1], -1)
     towards_video = torch.baddbmm(bias, query, key[:, :prefix].transpose(1, 2), alpha=scaling)
     own = [x.reshape(-1, SLOT_LENGTH, x.shape[-1]) for x in (query, key[:, prefix:])]
-    ahead = torch.ones(SLOT_LENGTH, SLOT_LENGTH, dtype=torch.bool).triu(1)
+    ahead = torch.ones(SLOT_LENGTH, SLOT_LENGTH, dtype=torch.bool, device=query.device).triu(1)
     within = (scaling * (own[0] @ own[1].transpose(1, 2))).masked_fill(ahead, NEVER)
     within = within.reshape(*query.shape[:2], SLOT_LENGTH)
     weights = torch.cat([towards_video, within], dim=-1).softmax(-1)

@@ -5,7 +5,7 @@ far. Out: the `Batch` of a step, the same for the same seed, whatever ran before
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from demo.crops import View, crop_scene, draw_inside
 from demo.curriculum import Phase, Progress, pick, unlike
 from demo.facts import FACTS, name_pairs, state_facts
 from demo.labels import IGNORE
+from demo.loading import send
 from demo.pool import SHARD_SCENES, SeenScene, load_shard, pool_folder
 from demo.questions import KINDS, SEEN, Question, Window, ask, open_window
 from demo.sequence import open_vocabulary, write_marks, write_slots
@@ -49,6 +50,10 @@ class Batch:
     """Cells that the view leaves out."""
     view: View
     kinds: list[list[str | None]]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch with its tensors there."""
+        return replace(self, **send(vars(self), device))
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class BatchSource:
         # The token before an answer's colour is two before its shape.
         answered = np.where(slots.targets == IGNORE, IGNORE, np.roll(named, -2, axis=1))
         return {
-            "tokens": seen.tokens[cut].float(),
+            "tokens": seen.tokens[cut],
             "marks": torch.from_numpy(write_marks(window.times_s, self.vocabulary)),
             "slot_ids": torch.from_numpy(slots.ids),
             "targets": torch.from_numpy(slots.targets),

@@ -77,10 +77,10 @@ def hide(outside: Bool[Tensor, "b t n"]) -> Bool[Tensor, "b l"]:
 
     A frame without tokens has no newline either, as where a reducer kept none of it.
     """
-    frames = torch.zeros(*outside.shape[:2], FRAME_LENGTH, dtype=torch.bool)
+    frames = outside.new_zeros(*outside.shape[:2], FRAME_LENGTH)
     frames[..., MARK_TOKENS:-1] = outside
     frames[..., -1] = outside.all(-1)
-    first = torch.zeros(len(outside), 1, dtype=torch.bool)
+    first = outside.new_zeros(len(outside), 1)
     return torch.cat([first, frames.flatten(1)], dim=1)
 
 

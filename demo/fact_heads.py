@@ -33,6 +33,8 @@ SEVERAL_WEIGHT = 3.0
 class FactHeads(nn.Module):
     """Reads facts off hidden states."""
 
+    several: Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(dim)
@@ -42,7 +44,8 @@ class FactHeads(nn.Module):
         self.pair = nn.Linear(dim, FACTS["pair"])
         words = open_vocabulary().words
         self.seconds = [words[f":{n:02d}"] for n in range(60)]
-        self.several = torch.tensor([1.0] * 2 + [SEVERAL_WEIGHT] * (FACTS["arrived"] - 2))
+        several = torch.tensor([1.0] * 2 + [SEVERAL_WEIGHT] * (FACTS["arrived"] - 2))
+        self.register_buffer("several", several, persistent=False)
         self.numbers = [words[str(n)] for n in range(MOST + 1)]
         self.names = {
             name: [words[word] for word in ("none", *values)] for name, values in CLASSES.items()

@@ -6,8 +6,11 @@ seed and the tower alone; whoever needs one that is not there makes it.
 """
 
 import hashlib
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +22,13 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from aot.pooling import pool_grid
 from demo.labels import choose_owner, cover_cells
+from demo.loading import map_ahead
 from demo.model import CELLS, IMAGE_SIZE, PATCHES
 from demo.render import render
 from demo.scenes import Scene, generate_scene, scatter_scene
 from demo.train_tower import normalise, shrink
+
+logger = logging.getLogger(__name__)
 
 FRAMES = 8
 """Frames of a scene, one a second."""
@@ -68,13 +74,14 @@ def see_scene(
 def encode_frames(
     model: LlavaOnevisionForConditionalGeneration, pixels: Tensor
 ) -> Float[Tensor, "t n d"]:
-    """Tower, projector and the family's pooling, without the attention sums."""
-    with torch.autocast("cpu", torch.bfloat16):
+    """Tower, projector and the family's pooling, without the attention sums; tokens on the host."""
+    pixels = pixels.to(model.device)
+    with torch.autocast(pixels.device.type, torch.bfloat16):
         outputs = model.model.vision_tower(
             pixel_values=normalise(pixels), output_hidden_states=True
         )
         tokens = model.model.multi_modal_projector(outputs.hidden_states[-1])
-    return pool_grid(tokens.float(), (PATCHES, PATCHES), "bilinear")
+    return pool_grid(tokens.float(), (PATCHES, PATCHES), "bilinear").cpu()
 
 
 def pool_folder(model: LlavaOnevisionForConditionalGeneration, runs: Path) -> Path:
@@ -82,7 +89,7 @@ def pool_folder(model: LlavaOnevisionForConditionalGeneration, runs: Path) -> Pa
     digest = hashlib.blake2b(_FORMAT, digest_size=4)
     for part in (model.model.vision_tower, model.model.multi_modal_projector):
         for value in part.state_dict().values():
-            digest.update(value.numpy().tobytes())
+            digest.update(value.cpu().numpy().tobytes())
     return runs / f"pool-{digest.hexdigest()}"
 
 
@@ -97,13 +104,8 @@ def load_shard(
 
     `scattered` shards hold single frames of `scatter_scene`.
     """
-    name = "scattered" if scattered else "shard"
-    path = folder / f"{name}-{index:04d}.safetensors"
     scenes = _scattered_scenes(index) if scattered else _natural_scenes(index)
-    if not path.is_file():
-        frames = 1 if scattered else FRAMES
-        _save_shard(path, [see_scene(model, scene, frames=frames) for scene in scenes])
-    columns = load_file(path)
+    columns = load_file(_make_shard(model, folder, index, scattered=scattered))
     return [
         SeenScene(
             scene,
@@ -114,6 +116,33 @@ def load_shard(
         )
         for k, scene in enumerate(scenes)
     ]
+
+
+def fill_pool(
+    model: LlavaOnevisionForConditionalGeneration,
+    folder: Path,
+    indexes: Sequence[int],
+    processes: int,
+    *,
+    scattered: bool = False,
+) -> None:
+    """Make the shards that are not there, several at a time; the model is on the host."""
+    make = partial(_make_shard, model, folder, scattered=scattered)
+    for path in map_ahead(make, indexes, processes):
+        logger.info("%s is there", path)
+
+
+def _make_shard(
+    model: LlavaOnevisionForConditionalGeneration, folder: Path, index: int, *, scattered: bool
+) -> Path:
+    """Where a shard lies, made when it is not there."""
+    name = "scattered" if scattered else "shard"
+    path = folder / f"{name}-{index:04d}.safetensors"
+    if not path.is_file():
+        scenes = _scattered_scenes(index) if scattered else _natural_scenes(index)
+        frames = 1 if scattered else FRAMES
+        _save_shard(path, [see_scene(model, scene, frames=frames) for scene in scenes])
+    return path
 
 
 def _natural_scenes(index: int) -> list[Scene]:

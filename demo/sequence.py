@@ -113,5 +113,5 @@ def embed_videos(
     batch, frames, _, dim = tokens.shape
     closing = newline.expand(batch, frames, 1, dim)
     per_frame = torch.cat([embed(marks), tokens, closing], dim=2).flatten(1, 2)
-    user = embed(torch.full((batch, 1), vocabulary.words["<|user|>"]))
+    user = embed(marks.new_full((batch, 1), vocabulary.words["<|user|>"]))
     return torch.cat([user, per_frame, embed(slot_ids.flatten(1))], dim=1)

@@ -6,6 +6,9 @@ the recipe of docs/tiny-model.md. Runs on one CPU thread; more cores help as mor
 
     python -m torch.distributed.run --nproc-per-node 2 -m demo.train
 
+With an accelerator, `--device cuda --loaders N --width 4`: `N` processes draw scenes and batches
+while steps run, and a step has four times as many.
+
 `--weights` goes on from exported weights: the vision half is refined for `--refine-steps`, and the
 language half takes up the curriculum at `--phase`.
 """
@@ -13,14 +16,17 @@ language half takes up the curriculum at `--phase`.
 import argparse
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers import LlavaOnevisionForConditionalGeneration
 
 from demo.batches import PoolShare
 from demo.curriculum import plan_phases
 from demo.model import build_model, export_model, load_model
 from demo.parallel import find_share, joined
+from demo.pool import fill_pool, pool_folder
 from demo.train_align import train_align
 from demo.train_language import train_language
 from demo.train_refine import train_refine
@@ -29,7 +35,10 @@ from demo.train_tower import train_tower
 logger = logging.getLogger(__name__)
 
 TOWER_STEPS = 1100
+TOWER_SCENES = 24
 ALIGN_STEPS = 180
+ALIGN_SCENES = 48
+REFINE_SCENES = 24
 
 
 def main() -> None:
@@ -44,30 +53,53 @@ def main() -> None:
 def _train(options: argparse.Namespace) -> None:
     begun_s = time.monotonic()
     model = load_model(options.weights) if options.weights else build_model(options.seed)
-    model.requires_grad_(True)
-    if options.weights:
-        train_refine(model, options.runs, steps=options.refine_steps, seed=options.seed)
-    else:
-        tower_steps = max(round(TOWER_STEPS * options.scale), 1)
-        align_steps = max(round(ALIGN_STEPS * options.scale), 1)
-        train_tower(model.model.vision_tower, options.runs, steps=tower_steps, seed=options.seed)
-        train_align(model, options.runs, steps=align_steps, seed=options.seed)
+    _train_vision(model.requires_grad_(True).to(options.device), options)
+    phases = plan_phases(options.language_scale or options.scale)[options.phase :]
+    phases = tuple(replace(phase, videos=phase.videos * options.width) for phase in phases)
+    shards = PoolShare(options.first_shards, options.shards, options.met_shards)
+    if options.loaders:
+        folder, met = pool_folder(model, options.runs), shards.met
+        fill_pool(model.cpu(), folder, range(met, met + shards.most), options.loaders)
+        if any(phase.scattered for phase in phases):
+            fill_pool(model, folder, range(met, met + 4), options.loaders, scattered=True)
     done = train_language(
-        model,
+        model.to(options.device),
         options.runs,
-        phases=plan_phases(options.language_scale or options.scale)[options.phase :],
+        phases=phases,
         seed=options.seed,
-        shards=PoolShare(options.first_shards, options.shards, options.met_shards),
+        shards=shards,
         rate=options.rate,
         stop_s=None if options.stop_s is None else options.stop_s - (time.monotonic() - begun_s),
+        loaders=options.loaders,
     )
     if find_share()[0]:
         return
-    size_bytes = export_model(model, options.out)
+    size_bytes = export_model(model.cpu(), options.out)
     logger.info(
         "%d language steps done; %.1f MB in %s; %.0f s",
         done, size_bytes / 1e6, options.out, time.monotonic() - begun_s,
     )  # fmt: skip
+
+
+def _train_vision(
+    model: LlavaOnevisionForConditionalGeneration, options: argparse.Namespace
+) -> None:
+    common = {"seed": options.seed, "loaders": options.loaders}
+    if options.weights:
+        scenes = REFINE_SCENES * options.width
+        train_refine(
+            model, options.runs, steps=options.refine_steps, scenes_per_step=scenes, **common
+        )
+        return
+    tower_steps = max(round(TOWER_STEPS * options.scale), 1)
+    align_steps = max(round(ALIGN_STEPS * options.scale), 1)
+    tower, width = model.model.vision_tower, options.width
+    train_tower(
+        tower, options.runs, steps=tower_steps, scenes_per_step=TOWER_SCENES * width, **common
+    )
+    train_align(
+        model, options.runs, steps=align_steps, scenes_per_step=ALIGN_SCENES * width, **common
+    )
 
 
 def _parse() -> argparse.Namespace:
@@ -90,6 +122,9 @@ def _parse() -> argparse.Namespace:
     add("--shards", type=int, default=100, help="scenes in the pool, in units of 250")
     add("--first-shards", type=int, default=4, help="of those, drawn from at once")
     add("--met-shards", type=int, default=0, help="of the pool, passed over: met before")
+    add("--device", default="cpu", help="as torch names it")
+    add("--loaders", type=int, default=0, help="processes that draw ahead of the steps")
+    add("--width", type=int, default=1, help="times as many scenes and videos a step")
     add("--threads", type=int, default=1)
     add("--stop-s", type=float, default=None, help="save and export after so many seconds")
     return parser.parse_args()

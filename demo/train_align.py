@@ -21,6 +21,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from aot.pooling import pool_grid
 from demo.checkpoint import load_state, save_state
 from demo.labels import CLASSES, IGNORE, PAIRS
+from demo.loading import map_ahead, send
 from demo.model import CELLS, PATCHES
 from demo.optim import set_rates
 from demo.scenes import SHAPES
@@ -43,15 +44,21 @@ def train_align(
     steps: int,
     scenes_per_step: int = 48,
     seed: int = 0,
+    loaders: int = 0,
 ) -> None:
-    """Train in place; resumes from `runs/align.safetensors`."""
+    """Train in place; resumes from `runs/align.safetensors`.
+
+    `loaders` processes draw the scenes ahead of the steps.
+    """
     torch.manual_seed(seed)
     trainer = _Aligner(model)
     path = runs / "align.safetensors"
     start, begun_s = load_state(path, trainer.modules, [trainer.optimizer]), time.monotonic()
-    for step in range(start, steps):
+    todo = range(start, steps)
+    draws = map_ahead(lambda step: draw_batch(seed + 1, step, scenes_per_step), todo, loaders)
+    for step, drawn in zip(todo, draws, strict=True):
         set_rates([trainer.optimizer], step, steps)
-        pixels, _, labels, _ = draw_batch(seed + 1, step, scenes_per_step)
+        pixels, _, labels, _ = send(drawn, model.device)
         losses, scores = trainer.losses(pixels, labels)
         trainer.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -76,7 +83,7 @@ class _Aligner:
         holder = nn.Module()
         self.codes = draw_codes(_rows(self.words.weight), len(PAIRS) + 1)
         holder.register_buffer("codes", self.codes)
-        place = nn.Linear(self.words.weight.shape[1], 2 * CELLS)
+        place = nn.Linear(self.words.weight.shape[1], 2 * CELLS).to(model.device)
         self.place = place
         self.modules: dict[str, nn.Module] = {
             "top": self.top, "projector": self.projector, "embed": self.words, "place": place,
@@ -91,7 +98,7 @@ class _Aligner:
         self, pixels: Tensor, labels: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses by name, and the accuracy on cells that show something."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(pixels.device.type, torch.bfloat16):
             with torch.no_grad():
                 below = self.tower(
                     pixel_values=normalise(pixels), output_hidden_states=True
@@ -108,7 +115,7 @@ class _Aligner:
 def draw_codes(words: Float[Tensor, "w d"], count: int) -> Float[Tensor, "count d"]:
     """Directions of length one, at right angles to each other and to the words."""
     basis = torch.linalg.qr(words.detach().float().T)[0]
-    drawn = torch.randn(words.shape[1], count)
+    drawn = torch.randn(words.shape[1], count, device=words.device)
     return torch.linalg.qr(drawn - basis @ (basis.T @ drawn))[0].T.contiguous()
 
 
@@ -144,7 +151,7 @@ def _word_losses(
 
 
 def _place_loss(logits: Tensor) -> Tensor:
-    index = torch.arange(CELLS * CELLS).expand(len(logits), -1)
+    index = torch.arange(CELLS * CELLS, device=logits.device).expand(len(logits), -1)
     rows, columns = logits.split(CELLS, dim=-1)
     row_loss = F.cross_entropy(rows.transpose(1, 2), index // CELLS, ignore_index=IGNORE)
     return row_loss + F.cross_entropy(columns.transpose(1, 2), index % CELLS)

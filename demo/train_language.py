@@ -26,6 +26,7 @@ from demo.curriculum import Phase, Progress, find_phase
 from demo.fact_heads import ANSWER_LAYER, CLOCK_LAYER, FACT_LAYER, FactHeads
 from demo.facts import FACTS
 from demo.labels import IGNORE
+from demo.loading import map_ahead
 from demo.optim import build_optimizers, set_rates
 from demo.parallel import any_worker, average_gradients, find_share
 from demo.questions import KINDS
@@ -58,14 +59,16 @@ def train_language(
     shards: PoolShare | None = None,
     rate: float = 1.0,
     stop_s: float | None = None,
+    loaders: int = 0,
 ) -> int:
     """Train in place; resumes from `runs/language.safetensors`; returns the steps done.
 
-    `rate` scales the learning rates; `stop_s` ends the run early, saved, after so many seconds.
+    `rate` scales the learning rates; `stop_s` ends the run early, saved, after so many seconds;
+    `loaders` processes draw batches ahead, from how well kinds were answered some steps ago.
     """
     torch.manual_seed(seed)
     trainer = _Trainer(model, runs, phases, seed, shards or PoolShare(), rate)
-    return trainer.run(stop_s)
+    return trainer.run(stop_s, loaders)
 
 
 class _Trainer:
@@ -75,14 +78,15 @@ class _Trainer:
         self.phases = phases
         self.language = model.model.language_model
         self.newline = model.model.image_newline
-        self.heads = FactHeads(model.config.text_config.hidden_size)
+        self.heads = FactHeads(model.config.text_config.hidden_size).to(model.device)
         # What is read well in whole frames may be read badly in parts of them.
         self.progress = {view: Progress() for view in View}
         self.vocabulary = open_vocabulary()
         holder = nn.ParameterDict({"newline": self.newline})
         progress = nn.Module()
         for view in View:
-            progress.register_buffer(view, self.progress[view].right)
+            # Shared with the processes that draw ahead; updated in place.
+            progress.register_buffer(view, self.progress[view].right.share_memory_())
         self.modules: dict[str, nn.Module] = {
             "language": self.language, "heads": self.heads, "newline": holder,
             "progress": progress,
@@ -99,13 +103,14 @@ class _Trainer:
         self.path = runs / "language.safetensors"
         self.steps = sum(p.steps for p in phases)
 
-    def run(self, stop_s: float | None) -> int:
+    def run(self, stop_s: float | None, loaders: int) -> int:
         """Train from the last checkpoint to the last step, or for `stop_s` seconds; steps done."""
         start, begun_s = load_state(self.path, self.modules, self.optimizers), time.monotonic()
         self.language.train()
         with _sparse_attention(self.language):
-            for step in range(start, self.steps):
-                loss, fact_loss = self.step(step)
+            todo = range(start, self.steps)
+            for step, batch in zip(todo, map_ahead(self.draw, todo, loaders), strict=True):
+                loss, fact_loss = self.step(step, batch.to(self.newline.device))
                 elapsed_s = time.monotonic() - begun_s
                 if step % 25 == 0 or step == self.steps - 1:
                     self.log(step, elapsed_s, loss, fact_loss)
@@ -118,11 +123,14 @@ class _Trainer:
         self.language.eval()
         return self.steps
 
-    def step(self, step: int) -> tuple[float, float]:
+    def draw(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self.source.draw(step, find_phase(self.phases, step), self.progress)
+
+    def step(self, step: int, batch: Batch) -> tuple[float, float]:
         """One update; the loss of the answers and that of the facts."""
         set_rates(self.optimizers, step, self.steps, decay=DECAY)
-        batch = self.source.draw(step, find_phase(self.phases, step), self.progress)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16):
             loss, fact_loss, right = self.losses(batch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -132,7 +140,7 @@ class _Trainer:
         nn.utils.clip_grad_norm_([*self.language.parameters(), self.newline], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.progress[batch.view].update(batch.kinds, right)
+        self.progress[batch.view].update(batch.kinds, right.cpu())
         return loss.item(), fact_loss.item()
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,16 +151,16 @@ class _Trainer:
         embedded = embed_videos(
             self.language,
             self.newline,
-            batch.tokens,
+            batch.tokens.float(),
             batch.marks,
             batch.slot_ids,
             self.vocabulary,
         )
-        asked = position_ids(frames, slots)[:, prefix:].expand(len(index), -1)
+        asked = position_ids(frames, slots)[:, prefix:].expand(len(index), -1).to(index.device)
         seen = index.shape[1]
         outputs = self.language(
             inputs_embeds=torch.cat([take(embedded[:, :prefix], index), embedded[:, prefix:]], 1),
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),  # the prefix implies it
+            attention_mask=blank.new_ones(1, 1, 1, 1),  # the prefix implies it
             position_ids=torch.cat([index, asked], dim=1),
             use_cache=False,
             output_hidden_states=True,
@@ -188,7 +196,7 @@ class _Trainer:
         goal = targets[asked]
         weight = torch.where(goal == self.vocabulary.words["<|end|>"], END_WEIGHT, 1.0)
         each = F.cross_entropy(logits, goal, reduction="none")
-        correct = torch.ones(targets.shape, dtype=torch.bool)
+        correct = torch.ones_like(asked)
         correct[asked] = logits.argmax(-1) == goal
         slots = correct.unflatten(1, (-1, SLOT_LENGTH)).all(-1)
         return (weight * each).sum() / weight.sum(), slots.float()
@@ -215,7 +223,7 @@ class _Trainer:
 def _lay_out_facts(facts: Int64[Tensor, "b facts t s"]) -> Int64[Tensor, "b facts l"]:
     """Targets on the video part of the sequence; first token and time marks have none."""
     batch, kinds, frames, _ = facts.shape
-    laid = torch.full((batch, kinds, frames, FRAME_LENGTH), IGNORE)
+    laid = facts.new_full((batch, kinds, frames, FRAME_LENGTH), IGNORE)
     laid[..., MARK_TOKENS:] = facts
     return F.pad(laid.flatten(2), (1, 0), value=IGNORE)
 

@@ -8,6 +8,7 @@ still can; where it did not, the token may become any that tells it.
 import copy
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,11 +19,12 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from aot.pooling import pool_grid
 from demo.checkpoint import load_state, save_state
 from demo.labels import LETTERS, PAIRS
+from demo.loading import map_ahead, send
 from demo.model import PATCHES
 from demo.optim import build_optimizers, set_rates
 from demo.parallel import average_gradients, find_share
 from demo.train_align import pair_labels
-from demo.train_tower import TowerHeads, dense_loss, draw_batch, head_losses, normalise
+from demo.train_tower import DrawnFrames, TowerHeads, dense_loss, draw_batch, head_losses, normalise
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +48,22 @@ def train_refine(
     steps: int,
     scenes_per_step: int = 24,
     seed: int = 0,
+    loaders: int = 0,
 ) -> None:
-    """Train in place; resumes from `runs/refine.safetensors`. Every worker draws its own scenes."""
+    """Train in place; resumes from `runs/refine.safetensors`. Every worker draws its own scenes.
+
+    `loaders` processes draw them ahead of the steps.
+    """
     torch.manual_seed(seed)
     trainer = _Refiner(model)
     worker, _ = find_share()
     path = runs / "refine.safetensors"
     start, begun_s = load_state(path, trainer.modules, trainer.optimizers), time.monotonic()
-    for step in range(start, steps):
+    todo = range(start, steps)
+    draws = map_ahead(partial(draw, seed + 2 + 1000 * worker, scenes_per_step), todo, loaders)
+    for step, drawn in zip(todo, draws, strict=True):
         set_rates(trainer.optimizers, step, steps, decay=0.7)
-        losses, scores = trainer.losses(seed + 2 + 1000 * worker, step, scenes_per_step)
+        losses, scores = trainer.losses(*send(drawn, model.device))
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -82,9 +90,9 @@ class _Refiner:
         self.tower = model.model.vision_tower
         self.projector = model.model.multi_modal_projector
         self.before = copy.deepcopy(nn.ModuleList([self.tower, self.projector]))
-        self.heads = TowerHeads(self.tower.config)
+        self.heads = TowerHeads(self.tower.config).to(model.device)
         width = self.projector.linear_2.out_features
-        self.things = nn.Linear(width, THINGS)
+        self.things = nn.Linear(width, THINGS).to(model.device)
         self.modules: dict[str, nn.Module] = {
             "tower": self.tower, "projector": self.projector, "before": self.before,
             "heads": self.heads, "things": self.things,
@@ -97,13 +105,14 @@ class _Refiner:
         self.parameters = [*self.tower.encoder.parameters(), *vision]
 
     def losses(
-        self, seed: int, step: int, scenes: int
+        self,
+        pixels: Tensor,
+        patches: dict[str, Tensor],
+        cells: dict[str, Tensor],
+        present: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses by name, and the accuracy on patches and cells that show something."""
-        pixels, patches, cells, present = draw_batch(
-            seed, step, scenes, lecture_every=LECTURE_EVERY
-        )
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(pixels.device.type, torch.bfloat16):
             hidden = self.tower(
                 pixel_values=normalise(pixels), output_hidden_states=True
             ).hidden_states
@@ -123,6 +132,11 @@ class _Refiner:
         parts = (right & (thing > 0), right & (thing == 0))
         losses["change"] = CHANGE_WEIGHT * torch.stack([mean_of(far, part) for part in parts]).sum()
         return losses, scores
+
+
+def draw(seed: int, scenes: int, step: int) -> DrawnFrames:
+    """Frames of a step."""
+    return draw_batch(seed, step, scenes, lecture_every=LECTURE_EVERY)
 
 
 def name_things(labels: dict[str, Tensor]) -> Int64[Tensor, "b n"]:

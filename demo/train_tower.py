@@ -30,6 +30,7 @@ from demo.labels import (
     label_cells,
     label_frames,
 )
+from demo.loading import map_ahead, send
 from demo.model import CELLS, IMAGE_SIZE, PATCHES
 from demo.optim import build_optimizers, set_rates
 from demo.render import render
@@ -41,6 +42,10 @@ FRAMES_PER_SCENE = 1
 _OWNING = {PATCHES: (0.3, 0.04), CELLS: (0.12, 0.02)}
 """Share of a patch or pooled cell that an item owns it from, and up to which it only touches."""
 _SIZES = {name: len(names) + 1 for name, names in CLASSES.items()}
+
+
+DrawnFrames = tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]
+"""Pixels, classes per patch, classes per pooled cell, what is present."""
 
 
 class TowerHeads(nn.Module):
@@ -59,11 +64,20 @@ class TowerHeads(nn.Module):
 
 
 def train_tower(
-    tower: SiglipVisionModel, runs: Path, *, steps: int, scenes_per_step: int = 24, seed: int = 0
+    tower: SiglipVisionModel,
+    runs: Path,
+    *,
+    steps: int,
+    scenes_per_step: int = 24,
+    seed: int = 0,
+    loaders: int = 0,
 ) -> None:
-    """Train in place; resumes from and saves to `runs/tower.safetensors`."""
+    """Train in place; resumes from and saves to `runs/tower.safetensors`.
+
+    `loaders` processes draw the scenes ahead of the steps.
+    """
     torch.manual_seed(seed)
-    heads = TowerHeads(tower.config)
+    heads = TowerHeads(tower.config).to(tower.device)
     optimizers = build_optimizers(
         tower.encoder,
         [*tower.embeddings.parameters(), *heads.parameters()],
@@ -74,10 +88,12 @@ def train_tower(
     path = runs / "tower.safetensors"
     start, begun_s = load_state(path, modules, optimizers), time.monotonic()
     tower.train()
-    for step in range(start, steps):
+    todo = range(start, steps)
+    draws = map_ahead(lambda step: draw_batch(seed, step, scenes_per_step), todo, loaders)
+    for step, drawn in zip(todo, draws, strict=True):
         set_rates(optimizers, step, steps)
-        pixels, labels, _, present = draw_batch(seed, step, scenes_per_step)
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels, labels, _, present = send(drawn, tower.device)
+        with torch.autocast(pixels.device.type, torch.bfloat16):
             losses, scores = compute_losses(tower, heads, pixels, labels, present)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -93,9 +109,7 @@ def train_tower(
     tower.eval()
 
 
-def draw_batch(
-    seed: int, step: int, scenes: int, *, lecture_every: int = 2
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
+def draw_batch(seed: int, step: int, scenes: int, *, lecture_every: int = 2) -> DrawnFrames:
     """Pixels u8[b h w 3], class indices per patch and per pooled cell, and what is present.
 
     They depend on the arguments alone. One scene of `lecture_every` is a lecture.
@@ -165,7 +179,7 @@ def head_losses(
     losses, scores = {}, {}
     for name, part in zip(_SIZES, parts, strict=False):
         losses[name], scores[f"{name}_accuracy"] = dense_loss(part, labels[name])
-    index = torch.arange(PATCHES * PATCHES)
+    index = torch.arange(PATCHES * PATCHES, device=present.device)
     place = (index // PATCHES, index % PATCHES)
     losses["place"] = 0.1 * sum(
         F.cross_entropy(p.transpose(1, 2), t.expand(len(p), -1))

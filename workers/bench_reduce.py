@@ -4,9 +4,7 @@
 time of the thread (the machine may be shared), and takes medians; `python -m workers.bench_reduce`
 prints a table and a last line of JSON. Peak memory is that of a fresh process, see `peak_mb`.
 
-The features are made, not decoded: 32 frames, each token the sum of a direction common to all, a
-part of its own that stays still, and noise of 0.4 that does not; attention is random, smoothed
-over 3x3 patches. On video-like features Sinkhorn stops early, as it does on real ones.
+Where there is a CUDA card, its times follow (`workers.bench_accelerator`).
 """
 
 import json
@@ -20,18 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from aot import AOTConfig, ClipCompressor, FrameFeatures, select_anchors
-from aot.spatial import plan_for_anchors
+from aot import AOTConfig, ClipCompressor
+from workers.bench_accelerator import DIMS, accelerator_times
 from workers.bench_baseline import reduce_in_reference_order
 from workers.bench_facts import measured_commit, processor
+from workers.bench_features import SIDE, make_features, split_clips
 from workers.models.attention import attention_received
 from workers.models.random_tower import KEPT_LAYERS, make_layer, make_query, run_layer
 
-SIDE = 27
-DIMS = (896, 3584)
-"""Widths of the 0.5B and 7B language models of LLaVA-OneVision."""
 PROBED_LAYERS = 2
 
 
@@ -117,22 +112,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def make_features(frames: int, dim: int, device: str = "cpu") -> FrameFeatures:
-    """Video-like features, see the module's docstring; float32."""
-    generator = torch.Generator().manual_seed(0)
-    num_tokens = SIDE * SIDE
-    tokens = torch.empty(frames, num_tokens, dim)
-    still = torch.randn(dim, generator=generator) + torch.randn(
-        num_tokens, dim, generator=generator
-    )
-    for frame in tokens:  # one at a time: the peak of a fresh process must not be made here
-        torch.randn(num_tokens, dim, generator=generator, out=frame)
-        frame.mul_(0.4).add_(still)
-    maps = torch.rand(2, frames, SIDE, SIDE, generator=generator)
-    local, deep = F.avg_pool2d(maps, 3, 1, 1).flatten(2)
-    return FrameFeatures(tokens.to(device), local.to(device), deep.to(device), (SIDE, SIDE))
-
-
 def peak_mb(dim: int, frames: int, anchors: int, clip_frames: int) -> float | None:
     """Most memory one reduction takes beside its inputs, in 10^6 bytes.
 
@@ -144,41 +123,6 @@ def peak_mb(dim: int, frames: int, anchors: int, clip_frames: int) -> float | No
     command = [sys.executable, "-m", "workers.bench_reduce", "--peak", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> dict[str, Any]:
-    """Milliseconds on a CUDA card: whole reduction, and its plan alone eager, compiled, captured.
-
-    Written for a card, but not yet run on one.
-
-    The whole reduction ends in tokens of unequal number per frame, so that the host must wait for
-    counts; the plan waits for nothing, hence can be captured as a CUDA graph.
-    """
-    times: dict[str, Any] = {"cuda_device": torch.cuda.get_device_name()}
-    for dim in DIMS:
-        clip = make_features(frames, dim, "cuda")
-        clips, compressor = split_clips(clip, config.clip_frames), ClipCompressor(config)
-        anchors = select_anchors(clip.local_attention, clip.global_attention, clip.grid, config)
-        index = anchors.nonzero()[:, 1].view(frames, -1)
-
-        def plan(clip=clip, anchors=anchors, index=index) -> torch.Tensor:
-            norm = torch.linalg.vector_norm(clip.tokens, dim=2)
-            made = plan_for_anchors(clip.tokens, norm, anchors, index, clip.grid, config)
-            return torch.bmm(made.weights, clip.tokens)
-
-        def whole(clips=clips, compressor=compressor) -> None:
-            compressor.compress_clips(clips)
-
-        variants: dict[str, Callable[[], object]] = {
-            "whole": whole,
-            "plan": plan,
-            "plan_compiled": torch.compile(plan),
-            "plan_graph": _captured(plan),
-        }
-        with torch.inference_mode():
-            times |= {f"cuda_{n}_ms_d{dim}": _cuda_ms(f, rounds) for n, f in variants.items()}
-        times[f"cuda_peak_mb_d{dim}"] = torch.cuda.max_memory_allocated() / 1e6
-    return times
 
 
 def _compare(dim: int, frames: int, config: AOTConfig, rounds: int) -> tuple[Timing, float]:
@@ -215,45 +159,10 @@ def _encoder_times(rounds: int) -> tuple[float, float]:
     return layer_s, sums_s
 
 
-def split_clips(features: FrameFeatures, size: int) -> list[FrameFeatures]:
-    """A video in clips of `size` frames, as views."""
-    columns = (features.tokens, features.local_attention, features.global_attention)
-    parts = zip(*(column.split(size) for column in columns), strict=True)
-    return [FrameFeatures(a, b, c, features.grid) for a, b, c in parts]
-
-
 def _cpu_s(function: Callable[[], object]) -> float:
     start = time.thread_time()
     function()
     return time.thread_time() - start
-
-
-def _captured(function: Callable[[], object]) -> Callable[[], None]:
-    """The function as one CUDA graph, after the warm-up that capturing asks for."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.inference_mode(), torch.cuda.stream(side):
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph):
-        function()
-    return graph.replay
-
-
-def _cuda_ms(function: Callable[[], object], rounds: int) -> float:
-    for _ in range(3):
-        function()
-    times = []
-    for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return round(statistics.median(times), 3)
 
 
 def _measure_peak(dim: int, frames: int, anchors: int, clip_frames: int) -> float | None:

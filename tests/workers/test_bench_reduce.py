@@ -5,7 +5,8 @@ import torch
 
 from aot import AOTConfig, ClipCompressor
 from workers.bench_baseline import reduce_in_reference_order
-from workers.bench_reduce import make_features, run, split_clips, table
+from workers.bench_features import make_features, split_clips
+from workers.bench_reduce import run, table
 
 
 def test_baseline_and_reduction_keep_the_same_tokens():
