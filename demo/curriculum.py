@@ -111,17 +111,15 @@ class Progress:
 
     def update(self, kinds: Sequence[Sequence[str | None]], right: Float[Tensor, "b s"]) -> None:
         """`right[b s]` is 1 where the whole answer was."""
+        picked: dict[str | None, list[float]] = {}
+        for row, answers in zip(kinds, right.tolist(), strict=True):
+            for kind, answer in zip(row, answers, strict=True):
+                picked.setdefault(kind, []).append(answer)
         for index, kind in enumerate(KINDS):
-            picked = [
-                float(right[b, s])
-                for b, row in enumerate(kinds)
-                for s, name in enumerate(row)
-                if name == kind
-            ]
-            if picked:
-                keep = 0.985 ** len(picked)
-                mean = keep * float(self.right[index]) + (1 - keep) * float(np.mean(picked))
-                self.right[index] = mean
+            if kind in picked:
+                keep = 0.985 ** len(picked[kind])
+                mean = float(np.mean(picked[kind]))
+                self.right[index] = keep * float(self.right[index]) + (1 - keep) * mean
 
 
 def pick(

@@ -58,7 +58,7 @@ def train_align(
     draws = map_ahead(lambda step: draw_batch(seed + 1, step, scenes_per_step), todo, loaders)
     for step, drawn in zip(todo, draws, strict=True):
         set_rates([trainer.optimizer], step, steps)
-        pixels, _, labels, _ = send(drawn, model.device)
+        pixels, _, labels, _, _ = send(drawn, model.device)
         losses, scores = trainer.losses(pixels, labels)
         trainer.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()

@@ -18,7 +18,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from aot.pooling import pool_grid
 from demo.checkpoint import load_state, save_state
-from demo.labels import LETTERS, PAIRS
+from demo.labels import IGNORE, LETTERS, PAIRS
 from demo.loading import map_ahead, send
 from demo.model import PATCHES
 from demo.optim import build_optimizers, set_rates
@@ -32,11 +32,16 @@ THINGS = 1 + len(PAIRS) + len(LETTERS)
 """What a cell may show: nothing, a coloured shape, a letter."""
 SETTLE = 100
 """Steps in which the heads alone are trained: they start at random."""
-LECTURE_EVERY = 6
-"""One scene of so many is a lecture: slides are read well, things behind poles are not."""
-BACKGROUND = 4.0
+MIXTURE = (
+    *("surveillance", "scattered", "surveillance", "crowded lecture"),
+    *("surveillance", "crowded surveillance", "surveillance", "lecture"),
+)
+"""Slides are read well, things behind poles and stripes that are none are not."""
+BACKGROUND = 12.0
 """Weight of background in what a cell shows: at half, as in the tower's own training, stripes and
 edges were read as things that never were, in every second scene."""
+TOUCH_WEIGHT = 2.0
+"""Of what cells show that an item merely touches: it, or nothing, but no other."""
 CHANGE_WEIGHT = 0.5
 """Of the squared distance of tokens (of squared length 50) to what they were."""
 
@@ -109,6 +114,7 @@ class _Refiner:
         pixels: Tensor,
         patches: dict[str, Tensor],
         cells: dict[str, Tensor],
+        touched: dict[str, Tensor],
         present: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses by name, and the accuracy on patches and cells that show something."""
@@ -121,10 +127,9 @@ class _Refiner:
             with torch.no_grad():
                 old = self.before[0](pixel_values=normalise(pixels), output_hidden_states=True)
                 before = _pool(self.before[1](old.hidden_states[-1])).float()
-        thing = name_things(cells)
-        losses["thing"], scores["thing_accuracy"] = dense_loss(
-            self.things(tokens), thing, BACKGROUND
-        )
+        thing, read = name_things(cells), self.things(tokens)
+        losses["thing"], scores["thing_accuracy"] = dense_loss(read, thing, BACKGROUND)
+        losses["touch"] = TOUCH_WEIGHT * touch_loss(read, thing, name_things(touched))
         told = self.things(before)
         losses["thing_before"], scores["accuracy_before"] = dense_loss(told, thing, BACKGROUND)
         far = (tokens - before).square().sum(-1)
@@ -136,13 +141,23 @@ class _Refiner:
 
 def draw(seed: int, scenes: int, step: int) -> DrawnFrames:
     """Frames of a step."""
-    return draw_batch(seed, step, scenes, lecture_every=LECTURE_EVERY)
+    return draw_batch(seed, step, scenes, MIXTURE)
 
 
 def name_things(labels: dict[str, Tensor]) -> Int64[Tensor, "b n"]:
     """Class of what a cell shows; IGNORE where an item only touches it."""
     pair, letter = pair_labels(labels), labels["letter"]
     return torch.where(letter > 0, len(PAIRS) + letter, pair)
+
+
+def touch_loss(
+    logits: Float[Tensor, "b n things"], thing: Int64[Tensor, "b n"], touching: Int64[Tensor, "b n"]
+) -> Float[Tensor, ""]:
+    """Mean loss of cells that are merely touched: their item and nothing are right alike."""
+    chosen = (thing == IGNORE) & (touching > 0)
+    log_odds = logits[chosen].log_softmax(-1)
+    own = log_odds.gather(1, touching[chosen][:, None])
+    return -torch.logaddexp(own[:, 0], log_odds[:, 0]).sum() / chosen.sum().clamp(min=1)
 
 
 def mean_of(values: Float[Tensor, "b n"], chosen: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:

@@ -11,10 +11,12 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
@@ -34,18 +36,35 @@ from demo.loading import map_ahead, send
 from demo.model import CELLS, IMAGE_SIZE, PATCHES
 from demo.optim import build_optimizers, set_rates
 from demo.render import render
-from demo.scenes import crowd_scene, generate_scene, scatter_scene
+from demo.scenes import BLOCK_S, Scene, crowd_scene, generate_scene, scatter_scene
 
 logger = logging.getLogger(__name__)
 
 FRAMES_PER_SCENE = 1
-_OWNING = {PATCHES: (0.3, 0.04), CELLS: (0.12, 0.02)}
-"""Share of a patch or pooled cell that an item owns it from, and up to which it only touches."""
+_OWNING = {
+    "patches": (PATCHES, 0.3, 0.04), "cells": (CELLS, 0.12, 0.02), "touched": (CELLS, 0.02, 0.02),
+}  # fmt: skip
+"""Cells in a row, the share of one that an item owns it from, and up to which it is nothing's."""
 _SIZES = {name: len(names) + 1 for name, names in CLASSES.items()}
 
 
-DrawnFrames = tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]
-"""Pixels, classes per patch, classes per pooled cell, what is present."""
+MIXTURE = (
+    *("surveillance", "crowded lecture", "scattered"),
+    *("lecture", "scattered", "crowded lecture"),
+)
+"""Scenes of a batch, in turn. As they come they show a thing or two; the others show many."""
+
+
+class DrawnFrames(NamedTuple):
+    """Frames and what they show; labels are class indices by attribute."""
+
+    pixels: UInt8[Tensor, "b h w 3"]
+    patches: dict[str, Tensor]
+    cells: dict[str, Tensor]
+    """Of pooled cells; IGNORE where an item only touches one."""
+    touched: dict[str, Tensor]
+    """The same with the touching item's classes there."""
+    present: Float[Tensor, "b present"]
 
 
 class TowerHeads(nn.Module):
@@ -92,7 +111,7 @@ def train_tower(
     draws = map_ahead(lambda step: draw_batch(seed, step, scenes_per_step), todo, loaders)
     for step, drawn in zip(todo, draws, strict=True):
         set_rates(optimizers, step, steps)
-        pixels, labels, _, present = send(drawn, tower.device)
+        pixels, labels, _, _, present = send(drawn, tower.device)
         with torch.autocast(pixels.device.type, torch.bfloat16):
             losses, scores = compute_losses(tower, heads, pixels, labels, present)
         for optimizer in optimizers:
@@ -109,39 +128,40 @@ def train_tower(
     tower.eval()
 
 
-def draw_batch(seed: int, step: int, scenes: int, *, lecture_every: int = 2) -> DrawnFrames:
-    """Pixels u8[b h w 3], class indices per patch and per pooled cell, and what is present.
-
-    They depend on the arguments alone. One scene of `lecture_every` is a lecture.
-    """
+def draw_batch(seed: int, step: int, scenes: int, mixture: Sequence[str] = MIXTURE) -> DrawnFrames:
+    """Frames of a step: they depend on the arguments alone."""
     rng = np.random.default_rng([seed, step, 1])
     pixels, present = [], []
-    labels: dict[int, list[dict[str, np.ndarray]]] = {PATCHES: [], CELLS: []}
+    labels: dict[str, list[dict[str, np.ndarray]]] = {"patches": [], "cells": [], "touched": []}
     for k in range(scenes):
-        # Training scenes have seeds from 1,000,000 on; lower ones are for evaluation.
-        scene_seed = 1_000_000 + int(rng.integers(1 << 40))
-        scene = generate_scene("lecture" if k % lecture_every == 1 else "surveillance", scene_seed)
-        if k % 6 in (2, 4):
-            scene = scatter_scene(scene_seed, scene.duration_s)
-        elif k % 3:
-            scene = crowd_scene(scene, rng)
+        scene = _draw_scene(mixture[k % len(mixture)], rng)
         # A quarter is drawn larger and scaled down, as frames of a real video are.
         size = 2 * IMAGE_SIZE if k % 12 in (2, 3) else IMAGE_SIZE
         shown = render(scene, rng.uniform(0, 8, FRAMES_PER_SCENE), size)
-        for cells, (owns, touches) in _OWNING.items():
+        for name, (cells, owns, touches) in _OWNING.items():
             cover = cover_cells(shown.items, len(scene.items), cells)
             owner = choose_owner(cover, owns, touches)
-            labels[cells].append(label_cells(owner, classify_items(scene)))
+            labels[name].append(label_cells(owner, classify_items(scene)))
         pixels.append(shrink(shown.pixels))
         present.append(label_frames(shown.visible, scene))
-    patches, cells = (
-        {name: torch.from_numpy(np.concatenate([one[name] for one in rows])) for name in CLASSES}
-        for rows in (labels[PATCHES], labels[CELLS])
-    )
-    return (
-        torch.from_numpy(np.concatenate(pixels)), patches, cells,
-        torch.from_numpy(np.concatenate(present)),
-    )  # fmt: skip
+    stacked = {
+        part: {
+            name: torch.from_numpy(np.concatenate([one[name] for one in rows])) for name in CLASSES
+        }
+        for part, rows in labels.items()
+    }
+    whole = [torch.from_numpy(np.concatenate(rows)) for rows in (pixels, present)]
+    return DrawnFrames(whole[0], **stacked, present=whole[1])
+
+
+def _draw_scene(kind: str, rng: np.random.Generator) -> Scene:
+    """One of a mixture; its seed is of training, from 1,000,000 on: lower ones are to evaluate."""
+    seed = 1_000_000 + int(rng.integers(1 << 40))
+    if kind == "scattered":
+        return scatter_scene(seed, BLOCK_S)
+    crowded, _, plain = kind.rpartition(" ")
+    scene = generate_scene("lecture" if plain == "lecture" else "surveillance", seed)
+    return crowd_scene(scene, rng) if crowded else scene
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:

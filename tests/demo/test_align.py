@@ -1,12 +1,13 @@
 """Coloured shapes get directions of their own; refining moves the vision half and nothing else."""
 
+import numpy as np
 import pytest
 import torch
 
 from demo.labels import IGNORE, PAIRS
 from demo.model import build_model
 from demo.train_align import draw_codes, pair_labels, train_align
-from demo.train_refine import THINGS, mean_of, name_things, train_refine
+from demo.train_refine import THINGS, mean_of, name_things, touch_loss, train_refine
 from demo.train_tower import dense_loss
 
 
@@ -85,3 +86,13 @@ def test_background_weighs_what_it_is_given():
         loss, right = dense_loss(logits, target, weight)
         assert float(loss) == pytest.approx(of_content + weight * of_background)
         assert float(right) == 1.0
+
+
+def test_a_touched_cell_may_show_its_item_or_nothing():
+    logits = torch.tensor([[[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0], [0, 0, 9.0]]])
+    thing, touching = torch.tensor([[IGNORE, IGNORE, 0, IGNORE]]), torch.tensor([[1, 1, 1, 0]])
+    assert touch_loss(logits, thing, touching) < 1e-3
+    assert touch_loss(logits, thing, torch.tensor([[2, 2, 0, 0]])) == pytest.approx(
+        (9 - np.log(2)) / 2, abs=1e-2
+    )
+    assert touch_loss(logits, torch.zeros(1, 4, dtype=torch.long), touching) == 0
