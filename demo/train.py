@@ -88,7 +88,12 @@ def _train_vision(
     if options.weights:
         scenes = REFINE_SCENES * options.width
         train_refine(
-            model, options.runs, steps=options.refine_steps, scenes_per_step=scenes, **common
+            model,
+            options.runs,
+            steps=options.refine_steps,
+            scenes_per_step=scenes,
+            rate=options.refine_rate,
+            **common,
         )
         return
     tower_steps = max(round(TOWER_STEPS * options.scale), 1)
@@ -116,6 +121,7 @@ def _parse() -> argparse.Namespace:
     )
     add("--weights", type=Path, default=None, help="folder of exported weights to go on from")
     add("--refine-steps", type=int, default=0, help="of the vision half of those weights")
+    add("--refine-rate", type=float, default=1.0, help="scales its learning rates")
     add("--phase", type=int, default=0, help="phase of the language half's curriculum to begin at")
     add("--rate", type=float, default=1.0, help="scales the language half's learning rates")
     add("--seed", type=int, default=0)

@@ -40,7 +40,8 @@ from demo.scenes import BLOCK_S, Scene, crowd_scene, generate_scene, scatter_sce
 
 logger = logging.getLogger(__name__)
 
-FRAMES_PER_SCENE = 1
+SHOWING = 0.75
+"""Share of the frames at which something surely shows."""
 _OWNING = {
     "patches": (PATCHES, 0.3, 0.04), "cells": (CELLS, 0.12, 0.02), "touched": (CELLS, 0.02, 0.02),
 }  # fmt: skip
@@ -137,7 +138,7 @@ def draw_batch(seed: int, step: int, scenes: int, mixture: Sequence[str] = MIXTU
         scene = _draw_scene(mixture[k % len(mixture)], rng)
         # A quarter is drawn larger and scaled down, as frames of a real video are.
         size = 2 * IMAGE_SIZE if k % 12 in (2, 3) else IMAGE_SIZE
-        shown = render(scene, rng.uniform(0, 8, FRAMES_PER_SCENE), size)
+        shown = render(scene, np.array([_draw_time(scene, rng)]), size)
         for name, (cells, owns, touches) in _OWNING.items():
             cover = cover_cells(shown.items, len(scene.items), cells)
             owner = choose_owner(cover, owns, touches)
@@ -162,6 +163,14 @@ def _draw_scene(kind: str, rng: np.random.Generator) -> Scene:
     crowded, _, plain = kind.rpartition(" ")
     scene = generate_scene("lecture" if plain == "lecture" else "surveillance", seed)
     return crowd_scene(scene, rng) if crowded else scene
+
+
+def _draw_time(scene: Scene, rng: np.random.Generator) -> float:
+    """A second of the scene: any, or one within an item's stay."""
+    if not scene.items or rng.random() >= SHOWING:
+        return float(rng.uniform(0, scene.duration_s))
+    item = scene.items[int(rng.integers(len(scene.items)))]
+    return float(rng.uniform(item.start_s, min(item.end_s, scene.duration_s)))
 
 
 def shrink(pixels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from demo.crops import View
 from demo.curriculum import Phase, Progress
 from demo.fact_heads import FactHeads
 from demo.facts import CLOCKS, FACTS, FRESH, name_pairs, state_facts
-from demo.labels import IGNORE, PAIRS
+from demo.labels import IGNORE, PAIRS, PRESENT
 from demo.model import build_model, load_model
 from demo.optim import build_optimizers
 from demo.questions import LECTURE, SURVEILLANCE, Question, open_window
@@ -29,6 +29,32 @@ def test_a_batch_depends_on_seed_and_step_alone():
     one, two = draw_batch(0, 5, 4), draw_batch(0, 5, 4)
     assert torch.equal(one[0], two[0])
     assert not torch.equal(one[0], draw_batch(0, 6, 4)[0])
+
+
+def test_frames_of_scenes_as_they_come_mostly_show_something():
+    drawn = draw_batch(0, 1, 40, ["surveillance"])
+    assert (drawn.cells["shape"] > 0).any(1).float().mean() > 0.6
+    assert drawn.present.shape == (40, len(PRESENT))
+
+
+def test_touched_cells_are_told_what_touches_them():
+    drawn = draw_batch(0, 1, 12, ["crowded surveillance"])
+    owned, touched = drawn.cells["shape"], drawn.touched["shape"]
+    assert torch.equal(touched[owned > 0], owned[owned > 0])
+    assert (touched[owned == IGNORE] > 0).all()
+    assert (touched[owned == 0] == 0).all()
+
+
+def test_shards_made_ahead_are_those_made_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "SHARD_SCENES", 2)
+    model = build_model()
+    pool.fill_pool(model, tmp_path / "ahead", range(2), 2)
+    assert len(list((tmp_path / "ahead").iterdir())) == 2
+    for index in range(2):
+        ahead = pool.load_shard(model, tmp_path / "ahead", index)
+        here = pool.load_shard(model, tmp_path / "here", index)
+        for one, other in zip(ahead, here, strict=True):
+            assert torch.equal(one.tokens, other.tokens)
 
 
 def test_optimizer_state_comes_back(tmp_path):
