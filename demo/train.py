@@ -1,8 +1,8 @@
 """Trains the miniature from nothing: `python -m demo.train`, or `make train-demo`.
 
-Three stages (tower, alignment, language), each seeded and resumed from its last checkpoint under
-`--runs`; then the weights are written to `--out`. One dial, `--scale`, stretches every stage: 1 is
-the recipe of docs/tiny-model.md. Runs on one CPU thread; more cores help as more workers:
+Four stages (tower, alignment, refining, language), each seeded and resumed from its last checkpoint
+under `--runs`; then the weights are written to `--out`. One dial, `--scale`, stretches every stage:
+1 is the recipe of docs/tiny-model.md. Runs on one CPU thread; more cores help as more workers:
 
     python -m torch.distributed.run --nproc-per-node 2 -m demo.train
 
@@ -34,11 +34,8 @@ from demo.train_tower import train_tower
 
 logger = logging.getLogger(__name__)
 
-TOWER_STEPS = 1100
-TOWER_SCENES = 24
-ALIGN_STEPS = 180
-ALIGN_SCENES = 48
-REFINE_SCENES = 24
+TOWER, ALIGN, REFINE = (1100, 24), (180, 48), (1400, 48)
+"""Steps of the vision half's stages, and frames a step."""
 
 
 def main() -> None:
@@ -85,26 +82,19 @@ def _train_vision(
     model: LlavaOnevisionForConditionalGeneration, options: argparse.Namespace
 ) -> None:
     common = {"seed": options.seed, "loaders": options.loaders}
-    if options.weights:
-        scenes = REFINE_SCENES * options.width
-        train_refine(
-            model,
-            options.runs,
-            steps=options.refine_steps,
-            scenes_per_step=scenes,
-            rate=options.refine_rate,
-            **common,
-        )
-        return
-    tower_steps = max(round(TOWER_STEPS * options.scale), 1)
-    align_steps = max(round(ALIGN_STEPS * options.scale), 1)
-    tower, width = model.model.vision_tower, options.width
-    train_tower(
-        tower, options.runs, steps=tower_steps, scenes_per_step=TOWER_SCENES * width, **common
-    )
-    train_align(
-        model, options.runs, steps=align_steps, scenes_per_step=ALIGN_SCENES * width, **common
-    )
+
+    def scale(stage: tuple[int, int]) -> dict[str, int]:
+        steps, scenes = stage
+        steps = max(round(steps * options.scale), 1)
+        return {"steps": steps, "scenes_per_step": scenes * options.width, **common}
+
+    if not options.weights:
+        train_tower(model.model.vision_tower, options.runs, **scale(TOWER))
+        train_align(model, options.runs, **scale(ALIGN))
+    refine = scale(REFINE)
+    if options.weights or options.refine_steps is not None:
+        refine["steps"] = options.refine_steps or 0
+    train_refine(model, options.runs, rate=options.refine_rate, **refine)
 
 
 def _parse() -> argparse.Namespace:
@@ -120,7 +110,7 @@ def _parse() -> argparse.Namespace:
         help="stretches the language stage alone: to go on with the tower as it is",
     )
     add("--weights", type=Path, default=None, help="folder of exported weights to go on from")
-    add("--refine-steps", type=int, default=0, help="of the vision half of those weights")
+    add("--refine-steps", type=int, default=None, help="of that stage; 0 with --weights")
     add("--refine-rate", type=float, default=1.0, help="scales its learning rates")
     add("--phase", type=int, default=0, help="phase of the language half's curriculum to begin at")
     add("--rate", type=float, default=1.0, help="scales the language half's learning rates")
