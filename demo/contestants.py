@@ -44,8 +44,8 @@ CHOSEN: dict[str, Constants] = {
     "visionzip": {"contextual_share": 0.0},
     "tome": {"step_share": 0.05},
     "temporal_difference": {"first_share": 0.25},
-    "holitom": {"static_similarity": 0.8, "contextual_share": 0.0},
-    "aot": {"window": 9, "distinct_fraction": 0.5},
+    "holitom": {"static_similarity": 0.65, "contextual_share": 0.0},
+    "aot": {"window": 7, "distinct_fraction": 0.5},
     "aot_cost": {"anchor_share": 2.5, "temporal_scale": 1.0},
     "adaptive_contrast": {
         "powers": {"attention": 0.25, "novelty": 1.0, "contrast": 0.5},

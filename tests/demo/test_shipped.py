@@ -14,7 +14,7 @@ from workers.reading import read_clip
 from workers.types import CompressedClip
 
 MODEL = Path(__file__).resolve().parents[2] / "demo" / "model"
-ACCURACY = 0.95
+ACCURACY = 0.98
 """The mean over kinds must not fall below this on the first 24 scenes for choosing."""
 
 pytestmark = pytest.mark.skipif(
