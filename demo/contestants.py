@@ -131,10 +131,15 @@ def _count_anchors(clip: FrameFeatures, config: AOTConfig) -> Tensor:
 
 
 def _count_reference(anchors: Tensor, fraction: float) -> int:
-    """Tokens of a clip: the keyframe's anchors twice, and the distinct ones between."""
+    """Tokens of a clip: the keyframe's anchors twice, and the distinct ones between.
+
+    A keyframe of one anchor takes all that follows: no plan is more diffuse than another.
+    """
     counts = [count for count in anchors.tolist() if count]
     if len(counts) < 2:
         return sum(counts)
+    if counts[0] == 1:
+        return 2
     return 2 * counts[0] + sum(math.ceil(fraction * (count - 1)) for count in counts[1:])
 
 

@@ -18,16 +18,20 @@ AHEAD = 2
 """Results that a process has ready at most."""
 
 
-def map_ahead(function: Callable[[int], T], numbers: Sequence[int], processes: int) -> Iterator[T]:
-    """`function` of every number, in order; without `processes` here, each when it is asked for.
+def map_ahead(
+    function: Callable[[int], T], numbers: Sequence[int], processes: int
+) -> Iterator[tuple[int, T]]:
+    """Every number with `function` of it, in order.
+
+    `processes` work ahead; without any it is done here, each when it is asked for.
 
     Raises:
         RuntimeError: a process died, or a result took longer than `PATIENCE_S`.
     """
     if not processes:
-        yield from map(function, numbers)
+        yield from ((number, function(number)) for number in numbers)
         return
-    yield from DataLoader(
+    results = DataLoader(
         _Mapped(function, numbers),
         batch_size=None,
         num_workers=processes,
@@ -36,6 +40,7 @@ def map_ahead(function: Callable[[int], T], numbers: Sequence[int], processes: i
         timeout=PATIENCE_S,
         multiprocessing_context="fork",  # what is mapped holds a model: nothing to be sent over
     )
+    yield from zip(numbers, results, strict=True)
 
 
 def send(value: Any, device: torch.device) -> Any:

@@ -128,7 +128,7 @@ def fill_pool(
 ) -> None:
     """Make the shards that are not there, several at a time; the model is on the host."""
     make = partial(_make_shard, model, folder, scattered=scattered)
-    for path in map_ahead(make, indexes, processes):
+    for _, path in map_ahead(make, indexes, processes):
         logger.info("%s is there", path)
 
 

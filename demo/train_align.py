@@ -10,6 +10,7 @@ asks where a token is, so that places survive the projector too.
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,9 +55,8 @@ def train_align(
     trainer = _Aligner(model)
     path = runs / "align.safetensors"
     start, begun_s = load_state(path, trainer.modules, [trainer.optimizer]), time.monotonic()
-    todo = range(start, steps)
-    draws = map_ahead(lambda step: draw_batch(seed + 1, step, scenes_per_step), todo, loaders)
-    for step, drawn in zip(todo, draws, strict=True):
+    draw = partial(draw_batch, seed + 1, scenes=scenes_per_step)
+    for step, drawn in map_ahead(draw, range(start, steps), loaders):
         set_rates([trainer.optimizer], step, steps)
         pixels, _, labels, _, _ = send(drawn, model.device)
         losses, scores = trainer.losses(pixels, labels)

@@ -108,8 +108,7 @@ class _Trainer:
         start, begun_s = load_state(self.path, self.modules, self.optimizers), time.monotonic()
         self.language.train()
         with _sparse_attention(self.language):
-            todo = range(start, self.steps)
-            for step, batch in zip(todo, map_ahead(self.draw, todo, loaders), strict=True):
+            for step, batch in map_ahead(self.draw, range(start, self.steps), loaders):
                 loss, fact_loss = self.step(step, batch.to(self.newline.device))
                 elapsed_s = time.monotonic() - begun_s
                 if step % 25 == 0 or step == self.steps - 1:

@@ -24,7 +24,7 @@ from demo.model import PATCHES
 from demo.optim import build_optimizers, set_rates
 from demo.parallel import average_gradients, find_share
 from demo.train_align import pair_labels
-from demo.train_tower import DrawnFrames, TowerHeads, dense_loss, draw_batch, head_losses, normalise
+from demo.train_tower import TowerHeads, dense_loss, draw_batch, head_losses, normalise
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +63,8 @@ def train_refine(
     worker, _ = find_share()
     path = runs / "refine.safetensors"
     start, begun_s = load_state(path, trainer.modules, trainer.optimizers), time.monotonic()
-    todo = range(start, steps)
-    draws = map_ahead(partial(draw, seed + 2 + 1000 * worker, scenes_per_step), todo, loaders)
-    for step, drawn in zip(todo, draws, strict=True):
+    draw = partial(draw_batch, seed + 2 + 1000 * worker, scenes=scenes_per_step, mixture=MIXTURE)
+    for step, drawn in map_ahead(draw, range(start, steps), loaders):
         set_rates(trainer.optimizers, step, steps, decay=0.7)
         losses, scores = trainer.losses(*send(drawn, model.device))
         for optimizer in trainer.optimizers:
@@ -136,11 +135,6 @@ class _Refiner:
         parts = (right & (thing > 0), right & (thing == 0))
         losses["change"] = CHANGE_WEIGHT * torch.stack([mean_of(far, part) for part in parts]).sum()
         return losses, scores
-
-
-def draw(seed: int, scenes: int, step: int) -> DrawnFrames:
-    """Frames of a step."""
-    return draw_batch(seed, step, scenes, MIXTURE)
 
 
 def name_things(labels: dict[str, Tensor]) -> Int64[Tensor, "b n"]:

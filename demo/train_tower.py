@@ -10,6 +10,7 @@ is not exported, as in those checkpoints.
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,9 +109,8 @@ def train_tower(
     path = runs / "tower.safetensors"
     start, begun_s = load_state(path, modules, optimizers), time.monotonic()
     tower.train()
-    todo = range(start, steps)
-    draws = map_ahead(lambda step: draw_batch(seed, step, scenes_per_step), todo, loaders)
-    for step, drawn in zip(todo, draws, strict=True):
+    draw = partial(draw_batch, seed, scenes=scenes_per_step)
+    for step, drawn in map_ahead(draw, range(start, steps), loaders):
         set_rates(optimizers, step, steps)
         pixels, labels, _, _, present = send(drawn, tower.device)
         with torch.autocast(pixels.device.type, torch.bfloat16):

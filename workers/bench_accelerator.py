@@ -65,10 +65,8 @@ def _variants(dim: int, frames: int, config: AOTConfig) -> dict[str, Callable[[]
 
 def encoder_times(frames: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of a tower's kept layers, and of one layer's attention sums, in bfloat16."""
-    layer, (query, key) = (
-        make_layer("cuda", torch.bfloat16),
-        (make_query(frames, "cuda", torch.bfloat16) for _ in range(2)),
-    )
+    layer = make_layer("cuda", torch.bfloat16)
+    query, key = (make_query(frames, "cuda", torch.bfloat16) for _ in range(2))
     patches, heads, width = query.shape[2], query.shape[1], query.shape[3]
     hidden = torch.randn(frames, patches, heads * width, device="cuda", dtype=torch.bfloat16)
     with torch.inference_mode():
