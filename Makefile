@@ -45,7 +45,7 @@ soak: install
 	$(BIN)/aot bench ingest
 
 train-demo: install
-	$(BIN)/python -m demo.train
+	$(BIN)/python -m demo.training.train
 
 bench: install
 	$(BIN)/aot bench reduce

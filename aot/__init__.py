@@ -9,7 +9,8 @@ from aot.compressor import ClipCompressor, compress_clip
 from aot.config import AOTConfig
 from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental
 from aot.pooling import pool_grid, pool_mask, pooled_grid
-from aot.reducers import REDUCERS, Reducer, make_reducer
+from aot.reducers.base import Reducer
+from aot.reducers.registry import REDUCERS, make_reducer
 from aot.spatial import merge_within_frame
 from aot.temporal import concatenate, merge_across_frames
 from aot.transport import TransportPlan, sinkhorn

@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from demo.questions import ask, open_window
-from demo.render import render
-from demo.scenes import Kind, Scene, generate_scene
-from demo.video import write_video
+from demo.world.questions import ask, open_window
+from demo.world.render import render
+from demo.world.scenes import Kind, Scene, generate_scene
+from demo.world.video import write_video
 from pipeline import Pipeline
-from pipeline.ingest import IngestRequest, ingest
+from pipeline.ingest.run import IngestRequest, ingest
 from pipeline.store import embedded_folder
 from pipeline.store.embedded import stop_embedded
 from workers.types import VideoSource
 
-MODEL = Path(__file__).parent / "model"
+MODEL = Path(__file__).parent / "weights"
 WINDOW_S = 8.0
 DURATION_S = 24.0
 
@@ -74,7 +74,9 @@ def run(*, as_json: bool = False) -> int:
         folder = Path(name)
         model, trained = _model(folder)
         if not trained:
-            _say("no trained weights in demo/model: an untrained model answers, that is, gibberish")
+            _say(
+                "no trained weights in demo/weights: an untrained model answers, that is, gibberish"
+            )
         with _pipeline(folder, model) as pipeline:
             scenes = _ingest(pipeline, folder)
             _say("videos deleted; five questions, answered from the stored tokens")
@@ -102,7 +104,7 @@ def _pipeline(folder: Path, model: Path) -> Iterator[Pipeline]:
 def _model(folder: Path) -> tuple[Path, bool]:
     if (MODEL / "config.json").is_file():
         return MODEL, True
-    from demo.model import build_model, export_model
+    from demo.miniature.model import build_model, export_model
 
     export_model(build_model(0), folder / "untrained")
     return folder / "untrained", False

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.ask import Answer, Question, ask, ask_stream
-from pipeline.ingest import IngestRequest, ingest
+from pipeline.ask.run import Answer, Question, ask, ask_stream
+from pipeline.ingest.run import IngestRequest, ingest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
 from pipeline.types import StreamInfo
@@ -61,7 +61,7 @@ class Pipeline:
         last: float | str | None = None,
         **question: Any,
     ) -> Answer:
-        """Answer from the stored tokens of a range; see `pipeline.ask.ask_stream` for errors."""
+        """Answer from the stored tokens of a range; errors: `pipeline.ask.run.ask_stream`."""
         return ask(
             self.store, self.model, self._question(text, streams, start_s, end_s, last, question)
         )

@@ -19,6 +19,7 @@
       NoFootage              the range holds no clip
       FingerprintMismatch    tokens of another model or other settings
       QueryTooLarge          more than the permitted number of clips, tokens or bytes
+      NotInstalled           a bench or a demo that this installation does not hold
 
 Every error has a stable `code` (its class name) and says what was got, what was expected, what to
 do, in one line. No text holds a credential.
@@ -104,3 +105,7 @@ class FingerprintMismatch(PipelineError):
 
 class QueryTooLarge(PipelineError):
     """More clips, tokens or bytes than one query may load."""
+
+
+class NotInstalled(PipelineError):
+    """A bench or a demo that this installation does not hold."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import Conflict, InvalidQuery
-from pipeline.sink import describe_source, known_info
+from pipeline.ingest.sink import describe_source, known_info
 from pipeline.store import ClipStore
 from pipeline.store.arrow import decode_clip, exported_info, iter_exported
 from pipeline.types import Lease, StreamInfo

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.decode import VideoReader
-from workers.decode_open import open_track
-from workers.group import Cursor, WorkerInfo
+from workers.decode.reader import VideoReader
+from workers.decode.track import open_track
+from workers.seams import Cursor, WorkerInfo
 from workers.types import Clip, Frame, VideoSource
 
 

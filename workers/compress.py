@@ -19,8 +19,8 @@ import torch
 
 from aot import ClipTokens, FrameFeatures, InvalidFeatures, Reducer, make_reducer
 from workers.errors import InvalidSettings
-from workers.group import FailedClip, WorkerInfo
 from workers.models import VisionEncoder, open_vision_encoder
+from workers.seams import FailedClip, WorkerInfo
 from workers.types import Clip, ClipStats, CompressedClip
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from workers.compress import CompressSettings, CompressWorker
-from workers.group import FailedClip, StopSignal, WorkerInfo
+from workers.seams import FailedClip, StopSignal, WorkerInfo
 from workers.types import Clip, CompressedClip
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from workers.errors import ClipsFailed, InvalidSettings
-from workers.group import (
+from workers.seams import (
     ClipSink,
     Cursor,
     FailedClip,

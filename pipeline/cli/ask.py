@@ -20,7 +20,7 @@ def ask(
 ) -> int:
     """Answer a question about a range of streams from the cache alone."""
     from pipeline.api import Pipeline
-    from pipeline.ask import Answer
+    from pipeline.ask.run import Answer
 
     budget = {"max_visual_tokens": max_visual_tokens, "max_new_tokens": max_new_tokens}
     overrides = {"model": {"id": model}, "store": {"url": store}, "ask": budget}

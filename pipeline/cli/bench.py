@@ -1,27 +1,18 @@
 """`aot bench`: progress on stderr; on stdout a table for people and one last line of JSON."""
 
-import importlib
-from functools import partial
 from typing import Any
 
 import typer
 
+from pipeline.cli.extras import load_extra
 from pipeline.cli.output import note, print_json, print_table
 
 app = typer.Typer(help="Benchmarks; each ends in one line of JSON.", no_args_is_help=True)
 
-_MODULES = {
-    "decode": "pipeline.bench_decode",
-    "reduce": "workers.bench_reduce",
-    "ingest": "pipeline.bench_ingest",
-    "query": "pipeline.bench_query",
-    "quality": "demo.quality",  # above the pipeline: imported by name, when asked for
-}
-
 
 def _run(name: str, **options: Any) -> int:
     given = {key: value for key, value in options.items() if value is not None}
-    result = importlib.import_module(_MODULES[name]).run(on_progress=note, **given)
+    result = load_extra("aot.benches", name)(on_progress=note, **given)
     print_table(("", name), ((key, value) for key, value in result.items() if _is_short(value)))
     print_json(result)
     return 0
@@ -52,9 +43,7 @@ def ingest(seconds: int = typer.Option(None, help="Length of the generated video
 @app.command()
 def query() -> int:
     """Index, reads and the first token of an hour-long cache."""
-    from pipeline.bench_query_answer import first_token
-
-    return _run("query", first_token=partial(first_token, on_progress=note))
+    return _run("query")
 
 
 @app.command()

@@ -1,11 +1,11 @@
 """`aot doctor`, `aot config` and `aot demo`: is everything there, what is set, does it work."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import typer
 
+from pipeline.cli.extras import load_extra
 from pipeline.cli.output import common_of, one_line, print_json, print_table, settings_of, to_plain
 
 KNOWN_BAD_FFMPEG = (8, 1, 3)
@@ -55,8 +55,7 @@ def config(context: typer.Context, as_json: bool = typer.Option(False, "--json")
 
 def demo(as_json: bool = typer.Option(False, "--json")) -> int:
     """The bundled model on bundled scenes: ingest, questions, answers."""
-    # Above the pipeline: imported by name, when asked for.
-    return importlib.import_module("demo.run").run(as_json=as_json)
+    return load_extra("aot.demos", "demo")(as_json=as_json)
 
 
 def _look(check: Callable, settings) -> Iterator[Finding]:
@@ -68,7 +67,7 @@ def _look(check: Callable, settings) -> Iterator[Finding]:
 
 
 def _decoder(settings) -> Iterator[Finding]:
-    from workers.decode_versions import decoder_versions
+    from workers.decode.versions import decoder_versions
 
     pyav, ffmpeg = decoder_versions()
     numbers = tuple(int(part) for part in ffmpeg.split(".") if part.isdigit())
@@ -105,7 +104,7 @@ def _ray(settings) -> Iterator[Finding]:
     if not settings.ray.enabled:
         yield Finding("ray", True, "off: everything runs in this process")
         return
-    from workers.cluster_facts import cluster_version, is_token_auth_on
+    from workers.cluster.facts import cluster_version, is_token_auth_on
 
     auth = is_token_auth_on()
     warning = "" if auth else "token authentication is off: set RAY_AUTH_MODE=token before joining"

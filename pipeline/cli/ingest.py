@@ -20,7 +20,7 @@ from pipeline.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.ingest import IngestRequest
+    from pipeline.ingest.run import IngestRequest
     from pipeline.settings import Settings
     from workers.session import Progress
 
@@ -60,7 +60,7 @@ def ingest(
     requests = _requests(settings, urls, stream, start_time, resume)
     if detach:
         return _detach(settings, requests, as_json)
-    from pipeline.ingest import ingest as run
+    from pipeline.ingest.run import ingest as run
 
     return _watch(run(settings, requests, keep_going=len(requests) > 1), as_json)
 
@@ -75,7 +75,7 @@ def _requests(
     settings: "Settings", urls: list[str], stream: str | None, start_time: str | None, resume: bool
 ) -> list["IngestRequest"]:
     from pipeline.errors import InvalidQuery
-    from pipeline.ingest import IngestRequest, find_videos
+    from pipeline.ingest.run import IngestRequest, find_videos
     from pipeline.times import parse_wall_time
     from workers.types import VideoSource
 
@@ -109,7 +109,7 @@ def stream_name(url: str) -> str:
 
 
 def _detach(settings: "Settings", requests: list["IngestRequest"], as_json: bool) -> int:
-    from pipeline.ingest import detach
+    from pipeline.ingest.run import detach
 
     started = detach(settings, requests, keep_going=len(requests) > 1)
     if as_json:

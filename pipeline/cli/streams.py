@@ -64,7 +64,7 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
 @app.command()
 def pause(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """End a detached session; what it stored stays, `resume` goes on behind it."""
-    from pipeline.ingest import cluster_of
+    from pipeline.ingest.run import cluster_of
 
     settings = settings_of(context)
     with _store(context) as store:
@@ -82,7 +82,7 @@ def pause(context: typer.Context, name: str, as_json: bool = typer.Option(False,
 @app.command()
 def resume(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Start a detached session of a known stream again, behind what is stored."""
-    from pipeline.ingest import IngestRequest, detach
+    from pipeline.ingest.run import IngestRequest, detach
     from workers.types import VideoSource
 
     with _store(context) as store:
@@ -130,7 +130,7 @@ def _store(context: typer.Context):
 
 
 def _facts(store, stream_id: str) -> dict:
-    from pipeline.retrieval import covered_s
+    from pipeline.ask.retrieval import covered_s
 
     info, spans = store.get_info(stream_id), store.list_spans(stream_id)
     footage_s = covered_s(spans, None, None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from demo.model import build_model, export_model
+from demo.miniature.model import build_model, export_model
 
 
 @pytest.fixture(scope="session")

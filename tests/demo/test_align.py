@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from demo.labels import IGNORE, PAIRS
-from demo.model import build_model
-from demo.train_align import draw_codes, pair_labels, train_align
-from demo.train_refine import THINGS, mean_of, name_things, touch_loss, train_refine
-from demo.train_tower import dense_loss
+from demo.miniature.model import build_model
+from demo.training.align import draw_codes, pair_labels, train_align
+from demo.training.labels import IGNORE, PAIRS
+from demo.training.refine import THINGS, mean_of, name_things, touch_loss, train_refine
+from demo.training.tower import dense_loss
 
 
 def test_codes_stand_at_right_angles_to_each_other_and_to_the_words():
@@ -54,7 +54,7 @@ def test_a_thing_is_a_coloured_shape_or_a_letter():
 
 
 def test_refining_trains_the_heads_first_then_the_vision_half_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("demo.train_refine.SETTLE", 1)
+    monkeypatch.setattr("demo.training.refine.SETTLE", 1)
     model = build_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
 

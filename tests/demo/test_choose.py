@@ -2,9 +2,9 @@
 
 import pytest
 
-from demo import choose
-from demo.contestants import CONTESTANTS
-from demo.evaluate import choose_seeds, report_seeds
+from demo.quality.bench import choose
+from demo.quality.contestants import CONTESTANTS
+from demo.quality.evaluate import choose_seeds, report_seeds
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from demo.attention import attend
-from demo.batches import draw_window
-from demo.crops import (
+from demo.miniature.attention import attend
+from demo.miniature.sequence import SLOT_LENGTH, block_mask, prefix_length
+from demo.training.batches import draw_window
+from demo.training.crops import (
     BLANK,
     CONTENT_KEPT,
     FRAMES_LEFT_OUT,
@@ -22,12 +23,11 @@ from demo.crops import (
     hide,
     pack,
 )
-from demo.curriculum import Phase, Progress, find_phase, pick, plan_phases, unlike
-from demo.labels import IGNORE
-from demo.pool import SeenScene
-from demo.questions import KINDS, Question
-from demo.scenes import generate_scene, scatter_scene
-from demo.sequence import SLOT_LENGTH, block_mask, prefix_length
+from demo.training.curriculum import Phase, Progress, find_phase, pick, plan_phases, unlike
+from demo.training.labels import IGNORE
+from demo.training.pool import SeenScene
+from demo.world.questions import KINDS, Question
+from demo.world.scenes import generate_scene, scatter_scene
 
 
 @pytest.mark.parametrize(("frames", "slots"), [(1, 1), (3, 4)])

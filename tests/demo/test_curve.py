@@ -1,7 +1,7 @@
 """The curve is read from the log's own lines; a restart replaces what it repeats."""
 
-from demo.curve import plot, read_log
-from demo.questions import KINDS
+from demo.training.curve import plot, read_log
+from demo.world.questions import KINDS
 
 
 def line(at, step, mean):

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from aot import make_reducer
-from demo.evaluate import WatchedScene, choose_seeds, evaluate, watch_scenes
-from demo.model import PATCHES
-from demo.questions import ask, open_window
-from demo.render import render
-from demo.video import write_video
+from demo.miniature.model import PATCHES
+from demo.quality.evaluate import WatchedScene, choose_seeds, evaluate, watch_scenes
+from demo.world.questions import ask, open_window
+from demo.world.render import render
+from demo.world.video import write_video
 from pipeline import Pipeline
-from pipeline.ingest import IngestRequest, ingest
+from pipeline.ingest.run import IngestRequest, ingest
 from pipeline.store.embedded import stop_embedded
-from workers.decode import iter_frames
+from workers.decode.reader import iter_frames
 from workers.models import open_vision_encoder
 from workers.types import VideoSource
 
-MODEL = Path(__file__).resolve().parents[2] / "demo" / "model"
+MODEL = Path(__file__).resolve().parents[2] / "demo" / "weights"
 SCENES = 24
 
 

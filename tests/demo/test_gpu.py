@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from demo import pool
-from demo.attention import attend
-from demo.batches import PoolShare
-from demo.curriculum import Phase
-from demo.model import build_model
-from demo.sequence import SLOT_LENGTH
-from demo.train_align import train_align
-from demo.train_language import train_language
-from demo.train_refine import train_refine
-from demo.train_tower import train_tower
+from demo.miniature.attention import attend
+from demo.miniature.model import build_model
+from demo.miniature.sequence import SLOT_LENGTH
+from demo.training import pool
+from demo.training.align import train_align
+from demo.training.batches import PoolShare
+from demo.training.curriculum import Phase
+from demo.training.language import train_language
+from demo.training.refine import train_refine
+from demo.training.tower import train_tower
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,8 +35,8 @@ def test_attention_agrees_with_the_cpu_s():
 @pytest.mark.timeout(300)
 def test_every_stage_takes_a_step_there(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "SHARD_SCENES", 4)
-    monkeypatch.setattr("demo.batches.SHARD_SCENES", 4)
-    monkeypatch.setattr("demo.train_refine.SETTLE", 1)
+    monkeypatch.setattr("demo.training.batches.SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.training.refine.SETTLE", 1)
     model = build_model().to("cuda")
     common = {"scenes_per_step": 2, "loaders": 1}
 

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from demo.loading import map_ahead, send
+from demo.training.loading import map_ahead, send
 
 
 def test_results_come_in_order_and_from_other_processes():

@@ -3,8 +3,8 @@
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from demo.model import CELLS, build_model, load_model
-from demo.tokenizer import build_tokenizer, format_mark
+from demo.miniature.model import CELLS, build_model, load_model
+from demo.miniature.tokenizer import build_tokenizer, format_mark
 from workers.models import ReadingStyle, open_language_model, open_vision_encoder
 
 

@@ -5,11 +5,11 @@ import sys
 
 import torch
 
-from demo.parallel import any_worker, average_gradients, find_share
+from demo.training.parallel import any_worker, average_gradients, find_share
 
 WORK = """
 import torch
-from demo.parallel import any_worker, average_gradients, find_share, joined
+from demo.training.parallel import any_worker, average_gradients, find_share, joined
 with joined():
     worker, workers = find_share()
     one, other = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))

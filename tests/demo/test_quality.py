@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from aot import ClipTokens, FrameFeatures, make_reducer
-from demo import quality
-from demo.contestants import CONTESTANTS, GRID, measure_retention, open_contestant
-from demo.coverage import measure_coverage
-from demo.evaluate import Evaluation, WatchedScene, evaluate, report_seeds, watch_scenes
-from demo.intervals import Bootstrap
-from demo.model import build_model, export_model
-from demo.quality_plot import plot
-from demo.quality_table import BEGIN, END, update_page
-from demo.scenes import Item, Scene
+from demo.miniature.model import build_model, export_model
+from demo.quality.bench import bench as quality
+from demo.quality.contestants import CONTESTANTS, GRID, measure_retention, open_contestant
+from demo.quality.coverage import measure_coverage
+from demo.quality.evaluate import Evaluation, WatchedScene, evaluate, report_seeds, watch_scenes
+from demo.quality.intervals import Bootstrap
+from demo.quality.plot import plot
+from demo.quality.table import BEGIN, END, update_page
+from demo.world.scenes import Item, Scene
 
 MODEL = quality.MODEL
 RECORD = Path(__file__).parent / "quality_record.json"
@@ -124,7 +124,7 @@ def test_plots_can_be_drawn_from_a_stored_summary(tmp_path):
 
 @pytest.mark.skipif(
     not (MODEL / "model.safetensors").is_file() or not RECORD.is_file(),
-    reason="no weights under demo/model, or no accuracy recorded for them",
+    reason="no weights under demo/weights, or no accuracy recorded for them",
 )
 def test_the_default_keeps_its_recorded_accuracy():
     record = json.loads(RECORD.read_text())

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from demo.questions import KINDS, ask, open_window
-from demo.render import render
-from demo.scenes import Item, Scene, generate_scene
-from demo.sequence import SLOT_LENGTH, open_vocabulary
+from demo.miniature.sequence import SLOT_LENGTH, open_vocabulary
+from demo.world.questions import KINDS, ask, open_window
+from demo.world.render import render
+from demo.world.scenes import Item, Scene, generate_scene
 
 
 def passing(colour, shape, start_s, end_s, path=((0.2, 0.5), (0.8, 0.5))):

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from demo.render import render
-from demo.scenes import COLOURS, generate_scene
+from demo.world.render import render
+from demo.world.scenes import COLOURS, generate_scene
 
 KINDS = ("surveillance", "lecture")
 

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from aot import make_reducer
-from demo.evaluate import choose_seeds, evaluate, watch_scenes
-from demo.model import load_model
-from demo.reading import gather, lay_out, sort_clip
-from demo.sequence import (
+from demo.miniature.model import load_model
+from demo.miniature.reading import gather, lay_out, sort_clip
+from demo.miniature.sequence import (
     block_mask,
     embed_videos,
     open_vocabulary,
@@ -17,6 +16,7 @@ from demo.sequence import (
     write_marks,
     write_slots,
 )
+from demo.quality.evaluate import choose_seeds, evaluate, watch_scenes
 from workers.models import open_language_model
 from workers.reading import read_clip
 from workers.types import CompressedClip

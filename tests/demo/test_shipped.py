@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from aot import make_reducer
-from demo.evaluate import answer_clips, choose_seeds, evaluate, watch_scenes
-from demo.model import ATTENTION_LAYERS
-from demo.saliency import measure_saliency
+from demo.miniature.model import ATTENTION_LAYERS
+from demo.quality.evaluate import answer_clips, choose_seeds, evaluate, watch_scenes
+from demo.quality.saliency import measure_saliency
 from workers.models import ReadingStyle, open_language_model
 from workers.reading import read_clip
 from workers.types import CompressedClip
 
-MODEL = Path(__file__).resolve().parents[2] / "demo" / "model"
+MODEL = Path(__file__).resolve().parents[2] / "demo" / "weights"
 ACCURACY = 0.98
 """The mean over kinds must not fall below this on the first 24 scenes for choosing."""
 

@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from aot import pool_grid
-from demo import pool
-from demo.batches import BatchSource, PoolShare
-from demo.checkpoint import load_state, save_state
-from demo.crops import View
-from demo.curriculum import Phase, Progress
-from demo.fact_heads import FactHeads
-from demo.facts import CLOCKS, FACTS, FRESH, name_pairs, state_facts
-from demo.labels import IGNORE, PAIRS, PRESENT
-from demo.model import build_model, load_model
-from demo.optim import build_optimizers
-from demo.questions import LECTURE, SURVEILLANCE, Question, open_window
-from demo.scenes import generate_scene
-from demo.sequence import open_vocabulary, write_slots
-from demo.train_language import train_language
-from demo.train_tower import draw_batch
-from demo.video import write_video
+from demo.miniature.model import build_model, load_model
+from demo.miniature.sequence import open_vocabulary, write_slots
+from demo.training import pool
+from demo.training.batches import BatchSource, PoolShare
+from demo.training.checkpoint import load_state, save_state
+from demo.training.crops import View
+from demo.training.curriculum import Phase, Progress
+from demo.training.fact_heads import FactHeads
+from demo.training.facts import CLOCKS, FACTS, FRESH, name_pairs, state_facts
+from demo.training.labels import IGNORE, PAIRS, PRESENT
+from demo.training.language import train_language
+from demo.training.optim import build_optimizers
+from demo.training.tower import draw_batch
+from demo.world.questions import LECTURE, SURVEILLANCE, Question, open_window
+from demo.world.scenes import generate_scene
+from demo.world.video import write_video
 from workers.models import open_vision_encoder
 
 
@@ -88,7 +88,7 @@ def test_no_checkpoint_is_step_nought(tmp_path):
 @pytest.mark.timeout(120)
 def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "SHARD_SCENES", 4)
-    monkeypatch.setattr("demo.batches.SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.training.batches.SHARD_SCENES", 4)
     match = Phase((1,), 4, 4, 2, ("exist", "slide_exist"), scattered=True)
     phases = (match, Phase((3, 4), 2, 4, 2))
 
@@ -109,7 +109,7 @@ def test_cached_tokens_are_those_of_the_product(untrained):
     scene = generate_scene("surveillance", 12)
     seen = pool.see_scene(load_model(untrained), scene)
     encoder = open_vision_encoder(untrained)
-    from demo.render import render
+    from demo.world.render import render
 
     features = encoder.encode(render(scene, np.arange(8.0)).pixels)
     exact = pool_grid(features.tokens, features.grid)
@@ -161,7 +161,7 @@ def test_video_file_has_the_scene_s_frames(tmp_path):
     write_video(scene, tmp_path / "scene.mp4", size=128, fps=10)
     with av.open(str(tmp_path / "scene.mp4")) as container:
         frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-    from demo.render import render
+    from demo.world.render import render
 
     assert len(frames) == 25
     assert np.abs(frames[20] - render(scene, np.array([2.0]), 128).pixels[0].astype(int)).mean() < 8
@@ -191,7 +191,7 @@ def test_a_run_draws_from_more_and_more_of_the_pool():
 
 def test_counts_are_not_asked_of_scenes_chosen_for_having_much(monkeypatch, tmp_path):
     monkeypatch.setattr(pool, "SHARD_SCENES", 4)
-    monkeypatch.setattr("demo.batches.SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.training.batches.SHARD_SCENES", 4)
 
     def asked(busy):
         source = BatchSource(build_model(), tmp_path, 0, PoolShare(most=1), (0, 1))
@@ -207,7 +207,7 @@ def test_counts_are_not_asked_of_scenes_chosen_for_having_much(monkeypatch, tmp_
 
 def test_a_phase_says_how_many_scenes_are_lectures(monkeypatch, tmp_path):
     monkeypatch.setattr(pool, "SHARD_SCENES", 4)
-    monkeypatch.setattr("demo.batches.SHARD_SCENES", 4)
+    monkeypatch.setattr("demo.training.batches.SHARD_SCENES", 4)
     source = BatchSource(build_model(), tmp_path, 0, PoolShare(most=1), (0, 1))
     progress = {view: Progress() for view in View}
 

@@ -10,7 +10,7 @@ import ray
 
 from tests.pipeline.support import aot, digests, wait_until
 from tests.videos import write_video
-from workers.cluster import ClusterSettings, open_cluster
+from workers.cluster.cluster import ClusterSettings, open_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -8,11 +8,11 @@ import time
 import pytest
 import ray
 
-from pipeline.ingest import IngestRequest, _shared_config, _start_on_ray, _watched, ingest
+from pipeline.ingest.run import IngestRequest, _shared_config, _start_on_ray, _watched, ingest
 from pipeline.settings import load_settings
 from tests.pipeline.support import aot, digests, rows, start_aot, wait_until
 from tests.videos import write_video
-from workers.cluster import ClusterSettings, open_cluster
+from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.types import VideoSource
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

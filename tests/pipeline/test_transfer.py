@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from pipeline.ask import Question, ask
+from pipeline.ask.run import Question, ask
 from pipeline.errors import Conflict, CorruptValue, InvalidQuery, LeaseHeld
-from pipeline.ingest import IngestRequest, ingest
+from pipeline.ingest.run import IngestRequest, ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.arrow import export_clips, exported_info

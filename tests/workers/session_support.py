@@ -17,8 +17,8 @@ import torch
 
 from aot import AOTConfig, ClipTokens
 from workers.errors import SourceUnreachable
-from workers.group import Cursor, FailedClip, SessionReport, StreamGap, WorkerInfo
 from workers.models.base import ModelIdentity
+from workers.seams import Cursor, FailedClip, SessionReport, StreamGap, WorkerInfo
 from workers.types import Clip, ClipStats, CompressedClip, PixelFormat, VideoSource
 
 INFO = WorkerInfo(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.videos import CASES, read_index, write_case, write_video
-from tests.workers.decode_oracle import SMALL
+from tests.workers.decode.oracle import SMALL
 from workers.clips import FileClips, cut_clips
-from workers.decode import VideoReader
-from workers.group import Cursor
+from workers.decode.reader import VideoReader
+from workers.seams import Cursor
 from workers.types import Clip, Frame, VideoSource
 
 

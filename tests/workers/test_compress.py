@@ -19,8 +19,8 @@ from workers.compress import (
     is_out_of_memory,
 )
 from workers.errors import InvalidSettings, ModelNotFound
-from workers.group import FailedClip
 from workers.inline import InlineWorkers
+from workers.seams import FailedClip
 from workers.types import PixelFormat
 
 

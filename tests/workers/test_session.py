@@ -15,7 +15,8 @@ from tests.workers.session_support import (
     open_canned,
     report,
 )
-from workers import decode, session
+from workers import session
+from workers.decode.reader import reader as decode
 from workers.errors import ClipsFailed, SourceUnreachable
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource

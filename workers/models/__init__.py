@@ -60,7 +60,7 @@ class Family(Protocol):
 
 
 FAMILIES = {
-    "llava_onevision": "workers.models.llava_onevision",
+    "llava_onevision": "workers.models.families.llava_onevision",
 }
 """Adapter modules by the `model_type` of the config; imported when first needed."""
 

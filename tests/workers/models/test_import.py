@@ -16,7 +16,7 @@ def run(code: str) -> str:
 def test_models_import_without_cluster_decoder_and_store():
     hidden = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
 
-    run(hidden + "import workers.models.llava_onevision")
+    run(hidden + "import workers.models.families.llava_onevision")
 
 
 def test_transformers_waits_until_a_checkpoint_is_opened():

@@ -1,0 +1,1 @@
+"""Benchmarks and their stand-ins; above the product, which imports none of them."""

@@ -1,0 +1,103 @@
+"""What the reduction costs on a CUDA card: `aot bench reduce` adds this where there is one.
+
+Milliseconds are medians of events around each pass, after three passes that warm up.
+"""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from aot import AOTConfig, ClipCompressor, make_reducer, select_anchors
+from aot.spatial import plan_for_anchors
+from bench.features import SIDE, make_features, split_clips
+from bench.random_tower import KEPT_LAYERS, make_layer, make_query, run_layer
+from workers.models.attention import attention_received
+
+DIMS = (896, 3584)
+"""Widths of the 0.5B and 7B language models of LLaVA-OneVision."""
+ADAPTIVE_CLIP_FRAMES = 8
+RETENTION = 0.1
+
+
+def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> dict[str, Any]:
+    """Milliseconds for `frames` frames: reductions, the plan of one in several forms, the encoder.
+
+    `whole` is the exact method, `adaptive` the default one at `RETENTION`. Both end in tokens of
+    unequal number per frame, so that the host must wait for counts; the exact method's plan waits
+    for nothing, hence can be captured as a CUDA graph.
+    """
+    times: dict[str, Any] = {"cuda_device": torch.cuda.get_device_name(), "cuda_frames": frames}
+    times |= encoder_times(frames, rounds)
+    for dim in DIMS:
+        torch.cuda.reset_peak_memory_stats()
+        with torch.inference_mode():
+            for name, function in _variants(dim, frames, config).items():
+                times[f"cuda_{name}_ms_d{dim}"] = _cuda_ms(function, rounds)
+        times[f"cuda_peak_mb_d{dim}"] = round(torch.cuda.max_memory_allocated() / 1e6)
+    return times
+
+
+def _variants(dim: int, frames: int, config: AOTConfig) -> dict[str, Callable[[], object]]:
+    clip = make_features(frames, dim, "cuda")
+    clips, compressor = split_clips(clip, config.clip_frames), ClipCompressor(config)
+    longer = split_clips(clip, ADAPTIVE_CLIP_FRAMES)
+    adaptive = make_reducer(
+        "adaptive", RETENTION, grid=(SIDE, SIDE), clip_frames=ADAPTIVE_CLIP_FRAMES
+    )
+    anchors = select_anchors(clip.local_attention, clip.global_attention, clip.grid, config)
+    index = anchors.nonzero()[:, 1].view(frames, -1)
+
+    def plan() -> torch.Tensor:
+        norm = torch.linalg.vector_norm(clip.tokens, dim=2)
+        made = plan_for_anchors(clip.tokens, norm, anchors, index, clip.grid, config)
+        return torch.bmm(made.weights, clip.tokens)
+
+    return {
+        "whole": lambda: compressor.compress_clips(clips),
+        "adaptive": lambda: adaptive.compress_clips(longer),
+        "plan": plan,
+        "plan_compiled": torch.compile(plan),
+        "plan_graph": _captured(plan),
+    }
+
+
+def encoder_times(frames: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of a tower's kept layers, and of one layer's attention sums, in bfloat16."""
+    layer = make_layer("cuda", torch.bfloat16)
+    query, key = (make_query(frames, "cuda", torch.bfloat16) for _ in range(2))
+    patches, heads, width = query.shape[2], query.shape[1], query.shape[3]
+    hidden = torch.randn(frames, patches, heads * width, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        layer_ms = _cuda_ms(lambda: run_layer(layer, hidden), rounds)
+        sums_ms = _cuda_ms(lambda: attention_received(query, key, width**-0.5).mean(1), rounds)
+    return {"cuda_encoder_ms": KEPT_LAYERS * layer_ms, "cuda_sums_ms_per_layer": sums_ms}
+
+
+def _captured(function: Callable[[], object]) -> Callable[[], None]:
+    """The function as one CUDA graph, after the warm-up that capturing asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode(), torch.cuda.stream(side):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
+def _cuda_ms(function: Callable[[], object], rounds: int) -> float:
+    for _ in range(3):
+        function()
+    times = []
+    for _ in range(rounds):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return round(statistics.median(times), 3)

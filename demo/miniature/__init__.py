@@ -1,0 +1,1 @@
+"""The miniature's model: vision half, language half, tokenizer."""

@@ -1,0 +1,1 @@
+"""Answers kept per token dropped: the bench, its contestants and its pages."""

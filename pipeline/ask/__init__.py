@@ -1,0 +1,1 @@
+"""Path 2: from a question to an answer."""

@@ -1,0 +1,1 @@
+"""Path 1: from a video to the store."""

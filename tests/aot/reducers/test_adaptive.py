@@ -1,0 +1,325 @@
+"""The own reducer: anchors stay anchors, nothing comes out twice, the budget follows the scene."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from aot import AOTConfig, FrameFeatures, InvalidConfig, InvalidFeatures, TokenKind
+from aot.reducers.adaptive import AdaptiveReducer, AdaptiveRule
+from aot.reducers.cell_memory import find_known, learn_frame, read_state, write_state
+from aot.reducers.cells import highest_unlike
+from aot.reducers.saliency import (
+    FrameView,
+    find_contrast,
+    find_novelty,
+    measure_distances,
+    mix_signals,
+)
+
+GRID = (6, 6)
+CONFIG = AOTConfig(pooling="none", clip_frames=8)
+
+
+def draw_still(frames=8, dim=16, seed=0, noise=0.01):
+    generator = torch.Generator().manual_seed(seed)
+    background = torch.randn(1, 1, dim, generator=generator)
+    own = 0.2 * torch.randn(1, 36, dim, generator=generator)
+    return background + own + noise * torch.randn(frames, 36, dim, generator=generator)
+
+
+def make_features(tokens, attention=None):
+    flat = torch.ones(tokens.shape[:2]) if attention is None else attention
+    return FrameFeatures(tokens, flat, flat, GRID)
+
+
+def make(retention=0.1, **constants):
+    given = {"powers": {"novelty": 1.0}, "threshold": 0.5, "novelty_floor": 0.0, **constants}
+    return AdaptiveReducer(CONFIG, retention, AdaptiveRule(**given))
+
+
+def places(tokens):
+    return list(zip(tokens.frame.tolist(), tokens.cell.tolist(), strict=True))
+
+
+def with_visitor(frame=5, cell=14, stays=1):
+    tokens = draw_still()
+    tokens[frame : frame + stays, cell] = -3 * tokens[0, cell]
+    return tokens
+
+
+def test_a_visitor_comes_out_when_it_comes():
+    [kept] = make().compress_clips([make_features(with_visitor())])
+    assert (5, 14) in places(kept)
+    row = places(kept).index((5, 14))
+    assert torch.equal(kept.tokens[row], with_visitor()[5, 14])
+    assert kept.kind[row] == TokenKind.DISTINCT
+
+
+def test_a_visitor_that_stays_comes_out_once():
+    tokens = with_visitor(stays=3)
+    [kept] = make(keep_mode="absolute").compress_clips([make_features(tokens)])
+    assert [place for place in places(kept) if place[1] == 14 and place[0] > 0] == [(5, 14)]
+
+
+def test_background_that_returns_is_explained_by_its_neighbours():
+    tokens = with_visitor()
+    [kept] = make(keep_mode="absolute", threshold=0.6).compress_clips([make_features(tokens)])
+    assert (6, 14) not in places(kept)
+
+
+def test_a_still_clip_keeps_few_tokens_under_the_absolute_rule():
+    reducer = make(0.5, keep_mode="absolute")
+    [still] = reducer.compress_clips([make_features(draw_still())])
+    [busy] = reducer.compress_clips([make_features(torch.randn(8, 36, 16))])
+    assert len(still) < 10 < len(busy)
+    assert len(busy) <= round(0.5 * 8 * 36)
+
+
+def test_unused_budget_waits_for_a_busy_frame():
+    tokens = draw_still()
+    tokens[6, 6:24] = torch.randn(18, 16)
+    reducer = make(0.1, arrears=0.6, advance=0.0)
+    [kept] = reducer.compress_clips([make_features(tokens)])
+    counts = torch.bincount(kept.frame[kept.kind == TokenKind.DISTINCT], minlength=8)
+    assert int(counts[6]) == int(counts.max()) > 10
+    assert len(kept) == round(0.1 * 8 * 36)
+
+
+def test_nothing_comes_out_twice():
+    reducer = make(0.1, powers={"attention": 1.0, "novelty": 0.5}, merged_tokens=4)
+    features = make_features(draw_still(), torch.rand(8, 36))
+    [(emitted, state)] = reducer.push_many([features], [None])
+    last = reducer.finish(state)
+    assert len(set(places(emitted))) == len(emitted)
+    assert len(last) >= 4
+    assert not set(last.cell.tolist()) & set(emitted.cell.tolist())
+
+
+def test_an_anchor_takes_small_steps_towards_tokens_like_it():
+    tokens = draw_still(noise=0.0)
+    tokens[1:, 20] += 0.1
+    reducer = make(keep_mode="absolute", merge_similarity=0.5)
+    [(_, state)] = reducer.push_many([make_features(tokens[:2])], [None])
+    first, second = tokens[0, 20], tokens[1, 20]
+    assert torch.allclose(state.anchors[20], (first + second) / 2, atol=1e-6)
+
+
+def test_an_anchor_is_not_blurred_by_what_is_unlike_it():
+    tokens = with_visitor(frame=1)
+    [(_, state)] = make(0.01).push_many([make_features(tokens[:2])], [None])
+    assert torch.equal(state.anchors[14], tokens[0, 14])
+    assert torch.equal(state.anchors[36], tokens[1, 14])
+    assert state.cell[36] % 36 == 14
+
+
+def with_slide(frame=2, stays=6):
+    tokens = draw_still()
+    cells = slice(6, 15)
+    tokens[frame : frame + stays, cells] = 20 * torch.eye(16)[:9]  # unlike each other
+    return tokens, set(range(6, 15))
+
+
+def test_what_the_budget_could_not_pay_is_told_in_the_frames_to_come():
+    tokens, cells = with_slide()
+    reducer = make(0.06, advance=0.0, arrears=0.0, keep_mode="absolute")
+    [kept] = reducer.compress_clips([make_features(tokens)])
+    told = [place for place in places(kept)[:-1] if place[0] >= 2 and place[1] in cells]
+    assert sorted(cell for _, cell in told) == sorted(cells)  # all of them, and each once
+    assert len({frame for frame, _ in told}) > 1
+
+
+def test_what_went_before_it_could_be_paid_is_not_told():
+    tokens, cells = with_slide(stays=1)
+    reducer = make(0.06, advance=0.0, arrears=0.0, keep_mode="absolute")
+    [kept] = reducer.compress_clips([make_features(tokens)])
+    assert {frame for frame, cell in places(kept)[:-1] if cell in cells} == {2}
+
+
+def test_where_everything_is_owed_all_of_it_is_known():
+    tokens = draw_still()[0]
+    nothing, everything = torch.zeros(0, dtype=torch.long), torch.ones(36, dtype=torch.bool)
+    given = {"merge_similarity": 0.8, "patience": 8.0, "memory": 8}
+    anchors = learn_frame(tokens, nothing, everything, None, GRID, **given)
+    assert anchors.owed.all()
+    assert find_known(anchors).tolist() == list(range(36))
+    paid = learn_frame(tokens, torch.tensor([4, 5]), everything, anchors, GRID, **given)
+    assert find_known(paid).tolist() == [4, 5]
+    assert torch.equal(read_state(write_state(paid)).owed, paid.owed)
+
+
+def test_what_a_cell_has_shown_before_is_not_new_when_it_comes_back():
+    tokens = with_visitor(frame=3)
+    other = 14 + 3 * 6 + 2
+    tokens[5, other] = tokens[3, 14]  # elsewhere it is
+    tokens[6, 14] = tokens[3, 14]
+    given = {"keep_mode": "absolute", "position_weight": 2.0, "threshold": 0.6}
+    [kept] = make(0.5, **given).compress_clips([make_features(tokens)])
+    assert (3, 14) in places(kept)
+    assert (5, other) in places(kept)
+    assert not {(4, 14), (6, 14), (7, 14)} & set(places(kept))
+
+
+def test_a_cell_forgets_its_oldest_state_and_keeps_its_mass():
+    tokens = draw_still()
+    for frame in range(1, 8):
+        tokens[frame, 14] = torch.randn(16, generator=torch.Generator().manual_seed(frame)) * 3
+    [(emitted, state)] = make(0.02, memory=3).push_many([make_features(tokens)], [None])
+    rows = (state.cell % 36 == 14).nonzero()[:, 0]
+    assert len(rows) == 3
+    assert torch.equal(state.anchors[rows[-1]], tokens[7, 14])
+    assert float(state.mass.sum()) + len(emitted) == 8 * 36
+    assert len(state.cell) == 36 + 2
+
+
+def test_steps_do_not_get_smaller_than_patience_allows():
+    tokens = draw_still(frames=30, noise=0.0)
+    tokens[29, 3] += 0.2
+    reducer = make(keep_mode="absolute", patience=5.0, merge_similarity=0.5)
+    [(_, state)] = reducer.push_many([make_features(tokens)], [None])
+    moved = (state.anchors[3] - tokens[0, 3]) / (tokens[29, 3] - tokens[0, 3])
+    assert torch.allclose(moved, torch.full_like(moved, 0.2), atol=1e-3)
+
+
+def test_attention_decides_between_equally_new_tokens():
+    tokens = draw_still()
+    tokens[4, [2, 30]] = -3 * tokens[0, [2, 30]]
+    attention = torch.ones(8, 36)
+    attention[4, 30] = 5
+    reducer = make(0.02, powers={"attention": 1.0, "novelty": 1.0}, arrears=0.9, threshold=5.0)
+    [kept] = reducer.compress_clips([make_features(tokens, attention)])
+    assert (4, 30) in places(kept)
+    assert (4, 2) not in places(kept)
+
+
+@pytest.mark.parametrize("retention", [0.05, 0.2, 0.7])
+def test_mass_in_the_state_tells_what_was_spent(retention):
+    reducer = make(retention)
+    [(emitted, state)] = reducer.push_many([make_features(draw_still(5))], [None])
+    assert float(state.mass.sum()) + len(emitted) == 5 * 36
+
+
+def test_a_state_of_another_model_is_refused():
+    reducer = make()
+    [(_, state)] = reducer.push_many([make_features(draw_still())], [None])
+    with pytest.raises(InvalidFeatures, match="a clip stays with one model"):
+        reducer.push_many([make_features(draw_still(dim=8))], [state])
+
+
+@pytest.mark.parametrize(
+    "constants",
+    [
+        {"powers": {"colour": 1.0}},
+        {"powers": {"novelty": -1.0}},
+        {"powers": {"novelty": 0.0}},
+        {"powers": {"novelty": math.inf}},
+        {"advance": 1.5},
+        {"patience": 0.5},
+    ],
+)
+def test_rules_are_checked(constants):
+    with pytest.raises(InvalidConfig):
+        AdaptiveRule(**constants)
+
+
+def view(tokens, anchors=None, position_weight=0.0):
+    flat = torch.ones(36)
+    unit = torch.nn.functional.normalize(tokens, dim=1)
+    if anchors is None:
+        return FrameView(unit, flat, flat, None, None, position_weight)
+    distance = measure_distances(GRID, torch.device("cpu"))
+    anchors = torch.nn.functional.normalize(anchors, dim=1)
+    return FrameView(unit, flat, flat, anchors, distance, position_weight)
+
+
+def test_novelty_is_the_cost_of_the_cheapest_transport():
+    tokens, anchors = torch.randn(36, 16), torch.randn(36, 16)
+    seen = view(tokens, anchors, 0.5)
+    distance = measure_distances(GRID, torch.device("cpu"))
+    expected = [
+        min(
+            1 - float(seen.unit[i] @ seen.anchors[j]) + 0.5 * float(distance[i, j])
+            for j in range(36)
+        )
+        for i in range(36)
+    ]
+    assert torch.allclose(find_novelty(seen), torch.tensor(expected), atol=1e-5)
+
+
+def test_the_floor_is_added_to_novelty():
+    tokens = draw_still(1)[0]
+    seen = replace(view(tokens, tokens), novelty_floor=0.25)
+    assert torch.allclose(find_novelty(seen), torch.full((36,), 0.25), atol=1e-5)
+
+
+def test_a_shift_by_one_cell_costs_the_distance():
+    tokens = draw_still(1)[0]
+    shifted = tokens.roll(1, dims=0)
+    cost = find_novelty(view(shifted, tokens, 0.1))
+    assert float(cost[1:].max()) <= 0.1 * math.sqrt(1 + 1 / 25) + 1e-5
+
+
+def test_contrast_is_highest_where_a_frame_differs_from_itself():
+    tokens = draw_still(1)[0]
+    tokens[17] = -tokens[17]
+    assert int(find_contrast(view(tokens)).argmax()) == 17
+
+
+def test_a_power_of_zero_leaves_a_signal_out():
+    seen = view(torch.randn(36, 16), torch.randn(36, 16))
+    alone = mix_signals(seen, {"novelty": 2.0})
+    assert torch.equal(mix_signals(seen, {"novelty": 2.0, "attention": 0.0}), alone)
+    assert torch.allclose(alone, find_novelty(seen) ** 2)
+
+
+def _things(*counts: int) -> torch.Tensor:
+    """Tokens of things at right angles, as many of each as told."""
+    return torch.cat([torch.eye(8)[k].expand(n, -1) for k, n in enumerate(counts)])
+
+
+def test_every_thing_is_chosen_before_one_is_chosen_whole():
+    scores = torch.tensor([1.0, 0.9, 0.8, 0.5, 0.4])
+    tokens = _things(3, 2)
+    assert highest_unlike(scores, tokens, 2, 0.0).tolist() == [0, 1]
+    assert highest_unlike(scores, tokens, 2, 0.6).tolist() == [0, 3]
+    assert highest_unlike(scores, tokens, 3, 0.6).tolist() == [0, 1, 3]
+
+
+def test_tokens_with_little_in_common_take_nothing_from_each_other():
+    half = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [0.0, 1.0]])
+    assert highest_unlike(torch.tensor([1.0, 0.9, 0.8]), half, 2, 1.0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 39, 40, 50])
+def test_as_many_as_asked_are_chosen_each_once(count):
+    generator = torch.Generator().manual_seed(count)
+    scores, tokens = torch.rand(40, generator=generator), torch.randn(40, 6, generator=generator)
+    chosen = highest_unlike(scores, tokens, count, 1.0).tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(count, 40)
+
+
+def test_tokens_that_are_all_alike_are_chosen_once_each():
+    chosen = highest_unlike(torch.rand(400), torch.ones(400, 6), 390, 1.0).tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == 390
+
+
+def test_a_tight_budget_tells_every_thing_of_a_frame():
+    tokens = draw_still()
+    large, small = 5 * torch.eye(16)[3], 5 * torch.eye(16)[4]
+    tokens[4, :8] = large
+    tokens[4, 30] = small + 0.3 * tokens[4, 30]
+    clips = [make_features(tokens)]
+    frame = {
+        spread: [
+            cell
+            for at, cell in places(make(0.05, spread=spread).compress_clips(clips)[0])
+            if at == 4
+        ]
+        for spread in (0.0, 0.5)
+    }
+    assert len(frame[0.0]) == len(frame[0.5]) < 8
+    assert 30 not in frame[0.0]
+    assert 30 in frame[0.5]

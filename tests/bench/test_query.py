@@ -1,0 +1,32 @@
+"""The bench runs on a small hour and gives the contract's keys; no timing is judged here."""
+
+import json
+
+from bench.query import ReadFigures, run, summarise
+from pipeline.types import ClipSpan
+
+
+def test_it_gives_every_key_of_the_contract():
+    said = []
+    result = run(num_clips=6, num_tokens=3, rounds=2, on_progress=said.append)
+    assert result["bench"] == "query"
+    assert {"commit", "device", "index_ms", "get_ratio"} <= result.keys()
+    assert result["clips"] == 6
+    assert result["first_token_s"] is None
+    assert len(said) == 4
+    json.dumps(result)
+
+
+def test_the_first_token_is_measured_by_whoever_has_a_model():
+    given = {"first_token_s": 0.25, "first_token_speedup": 21.0}
+    assert (
+        run(num_clips=1, num_tokens=1, rounds=1, first_token=lambda: given).items() >= given.items()
+    )
+
+
+def test_the_ratio_is_plain_seconds_over_verified_seconds():
+    figures = [ReadFigures(1.0, 2.0, 0.1, 0.2), ReadFigures(3.0, 2.0, 0.1, 0.2)]
+    result = summarise(figures, [ClipSpan("hour", 0, 0, 0.0, 4.0, 1, 4_000_000)])
+    assert result["get_ratio_rounds"] == [0.5, 1.5]
+    assert result["get_ratio"] == 1.0
+    assert result["verified_mb_s"] == 2.0

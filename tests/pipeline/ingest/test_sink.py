@@ -1,0 +1,270 @@
+"""The sink: who may write, what becomes of a stream's status, where it goes on."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from aot import ClipTokens
+from pipeline.errors import Conflict, FingerprintMismatch, LeaseHeld, LeaseLost
+from pipeline.ingest.sink import StoreSinkFactory, describe_source
+from pipeline.types import StreamInfo
+from workers.seams import SessionReport, StreamGap
+from workers.types import ClipStats, CompressedClip
+
+INFO = StreamInfo("lobby", "/videos/a.mp4", "tiny", "f1", settings={"fps": 1.0})
+
+
+def clip(index: int) -> CompressedClip:
+    tokens = ClipTokens(
+        tokens=torch.full((3, 4), float(index)),
+        frame=torch.tensor([0, 0, 1]),
+        cell=torch.tensor([0, 2, 1]),
+        mass=torch.ones(3),
+        kind=torch.zeros(3, dtype=torch.uint8),
+        grid=(2, 2),
+    )
+    start_s = 2.0 * index
+    stats = ClipStats(frames_in=2, tokens_in=8, tokens_out=3)
+    return CompressedClip(
+        "lobby", 0, index, start_s, start_s + 2, (start_s, start_s + 1), tokens, stats=stats
+    )
+
+
+@pytest.fixture
+def factory(environment):
+    """`factory(...)`: how to write the stream, with changes."""
+
+    def make(info: StreamInfo = INFO, **fields) -> StoreSinkFactory:
+        return StoreSinkFactory(environment, info, **fields)
+
+    return make
+
+
+def hold(store, holder: str, ttl_s: float = 30.0):
+    return store.acquire_lease("lobby", holder, ttl_s=ttl_s)
+
+
+def gone_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(timeout=30)
+    return process.pid
+
+
+def test_a_new_stream_becomes_known_as_running(factory, opened):
+    sink = factory().open()
+    try:
+        assert sink.position() is None
+        known = opened.get_info("lobby")
+        assert (known.status, known.source, known.settings) == (
+            "running",
+            "/videos/a.mp4",
+            {"fps": 1.0},
+        )
+        assert known.created_at_s == pytest.approx(time.time(), abs=60)
+    finally:
+        sink.close()
+
+
+def test_clips_and_gaps_are_stored_and_the_position_moves(factory, opened):
+    sink = factory().open()
+    stored_bytes = sink.put(clip(0))
+    sink.put_gap(StreamGap("lobby", 0, 2.0, 9.0, "gap"))
+    position = sink.position()
+    sink.close()
+    [span] = opened.list_spans("lobby")
+    assert span.size_bytes == stored_bytes > 0
+    assert (position.index, position.end_s, position.last_pts_s, position.complete) == (
+        0,
+        2.0,
+        1.0,
+        False,
+    )
+    assert [(gap.start_s, gap.reason) for gap in opened.list_gaps("lobby")] == [(2.0, "gap")]
+
+
+def test_storing_a_clip_twice_is_storing_it_once(factory, opened):
+    sink = factory().open()
+    assert sink.put(clip(0)) == sink.put(clip(0))
+    sink.close()
+    assert len(opened.list_spans("lobby")) == 1
+
+
+def test_a_closed_sink_gives_the_stream_back(factory, opened):
+    factory().open().close()
+    assert opened.get_lease("lobby") is None
+
+
+def test_a_living_writer_is_not_taken_over_from_and_is_named(factory, opened):
+    hold(opened, f"other@{socket.gethostname()}:{os.getpid()}")
+    with pytest.raises(LeaseHeld, match=rf"other@{socket.gethostname()}:{os.getpid()}"):
+        factory().open()
+
+
+def test_a_writer_of_another_host_is_not_taken_over_from(factory, opened):
+    hold(opened, f"other@elsewhere:{gone_pid()}")
+    with pytest.raises(LeaseHeld, match="other@elsewhere"):
+        factory().open()
+
+
+@pytest.mark.parametrize("holder", ["by hand", "other@", "other@host:x"])
+def test_a_holder_that_says_nothing_of_a_process_is_waited_for(factory, opened, holder):
+    hold(opened, holder)
+    with pytest.raises(LeaseHeld):
+        factory().open()
+
+
+def test_a_dead_process_of_this_host_is_taken_over_from(factory, opened):
+    hold(opened, f"other@{socket.gethostname()}:{gone_pid()}")
+    sink = factory(writer="me").open()
+    assert opened.get_lease("lobby").holder.startswith("me@")
+    sink.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_a_dead_process_nobody_waited_for_is_taken_over_from(factory, opened):
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
+    until_s = time.monotonic() + 30
+    while Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    hold(opened, f"other@{socket.gethostname()}:{zombie.pid}")
+    factory().open().close()
+    zombie.wait(timeout=30)
+    assert opened.get_lease("lobby") is None
+
+
+def test_a_writer_that_starts_again_takes_over_from_itself(factory, opened):
+    hold(opened, "me@elsewhere:1")
+    sink = factory(writer="me").open()
+    assert opened.get_lease("lobby").token == 2
+    sink.close()
+
+
+def test_an_ended_lease_is_free(factory, opened):
+    hold(opened, "other@elsewhere:1", ttl_s=0.05)
+    time.sleep(0.1)
+    sink = factory().open()
+    assert sink.position() is None
+    sink.close()
+
+
+def test_the_lease_is_renewed_while_the_sink_is_open(factory, opened):
+    sink = factory(lease_s=0.3).open()
+    time.sleep(0.7)
+    sink.put(clip(0))
+    sink.close()
+    assert len(opened.list_spans("lobby")) == 1
+
+
+def test_a_writer_that_was_taken_over_writes_nothing_more(factory, opened):
+    sink = factory(writer="me").open()
+    sink.put(clip(0))
+    opened.acquire_lease("lobby", "other@elsewhere:1", takeover=True)
+    with pytest.raises(LeaseLost, match="other@elsewhere"):
+        sink.put(clip(1))
+    with pytest.raises(LeaseLost):
+        sink.finish(SessionReport("complete"))
+    sink.close()
+    assert len(opened.list_spans("lobby")) == 1
+    assert opened.get_info("lobby").status == "running"
+    assert opened.get_lease("lobby").holder == "other@elsewhere:1"
+
+
+def test_a_refused_writer_leaves_no_lease(factory, opened):
+    begin(factory)
+    with pytest.raises(Conflict):
+        factory(replace(INFO, source="/videos/b.mp4")).open()
+    assert opened.get_lease("lobby") is None
+
+
+def begin(factory, report: SessionReport | None = None, clips: int = 1) -> None:
+    sink = factory().open()
+    for index in range(clips):
+        sink.put(clip(index))
+    if report is not None:
+        sink.finish(report)
+    sink.close()
+
+
+def test_another_source_is_a_conflict_that_names_both(factory):
+    begin(factory)
+    with pytest.raises(Conflict, match=r"holds /videos/a\.mp4, got /videos/b\.mp4.*--resume"):
+        factory(replace(INFO, source="/videos/b.mp4")).open()
+
+
+def test_a_moved_source_is_taken_with_resume(factory, opened):
+    begin(factory)
+    sink = factory(replace(INFO, source="/videos/b.mp4"), moved=True).open()
+    assert sink.position().index == 0
+    sink.close()
+    assert opened.get_info("lobby").source == "/videos/b.mp4"
+
+
+def test_a_stream_without_a_clip_may_become_another(factory, opened):
+    begin(factory, SessionReport("failed", error_code="NoFrames", error="none"), clips=0)
+    other = replace(INFO, source="/videos/b.mp4", fingerprint="f2", settings={"weights": "w2"})
+    factory(other).open().close()
+    known = opened.get_info("lobby")
+    assert (known.source, known.fingerprint, known.settings, known.error) == (
+        "/videos/b.mp4",
+        "f2",
+        {"weights": "w2"},
+        None,
+    )
+
+
+def test_another_fingerprint_is_refused(factory, opened):
+    begin(factory)
+    with pytest.raises(FingerprintMismatch, match="f1, got f2"):
+        factory(replace(INFO, fingerprint="f2")).open()
+    assert opened.get_info("lobby").fingerprint == "f1"
+
+
+def test_another_wall_start_is_refused_while_the_stream_is_not_complete(factory):
+    begin(factory)
+    with pytest.raises(Conflict, match="--start-time"):
+        factory(replace(INFO, wall_start_s=1e9)).open()
+
+
+def test_a_complete_stream_stays_complete(factory, opened):
+    begin(factory, SessionReport("complete"))
+    sink = factory().open()
+    assert sink.position().complete
+    sink.close()
+    assert opened.get_info("lobby").status == "complete"
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "error"),
+    [
+        (SessionReport("complete"), "complete", None),
+        (SessionReport("stopped"), "paused", None),
+        (SessionReport("failed", error_code="NoFrames", error="none"), "failed", "NoFrames: none"),
+        (SessionReport("complete", truncated=True), "complete", "Truncated: the source ended"),
+        (SessionReport("complete", damaged=3), "complete", "DamagedPackets: 3 frames"),
+        (
+            SessionReport("failed", damaged=3, error_code="ClipsFailed", error="no memory"),
+            "failed",
+            "ClipsFailed: no memory",
+        ),
+    ],
+)
+def test_how_a_session_ended_is_kept(factory, opened, report, status, error):
+    begin(factory, report)
+    known = opened.get_info("lobby")
+    assert known.status == status
+    assert known.error == error if error is None else known.error.startswith(error)
+
+
+def test_a_source_is_described_without_credentials_and_by_its_full_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert describe_source("rtsp://u:p@cam/1") == "rtsp://cam/1"
+    assert describe_source("a.mp4") == str(tmp_path / "a.mp4")
+    assert describe_source("/v/\udcff\udce9.mp4") == "/v/\\xff\\xe9.mp4"

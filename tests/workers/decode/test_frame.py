@@ -1,0 +1,128 @@
+"""Pixels: against the checkpoints' image processors, turned, and from every odd pixel format."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.videos import draw_frame, read_index, write_video
+from tests.workers.decode.oracle import SMALL, read_all
+from workers.decode.frame import FrameConverter, resize, turn
+from workers.types import PixelFormat
+
+SIGLIP = PixelFormat(height=384, width=384)
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_resize_is_torchvisions_uint8_path():
+    pixels = noise(216, 384)
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    expected = torch.nn.functional.interpolate(
+        planes, size=(384, 384), mode="bicubic", antialias=True
+    )
+    assert np.array_equal(resize(pixels, SIGLIP), expected[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(("resample", "pillow"), [("bicubic", 3), ("bilinear", 2)])
+def test_resize_differs_from_pillow_by_one_step_at_most(resample: str, pillow: int):
+    pixels = noise(720, 1280)
+    ours = resize(pixels, PixelFormat(384, 384, resample)).astype(int)
+    theirs = np.asarray(Image.fromarray(pixels).resize((384, 384), pillow)).astype(int)
+    difference = np.abs(ours - theirs)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.02
+
+
+def test_resize_meets_a_recorded_processor_output(shared: Path):
+    recorded = np.load(shared / "golden" / "tower_tiny.npz")
+    ours = resize(recorded["image"], SIGLIP).astype(int)
+    difference = np.abs(ours - recorded["resized_u8"].transpose(1, 2, 0))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.005
+
+
+def test_a_frame_of_the_right_size_is_left_as_it_is():
+    pixels = noise(64, 72)
+    assert np.array_equal(resize(pixels, SMALL), pixels)
+
+
+def test_conversion_is_pyavs_own_rgb():
+    frame = av.VideoFrame.from_ndarray(draw_frame(5, 96, 128)).reformat(format="yuv420p")
+    converted = FrameConverter(PixelFormat(96, 128)).convert(frame)
+    assert np.array_equal(converted, frame.to_ndarray(format="rgb24"))
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_display_matrix_is_applied(tmp_path: Path, degrees: int, mirrored: bool):
+    upright = read_all(write_video(tmp_path / "upright.mp4", frames=3, width=96, height=96))
+    path = tmp_path / "turned.mp4"
+    _write_turned(path, degrees, mirrored)
+    turned = read_all(path)
+    assert read_index(turned[0].pixels) == 0
+    difference = np.abs(turned[0].pixels.astype(int) - upright[0].pixels)
+    assert difference.mean() < 6  # encoded twice, in another orientation
+
+
+def _write_turned(path: Path, degrees: int, mirrored: bool) -> None:
+    """A video stored turned by `degrees` (and mirrored), whose matrix puts it upright again."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=15, options={"crf": "12"})
+        stream.width = stream.height = 96
+        stream.pix_fmt = "yuv420p"
+        stream.set_display_rotation(degrees, hflip=mirrored)
+        for index in range(3):
+            pixels = _inverse(draw_frame(index, 96, 96), degrees, mirrored)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels))))
+        container.mux(stream.encode(None))
+
+
+def _inverse(pixels: np.ndarray, degrees: int, mirrored: bool) -> np.ndarray:
+    """Undo "turn counter-clockwise by `degrees`, then mirror left to right"."""
+    return np.rot90(pixels[:, ::-1] if mirrored else pixels, -degrees // 90)
+
+
+def test_turn_without_a_matrix_is_the_identity():
+    pixels = noise(4, 6)
+    assert turn(pixels, (0, False)) is pixels
+
+
+ODD_FORMATS = {
+    "ten_bit": ("libx265", "yuv420p10le", {"x265-params": "log-level=none:pools=1"}),
+    "full_range": ("mjpeg", "yuvj420p", {}),
+    "gray": ("ffv1", "gray", {}),
+    "alpha": ("ffv1", "yuva420p", {}),
+    "rgb": ("ffv1", "bgr0", {}),
+    "four_four_four": ("ffv1", "yuv444p", {}),
+}
+
+
+@pytest.mark.parametrize("name", ODD_FORMATS)
+def test_every_pixel_format_gives_the_picture(tmp_path: Path, name: str):
+    codec, pix_fmt, options = ODD_FORMATS[name]
+    path = write_video(
+        tmp_path / "v.mkv", frames=20, codec=codec, pix_fmt=pix_fmt, options=options, gop=10
+    )
+    frames = read_all(path, fps=None)
+    assert [read_index(f.pixels) for f in frames] == list(range(20))
+    assert all(f.pixels.dtype == np.uint8 and f.pixels.shape == (64, 72, 3) for f in frames)
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 16), (191, 107), (320, 64)])
+def test_every_size_is_resized_without_keeping_its_aspect(tmp_path: Path, width: int, height: int):
+    path = write_video(
+        tmp_path / "v.mkv",
+        frames=3,
+        width=width,
+        height=height,
+        codec="ffv1",
+        pix_fmt="yuv444p",
+        options={},
+    )
+    assert [f.pixels.shape for f in read_all(path, fps=None)] == [(64, 72, 3)] * 3

@@ -1,0 +1,1 @@
+"""Ray: clusters, pools of workers, sessions. The only home of ray."""

@@ -1,0 +1,172 @@
+"""Sessions, compress workers and answer workers on a Ray cluster, local or joined.
+
+`open_cluster` gives a `Cluster`; it starts sessions and answer workers and ends what it started.
+The data path never crosses this process: sessions read, workers compress, sinks store.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from workers.answer import AnswerSettings
+from workers.cluster.answer import ClusterAnswer, open_answer
+from workers.cluster.check import check_on_cluster
+from workers.cluster.connect import ClusterSettings, connect, start_local_cluster
+from workers.cluster.pool import PoolSettings, close_pool, open_pool
+from workers.cluster.session import (
+    SessionHandle,
+    SessionSpec,
+    find_session,
+    list_sessions,
+    start_session,
+    stop_sessions,
+)
+from workers.compress import CompressSettings
+from workers.seams import SinkFactory, WorkerInfo
+from workers.session import CheckSource, OpenClips, SessionSettings
+from workers.types import VideoSource
+
+__all__ = [
+    "Cluster",
+    "ClusterSettings",
+    "PoolSettings",
+    "SessionHandle",
+    "open_cluster",
+    "start_local_cluster",
+]
+
+CHECK_TIMEOUT_S = 30.0
+"""Longest wait for a place from which a source can be looked at."""
+
+
+class Cluster:
+    """A connection to Ray with what was started over it; ended by `close`."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self._settings = settings
+        self._own_name = uuid.uuid4().hex[:8]
+        self._pools: dict[str, list[Any]] = {}
+        self._sessions: list[SessionHandle] = []
+        self._answers: list[ClusterAnswer] = []
+
+    def open_pool(
+        self, compress: CompressSettings, pool: PoolSettings, *, detached: bool = False
+    ) -> tuple[str, WorkerInfo]:
+        """Start the compress workers of these settings, once; return the pool's name.
+
+        Raises:
+            ModelError: the checkpoint cannot be used.
+            WorkerLost: the workers found no place, or did not start in time.
+        """
+        name = pool_name(compress, "shared" if detached else self._own_name)
+        handles, info = open_pool(compress, pool, name=name, detached=detached)
+        if not detached:
+            # Only the handles of creation keep an actor alive; those found by name do not.
+            mine = self._pools.setdefault(name, [])
+            mine.extend(handles[len(mine) :])
+        return name, info
+
+    def check_source(self, check: CheckSource, source: VideoSource) -> None:
+        """Look at a source where its session would run; raises what `check` raises there.
+
+        Returns without having looked where the cluster has no place for it in time.
+        """
+        check_on_cluster(
+            check,
+            source,
+            cpus=self._settings.session_cpus,
+            resources=self._settings.session_resources,
+            timeout_s=CHECK_TIMEOUT_S,
+        )
+
+    def start_session(
+        self,
+        source: VideoSource,
+        sink: SinkFactory,
+        compress: CompressSettings,
+        *,
+        open_clips: OpenClips,
+        settings: SessionSettings | None = None,
+        pool: PoolSettings | None = None,
+        detached: bool = False,
+    ) -> SessionHandle:
+        """Start a stream's session; a detached one goes on when this process ends.
+
+        Workers are started first: a session that took the last core would wait for them forever.
+        """
+        pool = pool or PoolSettings()
+        name, _ = self.open_pool(compress, pool, detached=detached)
+        spec = SessionSpec(
+            source=source,
+            sink=sink,
+            compress=compress,
+            open_clips=open_clips,
+            pool_name=name,
+            settings=settings or SessionSettings(),
+            pool=pool,
+            detached=detached,
+        )
+        session = start_session(
+            spec,
+            cpus=self._settings.session_cpus,
+            resources=self._settings.session_resources,
+            max_restarts=self._settings.session_restarts,
+        )
+        if not detached:
+            self._sessions.append(session)
+        return session
+
+    def find_session(self, stream_id: str) -> SessionHandle | None:
+        """The running session of a stream, whoever started it."""
+        return find_session(stream_id)
+
+    def list_sessions(self) -> list[str]:
+        """Stream ids of the sessions that run in this cluster."""
+        return list_sessions()
+
+    def open_answer(self, settings: AnswerSettings, **options: Any) -> ClusterAnswer:
+        """Start an answer worker; see `workers.cluster.answer.open_answer`."""
+        answer = open_answer(settings, **options)
+        self._answers.append(answer)
+        return answer
+
+    def close(self, *, stop_s: float = 8.0) -> None:
+        """Stop the sessions this connection started and free its workers.
+
+        Sessions that do not commit what they have in work within `stop_s` are ended by force.
+        """
+        stop_sessions(self._sessions, timeout_s=stop_s)
+        for answer in self._answers:
+            answer.close()
+        for handles in self._pools.values():
+            close_pool(handles)
+
+
+@contextmanager
+def open_cluster(settings: ClusterSettings | None = None) -> Iterator[Cluster]:
+    """Start a private cluster, or join the one at `settings.address`, and leave it at the end.
+
+    Raises:
+        ClusterUnreachable: nothing answers there in time, it wants another token, or it runs
+            another version of Ray or Python.
+    """
+    settings = settings or ClusterSettings()
+    connect(settings)
+    cluster = Cluster(settings)
+    try:
+        yield cluster
+    finally:
+        with suppress(RayError):
+            cluster.close()
+        ray.shutdown()
+
+
+def pool_name(compress: CompressSettings, owner: str) -> str:
+    """Names the pool of these settings, so that sessions with equal ones share it."""
+    digest = blake2b(repr(compress).encode(), digest_size=6).hexdigest()
+    return f"compress-{owner}-{digest}"

@@ -1,0 +1,91 @@
+"""An open track in, its packets out, with what reading them ran into."""
+
+from collections.abc import Iterator
+
+from av.error import FFmpegError
+from av.packet import Packet
+
+from workers.decode.track import OpenTrack
+from workers.errors import SourceUnreachable, TooLarge
+
+MAX_PACKETS_PER_SECOND = 1000
+"""More pictures within one second of stream time are a trap, not a video."""
+
+MAX_READ_ERRORS = 16
+
+
+class PacketReader:
+    """Iterates a track's packets once, in decode order; goes on behind errors of the container."""
+
+    def __init__(self, track: OpenTrack) -> None:
+        self._track = track
+        self.count = 0
+        self.read_errors = 0
+        self.last_end: int | None = None
+        """Tick at which the packet read last ends."""
+        self.exhausted = False
+        """The end of the file was reached."""
+        self.seeked = False
+        """Reading did not begin at the start."""
+        self._second: int | None = None
+        self._in_second = 0
+
+    @property
+    def broke_off(self) -> bool:
+        """Reading was given up after too many errors."""
+        return self.read_errors > MAX_READ_ERRORS
+
+    def __iter__(self) -> Iterator[Packet]:
+        while not self.broke_off:
+            try:
+                for packet in self._track.container.demux(self._track.stream):
+                    if packet.size:  # the end marker has none; as input it drains the decoder
+                        self._count(packet)
+                        yield packet
+                break
+            except IndexError:
+                break  # PyAV stumbles behind the last packet when tracks appeared on the way
+            except FFmpegError:
+                self.read_errors += 1
+            except OSError as error:
+                reason = error.strerror or "read error"
+                raise SourceUnreachable(f"reading stopped: {reason}; check the disk") from error
+        self.exhausted = True
+
+    def seek_closed_gop(self, pts_s: float) -> bool:
+        """Jump to the keyframe at or before a stream time; True if nothing is lost by that.
+
+        That is proved only for MP4 (one clock, one index) and a keyframe that closes off what
+        lies before it. After False the read position is undefined: open the file anew.
+        """
+        track = self._track
+        if not track.container.format.name.startswith("mov"):
+            return False
+        ticks = track.origin + round(pts_s / float(track.time_base))
+        try:
+            track.container.seek(ticks, stream=track.stream)
+            packet = next(p for p in track.container.demux(track.stream))
+            closed = packet.size > 0 and track.bitstream.starts_closed_gop(packet)
+            if not (closed and packet.is_keyframe and packet.pts is not None):
+                return False
+            track.container.seek(ticks, stream=track.stream)
+        except (FFmpegError, StopIteration):
+            return False
+        self.seeked = packet.pts <= ticks
+        return self.seeked
+
+    def _count(self, packet: Packet) -> None:
+        self.count += 1
+        clock = packet.dts if packet.dts is not None else packet.pts
+        if clock is None:
+            return
+        shown = packet.pts if packet.pts is not None else clock
+        self.last_end = max(clock, shown) + (packet.duration or 0)
+        second = int(clock * self._track.time_base // 1)
+        self._in_second = self._in_second + 1 if second == self._second else 1
+        self._second = second
+        if self._in_second > MAX_PACKETS_PER_SECOND:
+            raise TooLarge(
+                f"more than {MAX_PACKETS_PER_SECOND} pictures in one second; "
+                "re-encode it at its true frame rate"
+            )

@@ -1,0 +1,134 @@
+"""What a video file says of itself, and what became of it when it was read."""
+
+from dataclasses import dataclass
+
+import av
+
+from workers.decode.packets import PacketReader
+from workers.decode.plan import DecodeTally
+from workers.decode.track import OpenTrack
+
+TRUNCATED_S = 1.0
+"""A file that ends this much before the end it declares was cut short."""
+
+MAX_REFUSED_TAIL = 16
+"""Packets refused in a row at the end that count as a part that cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says of itself."""
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    fps: float
+    """Declared frames per second; 25 where nothing plausible is declared."""
+    end_s: float | None
+    """Stream time at which the file says it ends."""
+
+
+@dataclass(frozen=True)
+class DecodeReport:
+    """What became of a file, for the record; final once the frames are exhausted."""
+
+    frames: int
+    """Frames given."""
+    decoded: int
+    """Pictures decoded for them."""
+    packets: int
+    epochs: int
+    damaged_packets: int
+    """Refused by the decoder, or marked as damaged by the demuxer."""
+    read_errors: int
+    before_keyframe: int
+    """Packets passed over because no keyframe had come yet."""
+    truncated: bool
+    """The file ends before the end it declares, reading it broke off, or its last part (16 packets
+    and more) could not be decoded, as when a transport stream changes its codec."""
+    declared_end_s: float | None
+    """Stream time at which the file says it ends."""
+    end_s: float | None
+    """Stream time at which the last packet read ends."""
+    fell_back: str | None
+    """Why some of it was decoded in full; None when the plan held throughout."""
+    gops_planned: int
+    gops_whole: int
+    gops_skipped: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Nothing missing, nothing damaged."""
+        return not (self.truncated or self.damaged_packets or self.read_errors)
+
+
+def describe_video(track: OpenTrack) -> VideoInfo:
+    """What an open file declares."""
+    context = track.stream.codec_context
+    return VideoInfo(
+        container=track.container.format.name,
+        codec=track.bitstream.codec,
+        width=context.width,
+        height=context.height,
+        fps=float(track.rate),
+        end_s=declared_end_s(track),
+    )
+
+
+def make_report(
+    track: OpenTrack,
+    packets: PacketReader,
+    tally: DecodeTally,
+    *,
+    frames: int,
+    epochs: int,
+    before_keyframe: int,
+) -> DecodeReport:
+    """Put together what the stages counted."""
+    broke_off = packets.broke_off or tally.refused_in_a_row >= MAX_REFUSED_TAIL
+    return DecodeReport(
+        frames=frames,
+        decoded=tally.decoded,
+        packets=packets.count,
+        epochs=epochs,
+        damaged_packets=tally.refused_packets + tally.corrupt_packets,
+        read_errors=packets.read_errors,
+        before_keyframe=before_keyframe,
+        truncated=broke_off or (epochs == 1 and _ends_early(track, packets)),
+        declared_end_s=declared_end_s(track),
+        end_s=_end_s(track, packets),
+        fell_back=tally.fell_back,
+        gops_planned=tally.gops_planned,
+        gops_whole=tally.gops_whole,
+        gops_skipped=tally.gops_skipped,
+    )
+
+
+def declared_end_s(track: OpenTrack) -> float | None:
+    """Stream time of the end as the container states it, of the track or else of the whole."""
+    stream = track.stream
+    if stream.duration is not None:
+        start = stream.start_time if stream.start_time is not None else track.origin
+        return float((start + stream.duration - track.origin) * track.time_base)
+    if track.container.duration is not None:
+        return track.container.duration / av.time_base
+    return None
+
+
+def _end_s(track: OpenTrack, packets: PacketReader) -> float | None:
+    if packets.last_end is None:
+        return None
+    return float((packets.last_end - track.origin) * track.time_base)
+
+
+def _ends_early(track: OpenTrack, packets: PacketReader) -> bool:
+    """Whether a file that was read to its end holds less than it declares."""
+    if not packets.exhausted:
+        return False
+    if track.counts_frames and not packets.seeked and packets.count < track.stream.frames:
+        return True
+    declared_s, end_s = declared_end_s(track), _end_s(track, packets)
+    if declared_s is None or end_s is None or len(track.container.streams) > 1:
+        return False  # another track may be the longer one
+    return end_s < declared_s - TRUNCATED_S

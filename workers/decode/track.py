@@ -1,0 +1,236 @@
+"""A path in, an opened video track out, or one typed error that says why not.
+
+Only regular files are opened (`decode_file`), and nothing that a playlist or a script names is.
+Containers and codecs are those of two lists; a picture beyond the cap is refused before FFmpeg
+allocates it.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import av.logging
+from av.container import InputContainer
+from av.error import ArgumentError, FFmpegError
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
+
+from workers.decode.file import local_path, open_regular_file, redact_url
+from workers.decode.gop import Bitstream
+from workers.errors import (
+    NoVideoStream,
+    SourceRefused,
+    TooLarge,
+    UnsupportedCodec,
+)
+
+MAX_PIXELS = 4096 * 4096
+"""Largest picture, as an area."""
+MAX_TRACKS = 64
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "mpegts",
+    "mpeg",
+    "avi",
+    "flv",
+    "asf",
+    "ogg",
+    "ivf",
+    "mxf",
+)
+"""FFmpeg's names of the containers read; none of them names further files to open."""
+
+CODECS = (
+    "h264",
+    "hevc",
+    "vp8",
+    "vp9",
+    "libdav1d",
+    "av1",
+    "mpeg4",
+    "mpeg2video",
+    "mpeg1video",
+    "mjpeg",
+    "h263",
+    "flv",
+    "msmpeg4v3",
+    "msmpeg4v2",
+    "msmpeg4",
+    "wmv2",
+    "wmv3",
+    "vc1",
+    "theora",
+    "prores",
+    "dnxhd",
+    "ffv1",
+    "vvc",
+)
+"""FFmpeg's names of the decoders used. Still-picture codecs (PNG and its like) are left out: they
+can pack a gigapixel into a few kilobytes."""
+
+DEFAULT_FPS = Fraction(25)
+"""Taken where a container tells no plausible rate; only distances in time depend on it."""
+
+
+@dataclass(frozen=True)
+class OpenTrack:
+    """An open container and the video track to read from it."""
+
+    container: InputContainer
+    stream: VideoStream
+    bitstream: Bitstream
+    time_base: Fraction
+    origin: int
+    """Tick of stream second 0: the container's start, which is what players call 0:00."""
+    rate: Fraction
+    """Frames per second as declared, or a guess."""
+    by_decode_order: bool
+    """Presentation times are not to be had (AVI): they follow from the order of the frames."""
+
+    @property
+    def counts_frames(self) -> bool:
+        """Whether `stream.frames` is a count to be trusted (AVI writes what it likes there)."""
+        return self.container.format.name.startswith("mov") and self.stream.frames > 0
+
+    @property
+    def interval(self) -> int:
+        """Ticks from one frame to the next at the declared rate."""
+        return max(1, round(1 / (self.rate * self.time_base)))
+
+
+@contextmanager
+def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
+    """Open a video file's largest video track for decoding with one thread.
+
+    `roots`: folders the file must lie in once links are followed; none means anywhere.
+    Raises SourceUnreachable, SourceRefused, NoVideoStream, UnsupportedCodec or TooLarge.
+    """
+    av.logging.set_level(None)
+    shown = redact_url(url)
+    with (
+        open_regular_file(local_path(url), shown, roots) as file,
+        _open_container(file, shown) as container,
+    ):
+        stream = _choose_track(container, shown)
+        if not stream.codec_context.width:
+            _check_declared_size(file, shown)
+        _prepare(container, stream)
+        yield _describe(container, stream)
+
+
+def _open_container(
+    file: io.RawIOBase, shown: str, codecs: Sequence[str] = CODECS
+) -> InputContainer:
+    # The limits go to FFmpeg's probing too, which decodes pictures before `av.open` returns.
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(CONTAINERS),
+        "codec_whitelist": ",".join(codecs),
+        "max_pixels": str(MAX_PIXELS),
+        "threads": "1",
+    }
+    try:
+        container = av.open(
+            file, mode="r", options=options, metadata_errors="replace", io_open=_refuse_nested
+        )
+        return cast(InputContainer, container)
+    except MemoryError as error:
+        raise TooLarge(f"{shown}: opening it needs more memory than there is") from error
+    except ArgumentError as error:
+        raise SourceRefused(
+            f"{shown}: its container format is not one that is read here; convert it to MP4 or MKV"
+        ) from error
+    except (FFmpegError, OSError, ValueError) as error:
+        raise NoVideoStream(f"{shown}: {_explain(file)}") from error
+
+
+def _refuse_nested(url: str, flags: int, options: dict) -> object:
+    """A container asked for another file or address."""
+    raise PermissionError("nested sources are refused")
+
+
+def _explain(file: io.RawIOBase) -> str:
+    """Why a file did not open, as far as its first bytes tell."""
+    file.seek(0)
+    head = file.read(16) or b""
+    if head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide"):
+        return "an MP4 whose index (moov) is missing or broken, as when a recording was cut off"
+    return "holds no video that can be read; expected MP4, MKV, WebM, MPEG-TS, AVI or the like"
+
+
+def _choose_track(container: InputContainer, shown: str) -> VideoStream:
+    """The video track with the most pixels, the first of equals; cover pictures do not count."""
+    if len(container.streams) > MAX_TRACKS:
+        raise TooLarge(f"{shown}: has {len(container.streams)} tracks, at most {MAX_TRACKS}")
+    tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not tracks:
+        raise NoVideoStream(f"{shown}: holds no video track; expected one")
+    readable = [s for s in tracks if s.codec_context is not None]
+    if not readable:
+        raise UnsupportedCodec(f"{shown}: there is no decoder for its video; convert it to H.264")
+    stream = max(readable, key=lambda s: s.codec_context.width * s.codec_context.height)
+    context = stream.codec_context
+    _check_size(context.width, context.height, shown)
+    if context.name not in CODECS:
+        raise UnsupportedCodec(
+            f"{shown}: its video codec is {context.codec.canonical_name}, which is not read here; "
+            "convert it to H.264"
+        )
+    return stream
+
+
+def _check_size(width: int, height: int, shown: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise TooLarge(
+            f"{shown}: pictures of {width}x{height}, "
+            "expected at most 4096x4096 pixels in all; scale it down"
+        )
+
+
+def _check_declared_size(file: io.RawIOBase, shown: str) -> None:
+    """Probing gave no picture size: damage, or a picture it refused; ask the container alone."""
+    position = file.tell()
+    file.seek(0)
+    with _open_container(file, shown, codecs=("none",)) as container:
+        for stream in container.streams.video:
+            if stream.codec_context is not None:
+                _check_size(stream.codec_context.width, stream.codec_context.height, shown)
+    file.seek(position)
+
+
+def _prepare(container: InputContainer, stream: VideoStream) -> None:
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
+    context = stream.codec_context
+    context.thread_count = 1
+    context.thread_type = "NONE"
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+
+
+def _describe(container: InputContainer, stream: VideoStream) -> OpenTrack:
+    time_base = stream.time_base or Fraction(1, 90_000)
+    rate = next(
+        (r for r in (stream.average_rate, stream.guessed_rate) if r and 0 < r <= 1000), DEFAULT_FPS
+    )
+    if container.start_time is not None:
+        origin = round(Fraction(container.start_time, av.time_base) / time_base)
+    else:
+        origin = stream.start_time or 0
+    codec = stream.codec_context.codec.canonical_name
+    return OpenTrack(
+        container,
+        stream,
+        Bitstream.of(codec, stream.codec_context.extradata),
+        time_base,
+        origin,
+        Fraction(rate),
+        by_decode_order=container.format.name == "avi" and codec not in ("mjpeg", "dnxhd"),
+    )
