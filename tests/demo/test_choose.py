@@ -2,7 +2,7 @@
 
 import pytest
 
-from demo.quality.bench import choose
+from demo.quality import choose
 from demo.quality.contestants import CONTESTANTS
 from demo.quality.evaluate import choose_seeds, report_seeds
 

@@ -9,7 +9,7 @@ import torch
 
 from aot import ClipTokens, FrameFeatures, make_reducer
 from demo.miniature.model import build_model, export_model
-from demo.quality.bench import bench as quality
+from demo.quality import bench as quality
 from demo.quality.contestants import CONTESTANTS, GRID, measure_retention, open_contestant
 from demo.quality.coverage import measure_coverage
 from demo.quality.evaluate import Evaluation, WatchedScene, evaluate, report_seeds, watch_scenes

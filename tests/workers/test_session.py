@@ -16,7 +16,7 @@ from tests.workers.session_support import (
     report,
 )
 from workers import session
-from workers.decode.reader import reader as decode
+from workers.decode import reader as decode
 from workers.errors import ClipsFailed, SourceUnreachable
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource
