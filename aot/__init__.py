@@ -2,19 +2,26 @@
 
 Method: "Token Reduction via Local and Global Contexts Optimization for Efficient Video Large
 Language Models" (arXiv 2603.01400); where paper and published code differ, the code decides.
+
+Names are looked up in their modules when they are first used, so that `import aot.errors` loads
+nothing and `import aot` no torch.
 """
 
-from aot.anchors import count_anchors, select_anchors
-from aot.compressor import ClipCompressor, compress_clip
-from aot.config import AOTConfig
-from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental
-from aot.pooling import pool_grid, pool_mask, pooled_grid
-from aot.reducers.base import Reducer
-from aot.reducers.registry import REDUCERS, make_reducer
-from aot.spatial import merge_within_frame
-from aot.temporal import concatenate, merge_across_frames
-from aot.transport import TransportPlan, sinkhorn
-from aot.types import ClipState, ClipTokens, FrameFeatures, FrameTokens, Grid, TokenKind
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aot.anchors import count_anchors, select_anchors
+    from aot.compressor import ClipCompressor, compress_clip
+    from aot.config import AOTConfig
+    from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental
+    from aot.pooling import pool_grid, pool_mask, pooled_grid
+    from aot.reducers.base import Reducer
+    from aot.reducers.registry import REDUCERS, make_reducer
+    from aot.spatial import merge_within_frame
+    from aot.temporal import concatenate, merge_across_frames
+    from aot.transport import TransportPlan, sinkhorn
+    from aot.types import ClipState, ClipTokens, FrameFeatures, FrameTokens, Grid, TokenKind
 
 __all__ = [
     "REDUCERS",
@@ -44,3 +51,31 @@ __all__ = [
     "select_anchors",
     "sinkhorn",
 ]
+
+_HOMES = {
+    "anchors": ("count_anchors", "select_anchors"),
+    "compressor": ("ClipCompressor", "compress_clip"),
+    "config": ("AOTConfig",),
+    "errors": ("AOTError", "InvalidConfig", "InvalidFeatures", "NotIncremental"),
+    "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
+    "reducers.base": ("Reducer",),
+    "reducers.registry": ("REDUCERS", "make_reducer"),
+    "spatial": ("merge_within_frame",),
+    "temporal": ("concatenate", "merge_across_frames"),
+    "transport": ("TransportPlan", "sinkhorn"),
+    "types": (*("ClipState", "ClipTokens", "FrameFeatures", "FrameTokens", "Grid", "TokenKind"),),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, loaded with the module it lives in (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

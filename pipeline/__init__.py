@@ -1,10 +1,18 @@
-"""Composes, stores, asks: videos into compressed clips, questions into answers."""
+"""Composes, stores, asks: videos into compressed clips, questions into answers.
 
-from pipeline.api import Pipeline
-from pipeline.ask.run import Answer, Question
-from pipeline.errors import PipelineError
-from pipeline.settings import Settings, load_settings
-from pipeline.types import ClipSpan, Gap, StreamInfo
+Names are looked up in their modules when they are first used: the command line reads a store or
+says what is wrong without loading what decodes, reduces or answers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.api import Pipeline
+    from pipeline.ask.run import Answer, Question
+    from pipeline.errors import PipelineError
+    from pipeline.settings import Settings, load_settings
+    from pipeline.types import ClipSpan, Gap, StreamInfo
 
 __all__ = [
     "Answer",
@@ -17,3 +25,25 @@ __all__ = [
     "StreamInfo",
     "load_settings",
 ]
+
+_HOMES = {
+    "api": ("Pipeline",),
+    "ask.run": ("Answer", "Question"),
+    "errors": ("PipelineError",),
+    "settings": ("Settings", "load_settings"),
+    "types": ("ClipSpan", "Gap", "StreamInfo"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, loaded with the module it lives in (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ keys are errors; `explain` tells where each value came from.
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -22,8 +22,10 @@ from pydantic_settings import (
 from pipeline.errors import InvalidSettings
 from pipeline.store import StoreConfig
 from pipeline.types import without_credentials
-from workers.answer import AnswerSettings
-from workers.compress import CompressSettings
+
+if TYPE_CHECKING:
+    from workers.answer import AnswerSettings
+    from workers.compress import CompressSettings
 
 ENV_PREFIX = "AOT_"
 DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
@@ -138,8 +140,10 @@ class Settings(BaseSettings):
         """What opens the store, here and in every worker."""
         return StoreConfig(**self.store.model_dump())
 
-    def compress_settings(self) -> CompressSettings:
+    def compress_settings(self) -> "CompressSettings":
         """What decides a clip's tokens."""
+        from workers.compress import CompressSettings
+
         ingest, model = self.ingest, self.model
         return CompressSettings(
             model=model.id,
@@ -153,8 +157,10 @@ class Settings(BaseSettings):
             threads=self.ray.threads,
         )
 
-    def answer_settings(self) -> AnswerSettings:
+    def answer_settings(self) -> "AnswerSettings":
         """What opens the language half."""
+        from workers.answer import AnswerSettings
+
         model = self.model
         return AnswerSettings(
             model=model.id, revision=model.revision, device=model.device, dtype=model.dtype

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import InvalidRecord
-from workers.types import STREAM_ID
+from workers.names import STREAM_ID
 
 StreamStatus = Literal["running", "complete", "failed", "paused"]
 STATUSES: tuple[StreamStatus, ...] = ("running", "complete", "failed", "paused")

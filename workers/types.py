@@ -4,7 +4,6 @@ Times are seconds of the stream (`pts_s`, `start_s`) unless they say wall. Nothi
 Ray, of a decoder or of a store.
 """
 
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +11,7 @@ from jaxtyping import Float, UInt8
 
 from aot import ClipTokens
 from workers.errors import InvalidSource
-
-STREAM_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+from workers.names import STREAM_ID
 
 
 @dataclass(frozen=True)

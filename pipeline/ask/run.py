@@ -8,48 +8,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from pipeline.ask.question import Question, resolve_range
 from pipeline.ask.retrieval import Selection, covered_s, fit_to_budget, nearest_span, no_footage
 from pipeline.errors import FingerprintMismatch, InvalidQuery, NoFootage
 from pipeline.store import ClipStore
-from pipeline.times import StreamClock, parse_duration, parse_time
 from pipeline.types import ClipSpan, StreamInfo
-from workers.models import LanguageModel, Marks, ReadingStyle
+from workers.models import LanguageModel, ReadingStyle
 from workers.reading import read_clip
 
 MARK_TOKENS = 16
 """Set aside for a time mark and a newline; marks take 5 to 12 in known vocabularies."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked, of which streams, over which range, with which budget."""
-
-    text: str
-    streams: tuple[str, ...]
-    start: str | float | None = None
-    """As `pipeline.times.parse_time` takes it, or seconds of the stream; None from the start."""
-    end: str | float | None = None
-    last: str | float | None = None
-    """The last so many seconds (or `10m`) of each stream, instead of start and end."""
-    max_visual_tokens: int | None = None
-    max_new_tokens: int = 256
-    max_clips: int = 2048
-    marks: Marks | None = None
-    """Time marks, one a clip or one a frame; None as the model wants them."""
-    keep_positions: bool | None = None
-    """Read tokens at the places they had before the reduction; None as the model wants it."""
-
-    def __post_init__(self) -> None:
-        if not self.text.strip() or len(self.text) > 4096:
-            raise InvalidQuery(
-                f"got a question of {len(self.text)} characters, expected 1 to 4096; ask something"
-            )
-        if not self.streams:
-            raise InvalidQuery("got no stream, expected at least one; name it with -s")
-        if len(set(self.streams)) < len(self.streams):
-            raise InvalidQuery("got a stream twice; name each once")
-        if self.last is not None and (self.start is not None or self.end is not None):
-            raise InvalidQuery("got both a last stretch and a range; give one of them")
 
 
 @dataclass(frozen=True)
@@ -180,24 +148,6 @@ def select(
     return Selection(chosen, len(found), footage_s), asked_s
 
 
-def resolve_range(store: ClipStore, stream_id: str, question: Question) -> tuple[float, float]:
-    """The asked range in seconds of one stream; an open end is the end of what is stored."""
-    info, position = store.get_info(stream_id), store.get_position(stream_id)
-    clock = StreamClock(position.end_s if position else 0.0, info.wall_start_s)
-    if question.last is not None:
-        last_s = question.last
-        last_s = parse_duration(last_s) if isinstance(last_s, str) else float(last_s)
-        return max(0.0, clock.end_s - last_s), clock.end_s
-    start_s = _seconds(question.start, clock, 0.0)
-    if question.end is None:  # a later epoch may end before an earlier one
-        ends_s = [span.end_s for span in store.list_spans(stream_id, start_s)]
-        return start_s, max(ends_s, default=max(clock.end_s, start_s))
-    end_s = _seconds(question.end, clock, 0.0)
-    if not start_s < end_s:
-        raise InvalidQuery(f"got a range from {start_s:g} to {end_s:g} s; start must be before end")
-    return start_s, end_s
-
-
 def require_model(info: StreamInfo, model: LanguageModel) -> None:
     """Raise `FingerprintMismatch` when the stream's tokens were not made by this model."""
     if not info.fingerprint:  # it was refused before a model was asked for, and has no tokens
@@ -223,12 +173,6 @@ def _named_streams(question: Question, style: ReadingStyle) -> set[str]:
 def _number(info: StreamInfo, name: str, default: int) -> int:
     value = info.settings.get(name)
     return int(value) if isinstance(value, (int, float)) else default
-
-
-def _seconds(value: str | float | None, clock: StreamClock, default: float) -> float:
-    if value is None:
-        return default
-    return parse_time(value, clock) if isinstance(value, str) else float(value)
 
 
 def _room(model: LanguageModel, question: Question) -> int:

@@ -105,7 +105,7 @@ def verify(context: typer.Context, name: str, as_json: bool = typer.Option(False
 
 
 def _spans(store, name: str, start: str | None, end: str | None) -> list:
-    from pipeline.ask.run import Question, resolve_range
+    from pipeline.ask.question import Question, resolve_range
 
     if start is None and end is None:
         store.get_info(name)

@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 no footage in the range, 130 interrupted.
 import signal
 import sys
 import traceback
+from importlib.metadata import version
 from types import FrameType
 
 import typer
@@ -44,9 +45,18 @@ app.add_typer(clips.app, name="clips")
 app.add_typer(bench.app, name="bench")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"aot-stream {version('aot-stream')}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     context: typer.Context,
+    show_version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+    ),
     config: str = typer.Option(None, "--config", "-c", help="Settings file (YAML)."),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks and all logs."),
 ) -> None:

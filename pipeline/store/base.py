@@ -6,6 +6,8 @@ runs on both. Both put records (`arrow.encode_clip`) beside a time index (`ClipS
 knows of Redis.
 """
 
+from __future__ import annotations
+
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 
 from pipeline.errors import (
     Conflict,
@@ -26,7 +28,7 @@ from pipeline.errors import (
     SchemaMismatch,
     UnknownStream,
 )
-from pipeline.store.arrow import ClipRecord, TokenDtype, decode_clip, same_content
+from pipeline.store import arrow
 from pipeline.store.keys import DEFAULT_NAMESPACE, record_id
 from pipeline.types import (
     ClipSpan,
@@ -40,7 +42,10 @@ from pipeline.types import (
     VerifyReport,
     without_credentials,
 )
-from workers.types import CompressedClip
+
+if TYPE_CHECKING:
+    from pipeline.store.arrow import ClipRecord, TokenDtype
+    from workers.types import CompressedClip
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +53,7 @@ OnCorrupt = Literal["raise", "skip"]
 
 Stored = bytes | memoryview | CorruptValue
 """What a store has of a clip, unverified; the error where it has nothing that could be one."""
-Read = ClipRecord | CorruptValue | SchemaMismatch
+Read: TypeAlias = "ClipRecord | CorruptValue | SchemaMismatch"
 """What reading one clip gave."""
 
 
@@ -213,7 +218,7 @@ class VerifiedReads(ABC):
         self, spans: Iterable[ClipSpan], *, on_corrupt: OnCorrupt = "raise"
     ) -> Iterator[CompressedClip]:
         for span, read in self._iter_reads(spans):
-            if isinstance(read, ClipRecord):
+            if not isinstance(read, (CorruptValue, SchemaMismatch)):
                 yield read.clip
             elif on_corrupt == "raise":
                 raise read
@@ -231,7 +236,7 @@ class VerifiedReads(ABC):
             corrupt=tuple(
                 (span, str(read))
                 for span, read in self._iter_reads(spans)
-                if not isinstance(read, ClipRecord)
+                if isinstance(read, (CorruptValue, SchemaMismatch))
             ),
         )
 
@@ -271,7 +276,7 @@ class VerifiedReads(ABC):
 
 def decode_span(span: ClipSpan, blob: bytes | memoryview) -> ClipRecord:
     """The verified record of an index row, which it must agree with."""
-    record = decode_clip(blob, key=record_id(span.stream_id, span.epoch, span.index))
+    record = arrow.decode_clip(blob, key=record_id(span.stream_id, span.epoch, span.index))
     if (record.clip.start_s, record.clip.end_s) != (span.start_s, span.end_s):
         raise CorruptValue(
             f"{record_id(span.stream_id, span.epoch, span.index)}: the record runs from "
@@ -355,7 +360,7 @@ def holds_already(stored: bytes | None, blob: bytes, span: ClipSpan) -> bool:
         return False
     key = record_id(span.stream_id, span.epoch, span.index)
     try:
-        same = same_content(stored, blob, key=key)
+        same = arrow.same_content(stored, blob, key=key)
     except CorruptValue as error:
         logger.warning("replacing a damaged record: %s", error)
         return False

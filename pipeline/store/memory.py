@@ -3,12 +3,15 @@
 It stores the same records, so that a test against it sees what a stored clip really looks like.
 """
 
+from __future__ import annotations
+
 import secrets
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from pipeline.errors import LeaseLost
-from pipeline.store.arrow import decode_clip, encode_clip
+from pipeline.store import arrow
 from pipeline.store.base import (
     StoreConfig,
     VerifiedReads,
@@ -34,7 +37,9 @@ from pipeline.types import (
     StoreStats,
     StreamInfo,
 )
-from workers.types import CompressedClip
+
+if TYPE_CHECKING:
+    from workers.types import CompressedClip
 
 
 class _Stream:
@@ -118,11 +123,11 @@ class MemoryStore(VerifiedReads):
             return DeletedCounts(len(stream.rows), len(stream.gaps), size_bytes)
 
     def put_clip(self, clip: CompressedClip, lease: Lease, *, fingerprint: str) -> ClipSpan:
-        blob = encode_clip(clip, fingerprint=fingerprint, dtype=self._config.dtype)
+        blob = arrow.encode_clip(clip, fingerprint=fingerprint, dtype=self._config.dtype)
         return self._put(span_of(clip, len(blob)), blob, clip.pts_s[-1], fingerprint, lease)
 
     def put_record(self, key: str, blob: bytes, lease: Lease) -> ClipSpan:
-        record = decode_clip(blob, key=key)
+        record = arrow.decode_clip(blob, key=key)
         span = span_of(record.clip, len(blob))
         return self._put(span, blob, record.clip.pts_s[-1], record.fingerprint, lease)
 

@@ -6,6 +6,8 @@ nothing. Whatever was interrupted may be sent again: keys are deterministic and 
 Plain transactions rather than Lua: a script costs three times as much for values of this size.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import secrets
@@ -15,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 import redis
@@ -29,8 +31,7 @@ from pipeline.errors import (
     LeaseLost,
     StoreUnsafe,
 )
-from pipeline.store import rows
-from pipeline.store.arrow import decode_clip, encode_clip
+from pipeline.store import arrow, rows
 from pipeline.store.base import (
     StoreConfig,
     Stored,
@@ -46,7 +47,6 @@ from pipeline.store.base import (
     span_of,
     unknown_stream,
 )
-from pipeline.store.bulk import BulkReader
 from pipeline.store.connection import connect, meaning, problems_of, said
 from pipeline.store.keys import Keys
 from pipeline.types import (
@@ -60,7 +60,10 @@ from pipeline.types import (
     StreamInfo,
     without_credentials,
 )
-from workers.types import CompressedClip
+
+if TYPE_CHECKING:
+    from pipeline.store.bulk import BulkReader
+    from workers.types import CompressedClip
 
 logger = logging.getLogger(__name__)
 
@@ -221,11 +224,11 @@ class RedisStore(VerifiedReads):
     # --- writing -----------------------------------------------------------------------------
 
     def put_clip(self, clip: CompressedClip, lease: Lease, *, fingerprint: str) -> ClipSpan:
-        blob = encode_clip(clip, fingerprint=fingerprint, dtype=self._config.dtype)
+        blob = arrow.encode_clip(clip, fingerprint=fingerprint, dtype=self._config.dtype)
         return self._put(span_of(clip, len(blob)), blob, clip.pts_s[-1], fingerprint, lease)
 
     def put_record(self, key: str, blob: bytes, lease: Lease) -> ClipSpan:
-        record = decode_clip(blob, key=key)
+        record = arrow.decode_clip(blob, key=key)
         span = span_of(record.clip, len(blob))
         return self._put(span, blob, record.clip.pts_s[-1], record.fingerprint, lease)
 
@@ -317,6 +320,8 @@ class RedisStore(VerifiedReads):
         return blob
 
     def _iter_records(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:
+        from pipeline.store.bulk import BulkReader  # numpy: listing needs none
+
         asked: deque[ClipSpan] = deque()
         with BulkReader(self._client, self._keys) as reader:
             for span in spans:

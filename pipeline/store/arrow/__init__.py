@@ -14,18 +14,24 @@ The reader trusts nothing: magic, version, size and digest come first (`envelope
 of the messages, schema equality, `validate(full=True)`, then ranges. Arrow's own validation is not
 enough (more than half of mutated streams pass it with changed data), and without it some kill the
 process. Records are not compressed: bf16 tokens hardly shrink, and inflating is where bombs live.
+
+pyarrow and torch are loaded when the first record is written or read: an index needs neither.
 """
 
-from pipeline.store.arrow.columns import TokenDtype
-from pipeline.store.arrow.export import export_clips, exported_info, iter_exported
-from pipeline.store.arrow.record import (
-    ClipRecord,
-    decode_clip,
-    encode_clip,
-    record_body,
-    same_content,
-)
-from pipeline.store.arrow.stream import record_schema
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.store.arrow.columns import TokenDtype
+    from pipeline.store.arrow.export import export_clips, exported_info, iter_exported
+    from pipeline.store.arrow.record import (
+        ClipRecord,
+        decode_clip,
+        encode_clip,
+        record_body,
+        same_content,
+    )
+    from pipeline.store.arrow.stream import record_schema
 
 __all__ = [
     "ClipRecord",
@@ -39,3 +45,20 @@ __all__ = [
     "record_schema",
     "same_content",
 ]
+
+_HOMES = {
+    "columns": ("TokenDtype",),
+    "export": ("export_clips", "exported_info", "iter_exported"),
+    "record": ("ClipRecord", "decode_clip", "encode_clip", "record_body", "same_content"),
+    "stream": ("record_schema",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, loaded with the module it lives in (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
