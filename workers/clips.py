@@ -15,8 +15,8 @@ import numpy as np
 
 from workers.decode.reader import VideoReader
 from workers.decode.track import open_track
-from workers.seams import Cursor, WorkerInfo
-from workers.types import Clip, Frame, VideoSource
+from workers.seams import WorkerInfo
+from workers.types import Clip, Cursor, Frame, VideoSource
 
 
 def check_source(source: VideoSource, *, roots: Sequence[Path] = ()) -> None:

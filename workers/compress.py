@@ -20,8 +20,8 @@ import torch
 from aot import ClipTokens, FrameFeatures, InvalidFeatures, Reducer, make_reducer
 from workers.errors import InvalidSettings
 from workers.models import VisionEncoder, open_vision_encoder
-from workers.seams import FailedClip, WorkerInfo
-from workers.types import Clip, ClipStats, CompressedClip
+from workers.seams import WorkerInfo
+from workers.types import Clip, ClipStats, CompressedClip, FailedClip
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def compress_batch(
         _give_memory_back()
     logger.warning("%d clips from %r not compressed: %s", len(clips), clips[0], failure)
     if len(clips) == 1:
-        return [_failed(clips[0], failure)]
+        return [FailedClip.of(clips[0], failure)]
     half = len(clips) // 2
     return [
         result
@@ -212,12 +212,6 @@ def as_compressed(clip: Clip, tokens: ClipTokens, stats: ClipStats) -> Compresse
         pts_s=tuple(float(pts) for pts in clip.pts_s),
         tokens=tokens,
         stats=stats,
-    )
-
-
-def _failed(clip: Clip, detail: str) -> FailedClip:
-    return FailedClip(
-        clip.stream_id, clip.epoch, clip.index, float(clip.pts_s[0]), clip.end_s, detail
     )
 
 

@@ -114,3 +114,9 @@ class ClipsFailed(WorkerError):
 
 class ClusterUnreachable(WorkerError):
     """No Ray cluster answers at the address in time, or it runs another version."""
+
+
+def one_line(error: object, limit: int = 200) -> str:
+    """An error's text, or its name where it has none, on one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

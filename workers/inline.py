@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from workers.compress import CompressSettings, CompressWorker
-from workers.seams import FailedClip, StopSignal, WorkerInfo
-from workers.types import Clip, CompressedClip
+from workers.seams import StopSignal, WorkerInfo
+from workers.types import Clip, CompressedClip, FailedClip
 
 
 class InlineWorkers:

@@ -1,8 +1,8 @@
 """The seams of a session: what compresses clips, what keeps them, and what passes between.
 
-Three protocols and the values they exchange. Nothing here knows of Ray, of a decoder or of a
-store: `InlineWorkers` and `ClusterWorkers` are worker groups, a store offers sinks, and
-`run_session` is written against the protocols alone.
+Three protocols and what workers and sessions say of themselves. Nothing here knows of Ray, of a
+decoder or of a store: `InlineWorkers` and `ClusterWorkers` are worker groups, a store offers
+sinks, and `run_session` is written against the protocols alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,10 +11,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 from aot import AOTConfig, Grid
 from workers.models.base import ModelIdentity
-from workers.types import Clip, CompressedClip, PixelFormat
+from workers.types import Clip, CompressedClip, Cursor, FailedClip, PixelFormat, StreamGap
 
 SessionState = Literal["starting", "running", "complete", "stopped", "failed"]
-GapReason = Literal["gap", "truncated", "failed"]
 
 
 @dataclass(frozen=True)
@@ -34,43 +33,6 @@ class WorkerInfo:
     """As it was derived for the model's grid and pooling."""
     clip_frames: int
     """Sampled frames in a clip."""
-
-
-@dataclass(frozen=True)
-class FailedClip:
-    """A clip that no worker could compress; it becomes a gap and the stream goes on."""
-
-    stream_id: str
-    epoch: int
-    index: int
-    start_s: float
-    end_s: float
-    detail: str
-    """What went wrong, in one line."""
-
-
-@dataclass(frozen=True)
-class StreamGap:
-    """A stretch of stream time without a clip, and why."""
-
-    stream_id: str
-    epoch: int
-    start_s: float
-    end_s: float
-    reason: GapReason
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """Where a stream stands: its last stored clip."""
-
-    epoch: int
-    index: int
-    last_pts_s: float
-    """Presentation time of the clip's last frame; reading goes on behind it."""
-    end_s: float
-    complete: bool = False
-    """True when the source was read to its end, so that nothing is left to do."""
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,13 @@ from typing import Protocol, runtime_checkable
 from workers.errors import ClipsFailed, InvalidSettings
 from workers.seams import (
     ClipSink,
-    Cursor,
-    FailedClip,
     SessionReport,
     SessionState,
     StopSignal,
-    StreamGap,
     WorkerGroup,
     WorkerInfo,
 )
-from workers.types import Clip, CompressedClip, VideoSource
+from workers.types import Clip, CompressedClip, Cursor, FailedClip, StreamGap, VideoSource
 
 logger = logging.getLogger(__name__)
 

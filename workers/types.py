@@ -1,10 +1,11 @@
-"""The values that workers take and give: sources, frames, clips, compressed clips.
+"""The values that workers take and give: sources, frames, clips, compressed clips, gaps.
 
 Times are seconds of the stream (`pts_s`, `start_s`) unless they say wall. Nothing here knows of
 Ray, of a decoder or of a store.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -12,6 +13,8 @@ from jaxtyping import Float, UInt8
 from aot import ClipTokens
 from workers.errors import InvalidSource
 from workers.names import STREAM_ID
+
+GapReason = Literal["gap", "truncated", "failed"]
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,46 @@ class CompressedClip:
             f"CompressedClip({self.stream_id}/{self.epoch}/{self.index}, "
             f"{self.start_s:.3f}..{self.end_s:.3f} s, {self.tokens!r})"
         )
+
+
+@dataclass(frozen=True)
+class FailedClip:
+    """A clip that no worker could compress; it becomes a gap and the stream goes on."""
+
+    stream_id: str
+    epoch: int
+    index: int
+    start_s: float
+    end_s: float
+    detail: str
+    """What went wrong, in one line."""
+
+    @classmethod
+    def of(cls, clip: Clip, detail: str) -> "FailedClip":
+        """A clip that came to nothing, by its place in the stream."""
+        start_s = float(clip.pts_s[0])
+        return cls(clip.stream_id, clip.epoch, clip.index, start_s, clip.end_s, detail)
+
+
+@dataclass(frozen=True)
+class StreamGap:
+    """A stretch of stream time without a clip, and why."""
+
+    stream_id: str
+    epoch: int
+    start_s: float
+    end_s: float
+    reason: GapReason
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a stream stands: its last stored clip."""
+
+    epoch: int
+    index: int
+    last_pts_s: float
+    """Presentation time of the clip's last frame; reading goes on behind it."""
+    end_s: float
+    complete: bool = False
+    """True when the source was read to its end, so that nothing is left to do."""

@@ -67,7 +67,7 @@ def _look(check: Callable, settings) -> Iterator[Finding]:
 
 
 def _decoder(settings) -> Iterator[Finding]:
-    from workers.decode.versions import decoder_versions
+    from workers.decode.report import decoder_versions
 
     pyav, ffmpeg = decoder_versions()
     numbers = tuple(int(part) for part in ffmpeg.split(".") if part.isdigit())
@@ -104,7 +104,7 @@ def _ray(settings) -> Iterator[Finding]:
     if not settings.ray.enabled:
         yield Finding("ray", True, "off: everything runs in this process")
         return
-    from workers.cluster.facts import cluster_version, is_token_auth_on
+    from workers.cluster.connect import cluster_version, is_token_auth_on
 
     auth = is_token_auth_on()
     warning = "" if auth else "token authentication is off: set RAY_AUTH_MODE=token before joining"

@@ -18,8 +18,8 @@ from pipeline.errors import Conflict, LeaseHeld, PipelineError, UnknownStream
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.base import lease_held
 from pipeline.types import Gap, Lease, StreamInfo, StreamStatus, without_credentials
-from workers.seams import Cursor, SessionReport, StreamGap
-from workers.types import CompressedClip
+from workers.seams import SessionReport
+from workers.types import CompressedClip, Cursor, StreamGap
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,17 @@ import torch
 from aot import AOTConfig, ClipTokens
 from workers.errors import SourceUnreachable
 from workers.models.base import ModelIdentity
-from workers.seams import Cursor, FailedClip, SessionReport, StreamGap, WorkerInfo
-from workers.types import Clip, ClipStats, CompressedClip, PixelFormat, VideoSource
+from workers.seams import SessionReport, WorkerInfo
+from workers.types import (
+    Clip,
+    ClipStats,
+    CompressedClip,
+    Cursor,
+    FailedClip,
+    PixelFormat,
+    StreamGap,
+    VideoSource,
+)
 
 INFO = WorkerInfo(
     identity=ModelIdentity("tiny", "local", "llava_onevision", "w", "p", "float32"),

@@ -9,8 +9,7 @@ from tests.videos import CASES, read_index, write_case, write_video
 from tests.workers.decode.oracle import SMALL
 from workers.clips import FileClips, cut_clips
 from workers.decode.reader import VideoReader
-from workers.seams import Cursor
-from workers.types import Clip, Frame, VideoSource
+from workers.types import Clip, Cursor, Frame, VideoSource
 
 
 def frames(count: int, **marks: dict[int, object]) -> list[Frame]:

@@ -20,8 +20,7 @@ from workers.compress import (
 )
 from workers.errors import InvalidSettings, ModelNotFound
 from workers.inline import InlineWorkers
-from workers.seams import FailedClip
-from workers.types import PixelFormat
+from workers.types import FailedClip, PixelFormat
 
 
 class StubEncoder:

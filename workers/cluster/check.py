@@ -7,6 +7,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from workers.cluster.pool import original_error
+from workers.errors import one_line
 from workers.session import CheckSource
 from workers.types import VideoSource
 
@@ -37,8 +38,9 @@ def check_on_cluster(
         ray.cancel(answer, force=True)
         logger.warning("stream %s: no place to look at its source beforehand", source.stream_id)
     except RayError as error:
-        reason = " ".join(str(error).split())[:200]
-        logger.warning("stream %s: its source was not looked at: %s", source.stream_id, reason)
+        logger.warning(
+            "stream %s: its source was not looked at: %s", source.stream_id, one_line(error)
+        )
 
 
 def _run(check: CheckSource, source: VideoSource) -> None:

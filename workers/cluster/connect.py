@@ -20,9 +20,12 @@ from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
+from ray._private.authentication.authentication_utils import (  # no public form exists
+    is_token_auth_enabled,
+)
 from ray.exceptions import RayError
 
-from workers.errors import ClusterUnreachable, InvalidSettings
+from workers.errors import ClusterUnreachable, InvalidSettings, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +85,8 @@ def connect(settings: ClusterSettings) -> None:
     except (RayError, RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
         ray.shutdown()
         raise ClusterUnreachable(
-            f"no Ray cluster to be had at {address or 'this machine'}: {_brief(error)}; start one "
-            "with `ray start --head`, with this version of Ray and Python and the same token"
+            f"no Ray cluster to be had at {address or 'this machine'}: {one_line(error)}; start "
+            "one with `ray start --head`, with this version of Ray and Python and the same token"
         ) from error
 
 
@@ -117,7 +120,7 @@ def _quieten_ray() -> None:
 
 def _log_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:
     for line in data["lines"]:
-        logger.warning("ray: %s", _brief(line))
+        logger.warning("ray: %s", one_line(line))
 
 
 def _checked_address(settings: ClusterSettings) -> str | None:
@@ -161,7 +164,7 @@ def _check_health(address: str, timeout_s: float) -> None:
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
         raise ClusterUnreachable(
-            f"the Ray cluster at {address} cannot be joined: {_brief(lines[-1])}; start one with "
+            f"the Ray cluster at {address} cannot be joined: {one_line(lines[-1])}; start one with "
             "`ray start --head`, with this version of Ray and Python and the same token"
         )
 
@@ -199,7 +202,7 @@ def start_local_cluster(settings: ClusterSettings, *, timeout_s: float = 60.0) -
         ) from None
     if done.returncode:
         raise ClusterUnreachable(
-            f"`ray start` failed with {done.returncode}: {_brief(done.stderr or done.stdout)}; "
+            f"`ray start` failed with {done.returncode}: {one_line(done.stderr or done.stdout)}; "
             "run it by hand, or ingest without --detach"
         )
     return joined
@@ -210,5 +213,11 @@ def _local_cpus(settings: ClusterSettings) -> int:
     return settings.num_cpus or max(2, os.cpu_count() or 1)
 
 
-def _brief(error: object) -> str:
-    return " ".join(str(error).split())[:300]
+def cluster_version() -> str:
+    """Version of Ray."""
+    return ray.__version__
+
+
+def is_token_auth_on() -> bool:
+    """Whether Ray asks for a token before it runs anybody's code."""
+    return is_token_auth_enabled()

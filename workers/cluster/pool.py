@@ -27,8 +27,8 @@ from ray.exceptions import (
 
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import InvalidSettings, WorkerError, WorkerLost
-from workers.seams import FailedClip, StopSignal, WorkerInfo
-from workers.types import Clip, CompressedClip
+from workers.seams import StopSignal, WorkerInfo
+from workers.types import Clip, CompressedClip, FailedClip
 
 logger = logging.getLogger(__name__)
 

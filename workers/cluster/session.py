@@ -31,7 +31,7 @@ from workers.cluster.pool import (
     open_pool,
 )
 from workers.compress import CompressSettings
-from workers.errors import WorkerError, WorkerLost
+from workers.errors import WorkerError, WorkerLost, one_line
 from workers.seams import SinkFactory
 from workers.session import OpenClips, Progress, SessionSettings, run_session
 from workers.types import VideoSource
@@ -140,7 +140,7 @@ class SessionHandle:
             return Progress(self.stream_id)
         except RayActorError as error:
             raise WorkerLost(
-                f"the session of stream {self.stream_id} is gone: {' '.join(str(error).split())}; "
+                f"the session of stream {self.stream_id} is gone: {one_line(error)}; "
                 "what it stored is kept, start it again to go on"
             ) from None
 

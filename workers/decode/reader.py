@@ -30,8 +30,7 @@ from workers.decode.plan import DecodedFrame, DecodeTally, GopDecoder
 from workers.decode.report import DecodeReport, VideoInfo, describe_video, make_report
 from workers.decode.track import OpenTrack, open_track
 from workers.errors import NoFrames, NoKeyframe, SourceError
-from workers.seams import Cursor
-from workers.types import Frame, PixelFormat, VideoSource
+from workers.types import Cursor, Frame, PixelFormat, VideoSource
 
 MIN_GAP_S = 2.0
 """A step between sampled frames beyond this, and beyond three sampling intervals, is a gap."""

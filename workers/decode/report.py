@@ -132,3 +132,8 @@ def _ends_early(track: OpenTrack, packets: PacketReader) -> bool:
     if declared_s is None or end_s is None or len(track.container.streams) > 1:
         return False  # another track may be the longer one
     return end_s < declared_s - TRUNCATED_S
+
+
+def decoder_versions() -> tuple[str, str]:
+    """Version of PyAV, and of the FFmpeg it carries."""
+    return av.__version__, str(av.ffmpeg_version_info)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from workers.errors import ModelError, NoVisionTower, UnsupportedModel
+from workers.errors import ModelError, NoVisionTower, UnsupportedModel, one_line
 from workers.models.base import (
     LanguageModel,
     Marks,
@@ -24,7 +24,7 @@ from workers.models.base import (
     VisionEncoder,
     VisualSegment,
 )
-from workers.models.checkpoint import Checkpoint, one_line, open_checkpoint
+from workers.models.checkpoint import Checkpoint, open_checkpoint
 
 __all__ = [
     "FAMILIES",

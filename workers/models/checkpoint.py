@@ -18,7 +18,13 @@ from typing import Any
 import huggingface_hub
 from safetensors import SafetensorError, safe_open
 
-from workers.errors import InvalidCheckpoint, ModelNotFound, NoVisionTower, UnsafeWeights
+from workers.errors import (
+    InvalidCheckpoint,
+    ModelNotFound,
+    NoVisionTower,
+    UnsafeWeights,
+    one_line,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +116,6 @@ def open_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoin
         )
     config = _read_json(config_path)
     return Checkpoint(folder, model_id, resolved, config, _weight_files(folder))
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text on one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _fetch(model: str, revision: str | None) -> Path:

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from workers.errors import InvalidCheckpoint, NoVisionTower
+from workers.errors import InvalidCheckpoint, NoVisionTower, one_line
 from workers.models.base import ModelIdentity
-from workers.models.checkpoint import Checkpoint, one_line
+from workers.models.checkpoint import Checkpoint
 from workers.models.pixels import PixelSettings
 from workers.models.prompt import PromptWriter
 

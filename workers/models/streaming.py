@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from workers.errors import ModelError
-from workers.models.checkpoint import one_line
+from workers.errors import ModelError, one_line
 
 
 class _StopWhenSet(StoppingCriteria):

@@ -15,8 +15,8 @@ from aot import ClipTokens
 from pipeline.errors import Conflict, FingerprintMismatch, LeaseHeld, LeaseLost
 from pipeline.ingest.sink import StoreSinkFactory, describe_source
 from pipeline.types import StreamInfo
-from workers.seams import SessionReport, StreamGap
-from workers.types import ClipStats, CompressedClip
+from workers.seams import SessionReport
+from workers.types import ClipStats, CompressedClip, StreamGap
 
 INFO = StreamInfo("lobby", "/videos/a.mp4", "tiny", "f1", settings={"fps": 1.0})
 

@@ -38,9 +38,8 @@ from workers.errors import (
 )
 from workers.inline import InlineWorkers
 from workers.models import VisualSegment
-from workers.seams import FailedClip
 from workers.session import SessionSettings, run_session
-from workers.types import VideoSource
+from workers.types import FailedClip, VideoSource
 
 pytestmark = pytest.mark.timeout(180)
 

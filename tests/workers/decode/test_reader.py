@@ -13,8 +13,7 @@ from bench.camera import repeat_video
 from tests.videos import CASES, VideoSpec, read_index, write_case, write_video
 from tests.workers.decode.oracle import RATES, SMALL, assert_same_frames, pick_frames, read_all
 from workers.decode.reader import VideoReader
-from workers.seams import Cursor
-from workers.types import Frame, VideoSource
+from workers.types import Cursor, Frame, VideoSource
 
 FOOTAGE = (
     "asl_book.mkv",
