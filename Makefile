@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN     = $(VENV)/bin
 PYTEST  = $(BIN)/python -m pytest
 
-.PHONY: install test test-slow test-gpu check format demo soak train-demo bench serve clean
+.PHONY: install test test-slow test-gpu check format drawings demo soak train-demo bench serve clean
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,10 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Rooms and arrows of docs/architecture.md as they are now.
+drawings: install
+	$(BIN)/python -m tests.rooms
 
 demo: install
 	$(BIN)/aot demo

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import Qwen2Model
 
 from demo.miniature.model import TOKENS_PER_FRAME
-from demo.miniature.tokenizer import build_tokenizer, format_mark
-from demo.training.labels import IGNORE
-from demo.world.questions import Question
+from demo.miniature.tokenizer import build_tokenizer
+from demo.world.labels import IGNORE
+from demo.world.questions import Question, format_mark
 
 MARK_TOKENS = 3
 FRAME_LENGTH = MARK_TOKENS + TOKENS_PER_FRAME + 1

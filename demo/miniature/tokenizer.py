@@ -133,10 +133,3 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
-
-
-def format_mark(time_s: float) -> str:
-    """The time mark in front of a frame, `HH:MM:SS`: three ids; hours wrap at 100."""
-    minutes, seconds = divmod(int(time_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours % 100:02d}:{minutes:02d}:{seconds:02d}"

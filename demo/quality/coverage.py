@@ -25,7 +25,7 @@ from demo.miniature.sequence import open_vocabulary
 from demo.quality.bench import MODEL
 from demo.quality.contestants import CONTESTANTS, open_contestant
 from demo.quality.evaluate import FRAMES, WatchedScene, report_seeds, watch_scenes
-from demo.training.labels import CLASSES
+from demo.world.labels import CLASSES
 from demo.world.questions import SEEN
 from demo.world.render import render
 from demo.world.scenes import Item

@@ -22,10 +22,10 @@ from transformers import Qwen2Model
 
 from aot import ClipTokens, FrameFeatures, make_reducer
 from demo.miniature.model import IMAGE_SIZE, PATCHES, load_model
+from demo.miniature.pixels import shrink
 from demo.miniature.reading import Layout, Order, gather, lay_out, sort_clip
 from demo.miniature.sequence import SLOT_LENGTH, Slots, open_vocabulary, write_slots
-from demo.training.labels import IGNORE, choose_owner, cover_cells
-from demo.training.tower import shrink
+from demo.world.labels import IGNORE, choose_owner, cover_cells
 from demo.world.questions import KINDS, Question, ask, open_window
 from demo.world.render import render
 from demo.world.scenes import Scene, generate_scene

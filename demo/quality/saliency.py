@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import LlavaOnevisionModel
 
 from demo.miniature.model import IMAGE_SIZE, PATCHES, load_model
-from demo.training.labels import IGNORE, choose_owner, cover_cells
-from demo.training.tower import normalise
+from demo.miniature.pixels import normalise
+from demo.world.labels import IGNORE, choose_owner, cover_cells
 from demo.world.render import render
 from demo.world.scenes import generate_scene
 

@@ -21,12 +21,13 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from aot.pooling import pool_grid
 from demo.miniature.model import CELLS, PATCHES
+from demo.miniature.pixels import normalise
 from demo.miniature.sequence import open_vocabulary
 from demo.training.checkpoint import load_state, save_state
-from demo.training.labels import CLASSES, IGNORE, PAIRS
 from demo.training.loading import map_ahead, send
 from demo.training.optim import set_rates
-from demo.training.tower import dense_loss, draw_batch, normalise
+from demo.training.tower import dense_loss, draw_batch
+from demo.world.labels import CLASSES, IGNORE, PAIRS
 from demo.world.scenes import SHAPES
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from demo.miniature.sequence import open_vocabulary, write_marks, write_slots
 from demo.training.crops import View, crop_scene, draw_inside
 from demo.training.curriculum import Phase, Progress, pick, unlike
 from demo.training.facts import FACTS, name_pairs, state_facts
-from demo.training.labels import IGNORE
 from demo.training.loading import send
 from demo.training.pool import SHARD_SCENES, SeenScene, load_shard, pool_folder
+from demo.world.labels import IGNORE
 from demo.world.questions import KINDS, SEEN, Question, Window, ask, open_window
 
 DRAWS = 6

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from demo.miniature.model import CELLS
 from demo.miniature.sequence import FRAME_LENGTH, MARK_TOKENS
-from demo.training.labels import IGNORE
 from demo.training.pool import SeenScene
+from demo.world.labels import IGNORE
 
 LARGEST = 24
 """Cells of a frame that its rectangles show at most: half of them."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from demo.miniature.sequence import open_vocabulary
 from demo.training.facts import CLOCKS, FACTS, MOST
-from demo.training.labels import CLASSES, IGNORE
+from demo.world.labels import CLASSES, IGNORE
 
 FACT_LAYER = 3
 """Hidden states after this many layers are asked for facts; the layers above answer."""

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from demo.miniature.model import CELLS
-from demo.training.labels import CLASSES, IGNORE, PAIRS
+from demo.world.labels import CLASSES, IGNORE, PAIRS
 from demo.world.questions import SEEN, Window, find_direction
 from demo.world.scenes import DIRECTIONS
 

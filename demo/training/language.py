@@ -35,10 +35,10 @@ from demo.training.crops import View, hide, pack, take
 from demo.training.curriculum import Phase, Progress, find_phase
 from demo.training.fact_heads import ANSWER_LAYER, CLOCK_LAYER, FACT_LAYER, FactHeads
 from demo.training.facts import FACTS
-from demo.training.labels import IGNORE
 from demo.training.loading import map_ahead
 from demo.training.optim import build_optimizers, set_rates
 from demo.training.parallel import any_worker, average_gradients, find_share
+from demo.world.labels import IGNORE
 from demo.world.questions import KINDS
 
 logger = logging.getLogger(__name__)

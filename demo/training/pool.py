@@ -22,9 +22,9 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from aot.pooling import pool_grid
 from demo.miniature.model import CELLS, IMAGE_SIZE, PATCHES
-from demo.training.labels import choose_owner, cover_cells
+from demo.miniature.pixels import normalise, shrink
 from demo.training.loading import map_ahead
-from demo.training.tower import normalise, shrink
+from demo.world.labels import choose_owner, cover_cells
 from demo.world.render import render
 from demo.world.scenes import Scene, generate_scene, scatter_scene
 

@@ -18,13 +18,14 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from aot.pooling import pool_grid
 from demo.miniature.model import PATCHES
+from demo.miniature.pixels import normalise
 from demo.training.align import pair_labels
 from demo.training.checkpoint import load_state, save_state
-from demo.training.labels import IGNORE, LETTERS, PAIRS
 from demo.training.loading import map_ahead, send
 from demo.training.optim import build_optimizers, set_rates
 from demo.training.parallel import average_gradients, find_share
-from demo.training.tower import TowerHeads, dense_loss, draw_batch, head_losses, normalise
+from demo.training.tower import TowerHeads, dense_loss, draw_batch, head_losses
+from demo.world.labels import IGNORE, LETTERS, PAIRS
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,11 @@ from transformers import SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from demo.miniature.model import CELLS, IMAGE_SIZE, PATCHES
+from demo.miniature.pixels import normalise, shrink
 from demo.training.checkpoint import load_state, save_state
-from demo.training.labels import (
+from demo.training.loading import map_ahead, send
+from demo.training.optim import build_optimizers, set_rates
+from demo.world.labels import (
     CLASSES,
     IGNORE,
     PRESENT,
@@ -34,8 +37,6 @@ from demo.training.labels import (
     label_cells,
     label_frames,
 )
-from demo.training.loading import map_ahead, send
-from demo.training.optim import build_optimizers, set_rates
 from demo.world.render import render
 from demo.world.scenes import BLOCK_S, Scene, crowd_scene, generate_scene, scatter_scene
 
@@ -171,20 +172,6 @@ def _draw_time(scene: Scene, rng: np.random.Generator) -> float:
         return float(rng.uniform(0, scene.duration_s))
     item = scene.items[int(rng.integers(len(scene.items)))]
     return float(rng.uniform(item.start_s, min(item.end_s, scene.duration_s)))
-
-
-def shrink(pixels: np.ndarray) -> np.ndarray:
-    """Bicubic with antialiasing to the model's size, as the ingest path does."""
-    if pixels.shape[1] == IMAGE_SIZE:
-        return pixels
-    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    small = F.interpolate(planes, (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True)
-    return small.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def normalise(pixels: Tensor) -> Tensor:
-    """uint8 [b h w 3] to what SigLIP reads: float [b 3 h w] in -1 to 1."""
-    return (pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
 def compute_losses(

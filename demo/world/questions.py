@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from demo.miniature.tokenizer import format_mark
 from demo.world.scenes import COLOURS, LETTERS, SHAPES, Item, Scene
 
 SEEN = 0.45
@@ -92,6 +91,13 @@ def ask(
 
 
 Drawn = tuple[str, str, float] | None
+
+
+def format_mark(time_s: float) -> str:
+    """The time mark in front of a frame, `HH:MM:SS`: three ids; hours wrap at 100."""
+    minutes, seconds = divmod(int(time_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours % 100:02d}:{minutes:02d}:{seconds:02d}"
 
 
 def _clear(window: Window, kind: str) -> list[int] | None:

@@ -6,9 +6,9 @@ import torch
 
 from demo.miniature.model import build_model
 from demo.training.align import draw_codes, pair_labels, train_align
-from demo.training.labels import IGNORE, PAIRS
 from demo.training.refine import THINGS, mean_of, name_things, touch_loss, train_refine
 from demo.training.tower import dense_loss
+from demo.world.labels import IGNORE, PAIRS
 
 
 def test_codes_stand_at_right_angles_to_each_other_and_to_the_words():

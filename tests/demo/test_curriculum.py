@@ -24,8 +24,8 @@ from demo.training.crops import (
     pack,
 )
 from demo.training.curriculum import Phase, Progress, find_phase, pick, plan_phases, unlike
-from demo.training.labels import IGNORE
 from demo.training.pool import SeenScene
+from demo.world.labels import IGNORE
 from demo.world.questions import KINDS, Question
 from demo.world.scenes import generate_scene, scatter_scene
 

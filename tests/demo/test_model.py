@@ -4,7 +4,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from demo.miniature.model import CELLS, build_model, load_model
-from demo.miniature.tokenizer import build_tokenizer, format_mark
+from demo.miniature.tokenizer import build_tokenizer
+from demo.world.questions import format_mark
 from workers.models import ReadingStyle, open_language_model, open_vision_encoder
 
 

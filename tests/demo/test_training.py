@@ -15,10 +15,10 @@ from demo.training.crops import View
 from demo.training.curriculum import Phase, Progress
 from demo.training.fact_heads import FactHeads
 from demo.training.facts import CLOCKS, FACTS, FRESH, name_pairs, state_facts
-from demo.training.labels import IGNORE, PAIRS, PRESENT
 from demo.training.language import train_language
 from demo.training.optim import build_optimizers
 from demo.training.tower import draw_batch
+from demo.world.labels import IGNORE, PAIRS, PRESENT
 from demo.world.questions import LECTURE, SURVEILLANCE, Question, open_window
 from demo.world.scenes import generate_scene
 from demo.world.video import write_video
