@@ -15,27 +15,40 @@ if TYPE_CHECKING:
     from aot.compressor import ClipCompressor, compress_clip
     from aot.config import AOTConfig
     from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental
+    from aot.packing import stack_clips, unpack
     from aot.pooling import pool_grid, pool_mask, pooled_grid
-    from aot.reducers.base import Reducer
+    from aot.reducers.base import CausalReducer, Reducer
     from aot.reducers.registry import REDUCERS, make_reducer
     from aot.spatial import merge_within_frame
     from aot.temporal import concatenate, merge_across_frames
     from aot.transport import TransportPlan, sinkhorn
-    from aot.types import ClipState, ClipTokens, FrameFeatures, FrameTokens, Grid, TokenKind
+    from aot.types import (
+        ClipState,
+        ClipTokens,
+        FeatureBatch,
+        FrameFeatures,
+        FrameTokens,
+        Grid,
+        PackedTokens,
+        TokenKind,
+    )
 
 __all__ = [
     "REDUCERS",
     "AOTConfig",
     "AOTError",
+    "CausalReducer",
     "ClipCompressor",
     "ClipState",
     "ClipTokens",
+    "FeatureBatch",
     "FrameFeatures",
     "FrameTokens",
     "Grid",
     "InvalidConfig",
     "InvalidFeatures",
     "NotIncremental",
+    "PackedTokens",
     "Reducer",
     "TokenKind",
     "TransportPlan",
@@ -50,6 +63,8 @@ __all__ = [
     "pooled_grid",
     "select_anchors",
     "sinkhorn",
+    "stack_clips",
+    "unpack",
 ]
 
 _HOMES = {
@@ -57,13 +72,17 @@ _HOMES = {
     "compressor": ("ClipCompressor", "compress_clip"),
     "config": ("AOTConfig",),
     "errors": ("AOTError", "InvalidConfig", "InvalidFeatures", "NotIncremental"),
+    "packing": ("stack_clips", "unpack"),
     "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
-    "reducers.base": ("Reducer",),
+    "reducers.base": ("CausalReducer", "Reducer"),
     "reducers.registry": ("REDUCERS", "make_reducer"),
     "spatial": ("merge_within_frame",),
     "temporal": ("concatenate", "merge_across_frames"),
     "transport": ("TransportPlan", "sinkhorn"),
-    "types": (*("ClipState", "ClipTokens", "FrameFeatures", "FrameTokens", "Grid", "TokenKind"),),
+    "types": (
+        *("ClipState", "ClipTokens", "FeatureBatch", "FrameFeatures", "FrameTokens", "Grid"),
+        *("PackedTokens", "TokenKind"),
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -16,20 +16,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aot.clip_batch import (
-    OpenClips,
+    AnchorState,
     StepTokens,
     arrange_steps,
-    cut_apart,
-    mark_steps,
-    open_clips,
+    open_anchors,
+    pack_steps,
     pad_frames,
     take_step,
 )
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
+from aot.packing import join_packed, unpack
 from aot.spatial import PooledFrames
 from aot.transport import exponentiate, scale_kernel, times
-from aot.types import ClipState, ClipTokens, FrameTokens, Grid, TokenKind
+from aot.types import ClipTokens, FrameTokens, Grid, PackedTokens, TokenKind
 
 #: The reference's guards against division by zero and against a cosine of exactly one.
 _NORM_FLOOR, _SUM_FLOOR, _COSINE_LIMIT = 1e-12, 1e-9, 1 - 1e-6
@@ -57,21 +57,25 @@ def merge_across_frames(
         )
     num_cells = 1 + max((int(frame.cell.max()) for frame in frames if len(frame.cell)), default=0)
     padded = pad_frames(frames, grid or (1, num_cells))
-    [(emitted, state)] = push_frames(padded, [len(frames)], [None], config, frames[0].tokens.dtype)
-    return concatenate([emitted, finish_clip(state, config, frames[0].tokens.dtype)])
+    dtype = frames[0].tokens.dtype
+    emitted, state = push_frames(padded, 1, None, None, config, dtype)
+    [tokens] = unpack(join_packed(emitted, finish_clips(state, dtype)))
+    return tokens
 
 
 def push_frames(
     frames: PooledFrames,
-    lengths: Sequence[int],
-    states: Sequence[ClipState | None],
+    clips: int,
+    active: Bool[Tensor, "c t"] | None,
+    state: AnchorState | None,
     config: AOTConfig,
     dtype: torch.dtype,
-) -> list[tuple[ClipTokens, ClipState]]:
-    """Take the next frames of several clips; give each clip's emitted tokens and its new state.
+) -> tuple[PackedTokens, AnchorState]:
+    """Take the next frames of several clips; give the tokens they emit and the new state.
 
-    `frames` holds `lengths[0]` frames of the first clip, then `lengths[1]` of the second, and so
-    on. For a later frame at distance `l` from the keyframe, with tokens `x_i` and anchors `y_j`::
+    `frames` holds the frames of the first clip, then as many of the second, and so on; `active`
+    tells which are there, None that all are. No state opens all clips. For a later frame at
+    distance `l` from the keyframe, with tokens `x_i` and anchors `y_j`::
 
         C_ij = (1 - cos(x_i, y_j) - min C) (1 - exp(-l^2 / (2 time_sigma^2)))
         P    = Sinkhorn(C), rows then scaled to one;  q_i = max_j P_ij
@@ -82,39 +86,54 @@ def push_frames(
     came before the keyframe, the keyframe's tokens carry it. With `merge_frames` off every frame
     stands for itself: all its tokens come out, and the state holds no anchors.
     """
-    batch = arrange_steps(frames, lengths)  # (clips, steps, ...)
-    clips = open_clips(states, batch)
-    emitted, kinds = [], []
-    active = mark_steps(lengths, frames.count.device)
+    batch = arrange_steps(frames, clips, active)  # (clips, steps, ...)
+    _, steps, rows, width = batch.tokens.shape
     num_cells = frames.grid[0] * frames.grid[1]
-    fresh = all(state is None for state in states)
-    for step in range(batch.present.shape[1]):
+    room = max(num_cells, rows) if config.merge_frames else 0
+    given = state or open_anchors(
+        clips, room, frames.grid, width, batch.tokens.dtype, batch.tokens.device
+    )
+    now = given.widened(_rows_needed(given, rows))
+    there = batch.present.new_ones(clips, steps) if active is None else active
+    emitted, kinds = [], []
+    for step in range(steps):
         # One frame after the other: each is matched to what the ones before it made of the anchors.
         current = take_step(batch, step)
-        clips, emit, mass, kind = _take_frame(
-            clips, current, active[:, step], num_cells, config, opens=fresh and step == 0
+        now, emit, mass, kind = _take_frame(
+            now, current, there[:, step], num_cells, config, opens=state is None and step == 0
         )
         emitted.append(StepTokens(current.tokens, current.cell, mass, emit))
         kinds.append(kind)
-    return cut_apart(emitted, kinds, clips, states, frames.grid, dtype)
+    packed = pack_steps(emitted, kinds, given.position, frames.grid, dtype)
+    return packed, now.widened(room)
 
 
-def finish_clip(state: ClipState, config: AOTConfig, dtype: torch.dtype) -> ClipTokens:
-    """The merged anchors of a clip; none when they gathered nothing.
+def _rows_needed(state: AnchorState, rows: int) -> int:
+    """Rows of anchors to work on: on a CPU, where asking is free, no more than there will be."""
+    room = state.anchors.shape[1]
+    if not room or state.count.device.type != "cpu":
+        return room
+    return min(room, max(rows, int(state.count.max())))
+
+
+def finish_clips(state: AnchorState, dtype: torch.dtype) -> PackedTokens:
+    """The merged anchors of clips; none of a clip where they gathered nothing.
 
     That is so when no frame followed the keyframe, or, by an absolute keep rule, when all tokens
     that followed were distinct.
     """
-    merged = config.merge_frames and bool((state.mass > 0).any())
-    count = state.anchors.shape[0] if merged else 0
-    device = state.anchors.device
-    return ClipTokens(
-        tokens=state.anchors[:count].to(dtype),
-        frame=torch.full((count,), state.keyframe, dtype=torch.int64, device=device),
-        cell=state.cell[:count],
-        mass=state.mass[:count],
-        kind=torch.full((count,), TokenKind.MERGED, dtype=torch.uint8, device=device),
-        grid=state.pooled_grid,
+    if state.count.device.type == "cpu":
+        state = state.widened(int(state.count.max()))
+    gathered = ((state.mass > 0) & state.present).any(dim=1)
+    return PackedTokens(
+        tokens=state.anchors.to(dtype),
+        frame=state.keyframe[:, None].expand_as(state.cell),
+        cell=state.cell,
+        mass=state.mass,
+        kind=torch.full_like(state.cell, int(TokenKind.MERGED)).to(torch.uint8),
+        count=state.count * gathered,
+        finite=torch.ones_like(gathered),
+        grid=state.grid,
     )
 
 
@@ -128,14 +147,14 @@ def concatenate(parts: Sequence[ClipTokens]) -> ClipTokens:
 
 
 def _take_frame(
-    clips: OpenClips,
+    clips: AnchorState,
     frame: StepTokens,
     active: Bool[Tensor, " b"],
     num_cells: int,
     config: AOTConfig,
     *,
     opens: bool,
-) -> tuple[OpenClips, Bool[Tensor, "b k"], Float[Tensor, "b k"], Int[Tensor, " b"]]:
+) -> tuple[AnchorState, Bool[Tensor, "b k"], Float[Tensor, "b k"], Int[Tensor, " b"]]:
     """One frame of every active clip: its keyframe where it has none yet, else a later frame.
 
     Gives the new clips, which of the frame's tokens come out, with which mass, and their kind.
@@ -162,7 +181,7 @@ def _take_frame(
     return clips, emit, mass, kind
 
 
-def _start(clips: OpenClips, frame: StepTokens, starts: Bool[Tensor, " b"]) -> OpenClips:
+def _start(clips: AnchorState, frame: StepTokens, starts: Bool[Tensor, " b"]) -> AnchorState:
     """Make the frame the keyframe of the clips marked in `starts`."""
     room = clips.anchors.shape[1] - frame.tokens.shape[1]
     wide = [torch.nn.functional.pad(frame.tokens, (0, 0, 0, room))]
@@ -177,8 +196,8 @@ def _start(clips: OpenClips, frame: StepTokens, starts: Bool[Tensor, " b"]) -> O
 
 
 def _follow(
-    clips: OpenClips, frame: StepTokens, follows: Bool[Tensor, " b"], config: AOTConfig
-) -> tuple[Bool[Tensor, "b k"], OpenClips]:
+    clips: AnchorState, frame: StepTokens, follows: Bool[Tensor, " b"], config: AOTConfig
+) -> tuple[Bool[Tensor, "b k"], AnchorState]:
     """Transport a later frame onto the anchors: which tokens are distinct, and the new anchors."""
     sources = frame.present & follows[:, None]
     similarity = _cosine(frame.tokens, clips.anchors)

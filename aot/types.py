@@ -1,21 +1,30 @@
 """The values the reduction passes along: features of frames in, tokens of clips out.
 
-Letters in shapes: `t` frames, `h w` patch grid, `n = h*w`, `k` tokens of one frame after the
-within-frame stage, `m` tokens of one clip, `d` token width. Cells are row-major indices into the
-*pooled* grid. Nothing here knows of models, time in seconds, or storage.
+Letters in shapes: `c` clips side by side, `t` frames, `h w` patch grid, `n = h*w`, `k` tokens of
+one frame after the within-frame stage, `m` tokens of one clip, `r` rows of a buffer that has room
+for them, `d` token width. Cells are row-major indices into the *pooled* grid. Nothing here knows
+of models, time in seconds, or storage.
+
+Values come in two forms: those of one clip, which is what callers hold (`FrameFeatures`,
+`ClipTokens`), and those of many clips in fixed shapes, whose decisions stay on their device
+(`FeatureBatch`, `ClipState`, `PackedTokens`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
-from jaxtyping import Float, Int, UInt8
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from aot.errors import InvalidFeatures
 
 Grid = tuple[int, int]
 """(rows, columns)."""
+
+S = TypeVar("S", bound="ClipState")
 
 Pooling = Literal["bilinear", "average", "none"]
 """How a model family pools its patch grid; `none` leaves it."""
@@ -86,23 +95,109 @@ class FrameTokens:
 
 
 @dataclass(frozen=True)
-class ClipState:
-    """What the next frame of an open clip needs, and nothing else (about 0.25 MB)."""
+class FeatureBatch:
+    """Features of the next frames of several clips of one model, padded to the longest."""
 
-    anchors: Float[Tensor, "k d"]
-    """The keyframe's anchors with all that was merged into them so far, float32 (float64 where the
-    features are); none where `AOTConfig.merge_frames` is off."""
-    cell: Int[Tensor, " k"]
-    mass: Float[Tensor, " k"]
-    """What each anchor gathered from the frames after the keyframe."""
-    keyframe: int
-    """Position of the keyframe; the number of frames so far when none had a token."""
-    position: int
-    """Frames pushed so far."""
-    pooled_grid: Grid
+    tokens: Float[Tensor, "c t n d"]
+    local_attention: Float[Tensor, "c t n"]
+    global_attention: Float[Tensor, "c t n"]
+    grid: Grid
+    """Patch rows and columns."""
+    active: Bool[Tensor, "c t"] | None = None
+    """Which frames are there, a clip's from the first on; None where all are. What a padding frame
+    holds must be finite and decides nothing."""
 
     def __repr__(self) -> str:
-        return f"ClipState(anchors={tuple(self.anchors.shape)}, position={self.position})"
+        return f"FeatureBatch(tokens={tuple(self.tokens.shape)}, grid={self.grid})"
+
+
+@dataclass(frozen=True)
+class ClipState:
+    """What the next frames of open clips need: tensors whose first axis is the clip.
+
+    Shapes are fixed by the reducer, its constants and the model, so that states of any clips stack
+    into a batch, move between devices and travel as plain tensors. A reducer that needs more than
+    the position has a class of its own with more columns. What a clip's caller holds is a batch of
+    one. Never written to.
+    """
+
+    grid: Grid
+    """Pooled rows and columns."""
+    width: int
+    """Of a token."""
+    position: Int[Tensor, " c"]
+    """Frames pushed so far."""
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def map(self: S, change: Callable[[Tensor], Tensor]) -> S:
+        """The state with every tensor changed alike."""
+        return replace(self, **{name: change(value) for name, value in self.columns.items()})
+
+    def to(self: S, device: torch.device | str, *, non_blocking: bool = False) -> S:
+        """The state on another device."""
+        return self.map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def __len__(self) -> int:
+        return self.position.shape[0]
+
+    def split(self: S) -> list[S]:
+        """The state of each clip, owning no more than itself."""
+        if len(self) == 1:
+            return [self]
+        return [
+            self.map(lambda value, row=row: value[row : row + 1].clone())
+            for row in range(len(self))
+        ]
+
+    @classmethod
+    def stack(cls: type[S], states: Sequence[S]) -> S:
+        """States of one reducer side by side.
+
+        Raises:
+            InvalidFeatures: none, or states of different grids or widths.
+        """
+        kinds = {(type(state), state.grid, state.width) for state in states}
+        if len(kinds) != 1:
+            raise InvalidFeatures(
+                f"got states of {sorted(map(str, kinds))}, expected one kind, grid and width; "
+                "stack the states of one reducer and model"
+            )
+        first = states[0]
+        if len(states) == 1:
+            return first
+        names = first.columns
+        joined = {name: torch.cat([getattr(state, name) for state in states]) for name in names}
+        return replace(first, **joined)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as plain tensors by name, as a file or a message takes them."""
+        size = torch.tensor([*self.grid, self.width])
+        return {"size": size, **self.columns}
+
+    @classmethod
+    def from_tensors(cls: type[S], tensors: Mapping[str, Tensor]) -> S:
+        """The state that `tensors` gave.
+
+        Raises:
+            InvalidFeatures: the tensors of another kind of state.
+        """
+        expected = {column.name for column in fields(cls)} - {"grid", "width"} | {"size"}
+        if set(tensors) != expected:
+            raise InvalidFeatures(
+                f"got tensors {sorted(tensors)}, expected {sorted(expected)}; "
+                f"give what {cls.__name__}.tensors() gave"
+            )
+        rows, columns, width = tensors["size"].tolist()
+        rest = {name: value for name, value in tensors.items() if name != "size"}
+        return cls(grid=(rows, columns), width=width, **rest)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(clips={len(self)}, grid={self.grid}, width={self.width})"
 
 
 @dataclass(frozen=True)
@@ -142,3 +237,30 @@ class ClipTokens:
 
     def __repr__(self) -> str:
         return f"ClipTokens(tokens={tuple(self.tokens.shape)}, grid={self.grid})"
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Tokens kept of several clips, each at the front of a buffer that has room for more.
+
+    How many they are is decided on the device and stays there: `count` is for the host to read
+    when it copies the tokens. Rows beyond it hold anything. The columns are those of `ClipTokens`.
+    """
+
+    tokens: Float[Tensor, "c r d"]
+    frame: Int[Tensor, "c r"]
+    cell: Int[Tensor, "c r"]
+    mass: Float[Tensor, "c r"]
+    kind: UInt8[Tensor, "c r"]
+    count: Int[Tensor, " c"]
+    """Tokens of each clip."""
+    finite: Bool[Tensor, " c"]
+    """False where a clip's features held NaN or infinity; its tokens mean nothing then."""
+    grid: Grid
+    """Pooled rows and columns."""
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __repr__(self) -> str:
+        return f"PackedTokens(tokens={tuple(self.tokens.shape)}, grid={self.grid})"

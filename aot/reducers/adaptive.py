@@ -10,7 +10,7 @@ like it, and nothing is emitted twice. Causal and incremental; frames in, tokens
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -27,10 +27,10 @@ from aot.reducers.cell_memory import (
     read_state,
     write_state,
 )
-from aot.reducers.cells import CellFeatures, highest_unlike, normalise, pool_features
+from aot.reducers.cells import CellFeatures, OneClip, highest_unlike, normalise, pool_features
 from aot.reducers.saliency import FrameView, check_powers, measure_distances, mix_signals
 from aot.temporal import concatenate
-from aot.types import ClipState, ClipTokens, FrameFeatures, TokenKind
+from aot.types import ClipTokens, FrameFeatures, TokenKind
 
 KeepMode = Literal["budget", "absolute"]
 
@@ -104,9 +104,13 @@ class AdaptiveReducer:
         self.retention = retention
         self.rule = rule or AdaptiveRule()
 
+    def describe(self) -> dict[str, Any]:
+        """See `Reducer.describe`."""
+        return {"reducer": "adaptive", "version": 1}
+
     def push_many(
-        self, features: Sequence[FrameFeatures], states: Sequence[ClipState | None]
-    ) -> list[tuple[ClipTokens, ClipState]]:
+        self, features: Sequence[FrameFeatures], states: Sequence[OneClip | None]
+    ) -> list[tuple[ClipTokens, OneClip]]:
         """Take the next frames of several clips, each with its own state (None opens one).
 
         Raises:
@@ -114,7 +118,7 @@ class AdaptiveReducer:
         """
         return [self._push(clip, state) for clip, state in zip(features, states, strict=True)]
 
-    def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:
+    def finish(self, state: OneClip, dtype: torch.dtype = torch.float32) -> ClipTokens:
         """Merged anchors, none of which came out before, with the mass of all that did not."""
         anchors = read_state(state)
         waiting = bool((anchors.mass > 0).any())
@@ -138,7 +142,7 @@ class AdaptiveReducer:
             for emitted, state in pushed
         ]
 
-    def _push(self, clip: FrameFeatures, state: ClipState | None) -> tuple[ClipTokens, ClipState]:
+    def _push(self, clip: FrameFeatures, state: OneClip | None) -> tuple[ClipTokens, OneClip]:
         cells = pool_features(clip, self.config)
         anchors = None if state is None else read_state(state)
         _check_state(anchors, cells)

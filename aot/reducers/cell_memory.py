@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aot.reducers.cells import highest, normalise
-from aot.types import ClipState, Grid
+from aot.reducers.cells import OneClip, highest, normalise
+from aot.types import Grid
 
 
 @dataclass(frozen=True)
@@ -157,16 +157,16 @@ def hand_over(anchors: Anchors, chosen: Int[Tensor, " k"]) -> Float[Tensor, " k"
     )
 
 
-def write_state(anchors: Anchors) -> ClipState:
+def write_state(anchors: Anchors) -> OneClip:
     """One row an anchor; `cell` also tells whether it came out and whether it is owed."""
     marks = anchors.emitted + 2 * anchors.owed
-    return ClipState(
+    return OneClip(
         anchors.tokens, anchors.cell + anchors.num_cells * marks, anchors.mass, 0,
         anchors.position, anchors.grid,
     )  # fmt: skip
 
 
-def read_state(state: ClipState) -> Anchors:
+def read_state(state: OneClip) -> Anchors:
     num_cells = state.pooled_grid[0] * state.pooled_grid[1]
     marks = state.cell // num_cells
     return Anchors(

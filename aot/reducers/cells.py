@@ -26,6 +26,26 @@ ROUNDS = 8
 
 
 @dataclass(frozen=True)
+class OneClip:
+    """State of one open clip, of the reducers that do not take clips side by side yet."""
+
+    anchors: Float[Tensor, "k d"]
+    cell: Int[Tensor, " k"]
+    mass: Float[Tensor, " k"]
+    keyframe: int
+    position: int
+    pooled_grid: Grid
+
+    @property
+    def grid(self) -> Grid:
+        return self.pooled_grid
+
+    @property
+    def width(self) -> int:
+        return self.anchors.shape[1]
+
+
+@dataclass(frozen=True)
 class CellFeatures:
     """Frames after pooling; `p` cells in raster order."""
 

@@ -7,6 +7,7 @@ the whole clip say so when they are pushed. Their constants are keyword argument
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from aot.errors import InvalidConfig, NotIncremental
 from aot.reducers.cells import (
     CellFeatures,
     Kept,
+    OneClip,
     count_clip,
     count_frame,
     pool_features,
@@ -24,7 +26,7 @@ from aot.reducers.cells import (
 )
 from aot.reducers.peers_spatial import merge_clip, zip_frame
 from aot.reducers.peers_temporal import merge_segments, prune_static
-from aot.types import ClipState, ClipTokens, FrameFeatures, Grid
+from aot.types import ClipTokens, FrameFeatures, Grid
 
 ReduceFrame = Callable[[CellFeatures, int, int], Kept]
 """(frames, step, position of that frame in its clip) -> what is kept of the frame."""
@@ -39,13 +41,17 @@ class FrameReducer:
         self.config = config
         self._reduce = reduce
 
+    def describe(self) -> dict[str, Any]:
+        """See `Reducer.describe`."""
+        return {"reducer": type(self).__name__, "version": 1}
+
     def push_many(
-        self, features: Sequence[FrameFeatures], states: Sequence[ClipState | None]
-    ) -> list[tuple[ClipTokens, ClipState]]:
+        self, features: Sequence[FrameFeatures], states: Sequence[OneClip | None]
+    ) -> list[tuple[ClipTokens, OneClip]]:
         """Take the next frames of several clips, each with its own state (None opens one)."""
         return [self._push(clip, state) for clip, state in zip(features, states, strict=True)]
 
-    def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:
+    def finish(self, state: OneClip, dtype: torch.dtype = torch.float32) -> ClipTokens:
         """Nothing: every token came out at once."""
         none = state.cell[:0]
         return ClipTokens(
@@ -57,14 +63,14 @@ class FrameReducer:
         """Whole clips in reading order."""
         return [tokens for tokens, _ in self.push_many(features, [None] * len(features))]
 
-    def _push(self, clip: FrameFeatures, state: ClipState | None) -> tuple[ClipTokens, ClipState]:
+    def _push(self, clip: FrameFeatures, state: OneClip | None) -> tuple[ClipTokens, OneClip]:
         cells = pool_features(clip, self.config)
         begun, frames = (state.position if state else 0), len(cells.tokens)
         parts = [self._reduce(cells, step, begun + step) for step in range(frames)]
         names = ("tokens", "frame", "cell", "mass")
         kept = Kept(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
         none = kept.cell[:0]
-        left = ClipState(kept.tokens[:0], none, kept.mass[:0], 0, begun + frames, cells.grid)
+        left = OneClip(kept.tokens[:0], none, kept.mass[:0], 0, begun + frames, cells.grid)
         return to_clip_tokens(kept, cells, begun), left
 
 
@@ -75,9 +81,13 @@ class WholeClipReducer:
         self.config = config
         self._retention, self._reduce = retention, reduce
 
+    def describe(self) -> dict[str, Any]:
+        """See `Reducer.describe`."""
+        return {"reducer": type(self).__name__, "version": 1}
+
     def push_many(
-        self, features: Sequence[FrameFeatures], states: Sequence[ClipState | None]
-    ) -> list[tuple[ClipTokens, ClipState]]:
+        self, features: Sequence[FrameFeatures], states: Sequence[OneClip | None]
+    ) -> list[tuple[ClipTokens, OneClip]]:
         """Always raises.
 
         Raises:
@@ -88,7 +98,7 @@ class WholeClipReducer:
             "use compress_clips, or a causal reducer for live streams"
         )
 
-    def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:
+    def finish(self, state: OneClip, dtype: torch.dtype = torch.float32) -> ClipTokens:
         """Always raises, as `push_many` does."""
         self.push_many([], [])
         raise AssertionError("push_many raises")

@@ -1,19 +1,19 @@
 """The simple reducers that AOT is compared with: all cells, every k-th, random ones."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from aot.compressor import check_batch
 from aot.config import AOTConfig
 from aot.pooling import pool_grid, pooled_grid
-from aot.reducers.base import Reducer
-from aot.reducers.cells import count_frame
+from aot.reducers.base import Reducer, check_batch
+from aot.reducers.cells import OneClip, count_frame
 from aot.spatial import check_finite
 from aot.temporal import concatenate
-from aot.types import ClipState, ClipTokens, FrameFeatures, Grid, TokenKind
+from aot.types import ClipTokens, FrameFeatures, Grid, TokenKind
 
 
 class CellReducer:
@@ -26,16 +26,20 @@ class CellReducer:
         self.config = config
         self._choose = choose
 
+    def describe(self) -> dict[str, Any]:
+        """See `Reducer.describe`."""
+        return {"reducer": type(self).__name__, "version": 1}
+
     def push_many(
-        self, features: Sequence[FrameFeatures], states: Sequence[ClipState | None]
-    ) -> list[tuple[ClipTokens, ClipState]]:
+        self, features: Sequence[FrameFeatures], states: Sequence[OneClip | None]
+    ) -> list[tuple[ClipTokens, OneClip]]:
         """See `Reducer.push_many`."""
         check_batch(features, states, self.config)
         for clip in features:
             check_finite(torch.linalg.vector_norm(clip.tokens.float(), dim=2))
         return [self._push(clip, state) for clip, state in zip(features, states, strict=True)]
 
-    def finish(self, state: ClipState, dtype: torch.dtype = torch.float32) -> ClipTokens:
+    def finish(self, state: OneClip, dtype: torch.dtype = torch.float32) -> ClipTokens:
         """Nothing: every token came out at once."""
         empty = state.cell[:0]
         return ClipTokens(
@@ -51,7 +55,7 @@ class CellReducer:
         """See `Reducer.compress_clips`."""
         return [tokens for tokens, _ in self.push_many(features, [None] * len(features))]
 
-    def _push(self, clip: FrameFeatures, state: ClipState | None) -> tuple[ClipTokens, ClipState]:
+    def _push(self, clip: FrameFeatures, state: OneClip | None) -> tuple[ClipTokens, OneClip]:
         mode, stride = self.config.pooling, self.config.pool_stride
         grid = pooled_grid(clip.grid, mode, stride=stride)
         pooled = pool_grid(clip.tokens, clip.grid, mode, stride=stride)
@@ -59,7 +63,7 @@ class CellReducer:
         frames = [self._frame(pooled[step], begun + step, grid) for step in range(pooled.shape[0])]
         dim, position = pooled.shape[2], begun + pooled.shape[0]
         none = torch.zeros(0, dtype=torch.int64, device=pooled.device)
-        left = ClipState(pooled.new_zeros(0, dim), none, pooled.new_zeros(0), 0, position, grid)
+        left = OneClip(pooled.new_zeros(0, dim), none, pooled.new_zeros(0), 0, position, grid)
         return concatenate(frames), left
 
     def _frame(self, tokens: Tensor, position: int, grid: Grid) -> ClipTokens:
