@@ -22,13 +22,14 @@ def stack_clips(clips: Sequence[FrameFeatures]) -> FeatureBatch:
     """Clips of one model side by side; those shorter than the longest are padded with zeros."""
     names = ("tokens", "local_attention", "global_attention")
     if len(clips) == 1:
-        return FeatureBatch(*(getattr(clips[0], name)[None] for name in names), clips[0].grid)
+        return FeatureBatch(*(getattr(clips[0], name)[None] for name in names), grid=clips[0].grid)
     lengths = [clip.tokens.shape[0] for clip in clips]
     if len(set(lengths)) == 1:
         columns = (torch.stack([getattr(clip, name) for clip in clips]) for name in names)
-        return FeatureBatch(*columns, clips[0].grid)
+        return FeatureBatch(*columns, grid=clips[0].grid)
     columns = (pad_sequence([getattr(clip, name) for clip in clips], True) for name in names)
-    return FeatureBatch(*columns, clips[0].grid, mark_frames(lengths, clips[0].tokens.device))
+    active = mark_frames(lengths, clips[0].tokens.device)
+    return FeatureBatch(*columns, grid=clips[0].grid, active=active)
 
 
 def exact_dtype(dtype: torch.dtype) -> torch.dtype:
