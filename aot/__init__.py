@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental
     from aot.packing import stack_clips, unpack
     from aot.pooling import pool_grid, pool_mask, pooled_grid
-    from aot.reducers.base import CausalReducer, Reducer
     from aot.reducers.registry import REDUCERS, make_reducer
+    from aot.seam import CausalReducer, Reducer
     from aot.spatial import merge_within_frame
     from aot.temporal import concatenate, merge_across_frames
     from aot.transport import TransportPlan, sinkhorn
@@ -74,7 +74,7 @@ _HOMES = {
     "errors": ("AOTError", "InvalidConfig", "InvalidFeatures", "NotIncremental"),
     "packing": ("stack_clips", "unpack"),
     "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
-    "reducers.base": ("CausalReducer", "Reducer"),
+    "seam": ("CausalReducer", "Reducer"),
     "reducers.registry": ("REDUCERS", "make_reducer"),
     "spatial": ("merge_within_frame",),
     "temporal": ("concatenate", "merge_across_frames"),

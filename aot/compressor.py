@@ -12,7 +12,7 @@ import torch
 from aot.anchors import select_anchors
 from aot.clip_batch import AnchorState, open_anchors
 from aot.config import AOTConfig
-from aot.reducers.base import CausalReducer
+from aot.seam import CausalReducer
 from aot.spatial import PooledFrames, merge_and_pool
 from aot.temporal import finish_clips, push_frames
 from aot.types import ClipTokens, FeatureBatch, FrameFeatures, Grid, PackedTokens

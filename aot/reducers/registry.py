@@ -6,9 +6,9 @@ from aot.compressor import ClipCompressor
 from aot.config import AOTConfig
 from aot.errors import InvalidConfig
 from aot.reducers.adaptive import make_adaptive
-from aot.reducers.base import Reducer
 from aot.reducers.peers import PEERS
 from aot.reducers.simple import make_none, make_random, make_uniform
+from aot.seam import Reducer
 from aot.types import Grid
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from aot.config import AOTConfig
 from aot.pooling import pool_grid, pooled_grid
-from aot.reducers.base import Reducer, check_batch
 from aot.reducers.cells import OneClip, count_frame
+from aot.seam import Reducer, check_batch
 from aot.spatial import check_finite
 from aot.temporal import concatenate
 from aot.types import ClipTokens, FrameFeatures, Grid, TokenKind

@@ -142,7 +142,7 @@ def test_one_batch_for_an_accelerator_gives_what_clip_by_clip_gives(monkeypatch)
     clips = [features(frames, GRID, seed=frames) for frames in (3, 1, 4)]
     compressor = ClipCompressor(USUAL)
     apart = compressor.compress_clips(clips)
-    monkeypatch.setattr("aot.reducers.base.wants_one_batch", lambda tokens: True)
+    monkeypatch.setattr("aot.seam.wants_one_batch", lambda tokens: True)
     for one, expected in zip(compressor.compress_clips(clips), apart, strict=True):
         assert_same(one, expected)
 
