@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 from av.container import OutputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
@@ -160,3 +162,22 @@ def _filtered(
     spectrum = np.fft.rfft2(rng.standard_normal((height, width))) * response
     texture = np.fft.irfft2(spectrum, s=(height, width))
     return texture / texture.std()
+
+
+def encode_units(pictures: Iterator[UInt8[np.ndarray, "rows cols 3"]], fps: int) -> list[bytes]:
+    """H.264 access units (Annex B, no B-frames, a keyframe a second) as a camera sends them."""
+    units: list[bytes] = []
+    encoder: VideoCodecContext | None = None
+    for index, picture in enumerate(pictures):
+        if encoder is None:
+            encoder = cast(VideoCodecContext, av.CodecContext.create("libx264", "w"))
+            encoder.height, encoder.width, encoder.pix_fmt = *picture.shape[:2], "yuv420p"
+            encoder.time_base, encoder.framerate = Fraction(1, fps), Fraction(fps)
+            encoder.gop_size, encoder.max_b_frames, encoder.thread_count = fps, 0, 1
+            encoder.options = {"preset": "veryfast", "tune": "zerolatency", "crf": "26"}
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts = index
+        units += [bytes(packet) for packet in encoder.encode(frame)]
+    if encoder is not None:
+        units += [bytes(packet) for packet in encoder.encode(None)]
+    return units

@@ -5,6 +5,8 @@
       InvalidSettings      a number of workers, threads or clips that cannot be
       SourceError          the video; carries the source with credentials removed
         SourceUnreachable    not there, not readable, or no answer
+        SourceStalled        connected, but no picture came for too long
+        SourceCrashed        the process that decodes it died
         SourceRefused        not allowed: protocol, format, or place
         NoVideoStream        opened, but holds no picture
         NoKeyframe           no frame to start decoding from
@@ -50,6 +52,14 @@ class SourceError(WorkerError):
 
 class SourceUnreachable(SourceError):
     """Not there, not readable, or no answer in time."""
+
+
+class SourceStalled(SourceError):
+    """Connected, but no picture came for too long."""
+
+
+class SourceCrashed(SourceError):
+    """The process that decodes it died."""
 
 
 class SourceRefused(SourceError):

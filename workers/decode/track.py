@@ -118,11 +118,11 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
         open_regular_file(local_path(url), shown, roots) as file,
         _open_container(file, shown) as container,
     ):
-        stream = _choose_track(container, shown)
+        stream = choose_track(container, shown)
         if not stream.codec_context.width:
             _check_declared_size(file, shown)
-        _prepare(container, stream)
-        yield _describe(container, stream)
+        prepare_track(container, stream)
+        yield describe_track(container, stream)
 
 
 def _open_container(
@@ -165,7 +165,7 @@ def _explain(file: io.RawIOBase) -> str:
     return "holds no video that can be read; expected MP4, MKV, WebM, MPEG-TS, AVI or the like"
 
 
-def _choose_track(container: InputContainer, shown: str) -> VideoStream:
+def choose_track(container: InputContainer, shown: str) -> VideoStream:
     """The video track with the most pixels, the first of equals; cover pictures do not count."""
     if len(container.streams) > MAX_TRACKS:
         raise TooLarge(f"{shown}: has {len(container.streams)} tracks, at most {MAX_TRACKS}")
@@ -205,7 +205,7 @@ def _check_declared_size(file: io.RawIOBase, shown: str) -> None:
     file.seek(position)
 
 
-def _prepare(container: InputContainer, stream: VideoStream) -> None:
+def prepare_track(container: InputContainer, stream: VideoStream) -> None:
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
@@ -215,7 +215,7 @@ def _prepare(container: InputContainer, stream: VideoStream) -> None:
     context.options = {"max_pixels": str(MAX_PIXELS)}
 
 
-def _describe(container: InputContainer, stream: VideoStream) -> OpenTrack:
+def describe_track(container: InputContainer, stream: VideoStream) -> OpenTrack:
     time_base = stream.time_base or Fraction(1, 90_000)
     rate = next(
         (r for r in (stream.average_rate, stream.guessed_rate) if r and 0 < r <= 1000), DEFAULT_FPS

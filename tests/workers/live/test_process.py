@@ -1,0 +1,111 @@
+"""One connection in a process of its own: pictures out, and every way it can end."""
+
+import os
+import signal
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.videos import read_index
+from workers.errors import SourceCrashed, SourceRefused, SourceStalled, SourceUnreachable
+from workers.live.process import DecoderProcess
+
+
+def test_pictures_come_in_order_with_their_times(camera, request_for):
+    with DecoderProcess(request_for(camera.url)) as decoder:
+        pictures = list(islice(decoder, 12))
+
+    assert [read_index(picture.rgb) for picture in pictures] == list(range(12))
+    assert [round(picture.media_s, 3) for picture in pictures] == [i / 10 for i in range(12)]
+    assert {picture.epoch for picture in pictures} == {0}
+
+
+def test_the_senders_clock_comes_with_a_picture(camera, request_for):
+    with DecoderProcess(request_for(camera.url)) as decoder:
+        last = list(islice(decoder, 15))[-1]
+
+    assert last.sent_s == pytest.approx(time.time(), abs=5)
+
+
+def test_a_rate_chooses_among_pictures(camera, request_for):
+    with DecoderProcess(request_for(camera.url, fps=2.0)) as decoder:
+        pictures = list(islice(decoder, 4))
+
+    assert [read_index(picture.rgb) for picture in pictures] == [0, 5, 10, 15]
+
+
+def test_a_cut_connection_ends_the_iteration(camera, request_for):
+    with DecoderProcess(request_for(camera.url)) as decoder:
+        pictures = iter(decoder)
+        next(pictures)
+        camera.drop_viewers()
+        rest = list(pictures)
+
+    assert len(rest) < 60
+
+
+def test_a_stall_is_found_by_pictures_that_do_not_come(camera, request_for):
+    with DecoderProcess(request_for(camera.url), stall_s=1.5) as decoder:
+        pictures = iter(decoder)
+        next(pictures)
+        camera.stalled.set()
+        with pytest.raises(SourceStalled, match="no picture for 2 s"):
+            list(pictures)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_death_is_told_from_an_end(camera, request_for, how):
+    with DecoderProcess(request_for(camera.url)) as decoder:
+        pictures = iter(decoder)
+        next(pictures)
+        os.kill(decoder.pid, how)
+        with pytest.raises(SourceCrashed, match=f"signal {how.value}"):
+            list(pictures)
+
+
+def test_a_hang_inside_the_decoder_is_killed(camera, request_for):
+    with DecoderProcess(request_for(camera.url), stall_s=1.0) as decoder:
+        pictures = iter(decoder)
+        next(pictures)
+        os.kill(decoder.pid, signal.SIGSTOP)
+        with pytest.raises(SourceStalled):
+            list(pictures)
+        pid = decoder.pid
+
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_its_limits_are_in_force(camera, request_for):
+    with DecoderProcess(request_for(camera.url)) as decoder:
+        next(iter(decoder))
+        proc = Path(f"/proc/{decoder.pid}")
+        lines = (proc / "status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        limits = (proc / "limits").read_text()
+        environment = (proc / "environ").read_text() if os.geteuid() == 0 else ""
+
+    assert status["NoNewPrivs"] == "1"
+    assert os.geteuid() != 0 or status["Uid"].split()[0] == "65534"
+    assert "Max file size             0" in limits
+    assert "Max address space         unlimited" not in limits
+    assert "HOME" not in environment
+
+
+def test_nobody_there_is_unreachable(request_for):
+    with (
+        DecoderProcess(request_for("rtsp://127.0.0.1:9/x")) as decoder,
+        pytest.raises(SourceUnreachable),
+    ):
+        list(decoder)
+
+
+def test_a_network_that_is_not_named_is_refused(camera, request_for):
+    with (
+        DecoderProcess(request_for(camera.url, networks=())) as decoder,
+        pytest.raises(SourceRefused, match="allow-net"),
+    ):
+        list(decoder)
+
+    assert camera.viewers == 0

@@ -1,0 +1,120 @@
+"""A permitted network URL in, an open video track out, or one typed error that says why not.
+
+What comes over HTTP (progressive files, HLS playlists and all they name) is read through a gate of
+our own; RTSP, RTMP and MPEG-TS over tcp and udp go to the address that was checked. Opening and
+every read have a limit in seconds.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import av
+import av.logging
+from av.container import InputContainer
+from av.error import FFmpegError, InvalidDataError
+
+from workers.decode.http import HttpGate
+from workers.decode.policy import Endpoint, SourcePolicy, check_url
+from workers.decode.track import MAX_PIXELS, OpenTrack, choose_track, describe_track, prepare_track
+from workers.errors import NoVideoStream, SourceUnreachable, TooLarge
+
+OVER_HTTP = ("hls", "mpegts", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv")
+"""FFmpeg's names of the containers that are read over HTTP."""
+
+PROTOCOLS = {
+    "rtsp": "rtsp,rtp,udp,tcp",
+    "rtsps": "rtsp,rtsps,rtp,udp,tcp,tls",
+    "rtmp": "rtmp,tcp",
+    "rtmps": "rtmps,rtmp,tcp,tls",
+    "tcp": "tcp",
+    "udp": "udp",
+}
+FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "tcp": "mpegts"}
+"""The one demuxer of each protocol; over HTTP the content decides among `OVER_HTTP`."""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network source is opened."""
+
+    transport: str = "tcp"
+    """Of RTSP: `tcp` (interleaved) or `udp`."""
+    open_timeout_s: float = 10.0
+    read_timeout_s: float = 10.0
+    probe_s: float = 2.0
+    """How much of the stream may be read to learn what is in it."""
+
+
+@contextmanager
+def open_network_track(
+    url: str, policy: SourcePolicy, options: NetworkOptions, *, shown: str
+) -> Iterator[OpenTrack]:
+    """Open the largest video track of a network source for decoding with one thread.
+
+    Raises:
+        SourceRefused: a scheme, an address or a redirect that is not permitted.
+        SourceUnreachable: no answer within the limit, or no permission.
+        NoVideoStream, UnsupportedCodec, TooLarge: what answers is not to be decoded.
+    """
+    av.logging.set_level(None)
+    endpoint = check_url(url, policy, shown=shown)
+    with _open_container(endpoint, policy, options, shown) as container:
+        stream = choose_track(container, shown)
+        prepare_track(container, stream)
+        yield describe_track(container, stream)
+
+
+def _open_container(
+    endpoint: Endpoint, policy: SourcePolicy, options: NetworkOptions, shown: str
+) -> InputContainer:
+    gate = HttpGate(policy, shown, timeout_s=options.read_timeout_s)
+    started_s = time.monotonic()
+    try:
+        container = av.open(
+            endpoint.url if endpoint.scheme in ("http", "https") else endpoint.pinned_url,
+            mode="r",
+            metadata_errors="replace",
+            io_open=gate if endpoint.scheme in ("http", "https") else None,
+            timeout=(options.open_timeout_s, options.read_timeout_s),
+            **_ffmpeg_options(endpoint.scheme, options),
+        )
+        return cast(InputContainer, container)
+    except MemoryError as error:
+        raise TooLarge(f"{shown}: opening it needs more memory than there is") from error
+    except (FFmpegError, OSError, ValueError) as error:
+        if gate.refusal is not None:
+            raise gate.refusal from None
+        raise _explain(error, time.monotonic() - started_s, options, shown) from None
+
+
+def _ffmpeg_options(scheme: str, options: NetworkOptions) -> dict[str, Any]:
+    limits = {
+        "max_pixels": str(MAX_PIXELS),
+        "threads": "1",
+        "analyzeduration": str(round(options.probe_s * 1e6)),
+    }
+    if scheme in ("http", "https"):
+        # The gate opens every URL; FFmpeg's own connection reuse would go past it.
+        kept = {"format_whitelist": ",".join(OVER_HTTP), "http_persistent": "0"}
+        return {"options": limits | kept}
+    kept = {"protocol_whitelist": PROTOCOLS[scheme]}
+    if scheme in ("rtsp", "rtsps"):
+        kept |= {"rtsp_transport": options.transport}
+        kept |= {"timeout": str(round(options.read_timeout_s * 1e6))}
+    return {"options": limits | kept, "format": FORMATS.get(scheme, "mpegts")}
+
+
+def _explain(
+    error: Exception, took_s: float, options: NetworkOptions, shown: str
+) -> SourceUnreachable | NoVideoStream:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if took_s >= options.open_timeout_s * 0.9:
+        return SourceUnreachable(
+            f"{shown}: no video within {took_s:.1f} s; is it being sent, and to this machine?"
+        )
+    if isinstance(error, InvalidDataError):
+        return NoVideoStream(f"{shown}: what it sends is no video that is read here ({reason})")
+    return SourceUnreachable(f"{shown}: {reason}; check address, path and credentials")

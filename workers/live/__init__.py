@@ -1,0 +1,1 @@
+"""Sources that never end: which may be opened, in a process of its own, kept alive for weeks."""

@@ -1,0 +1,190 @@
+"""A decoder's process: `python -m workers.live.child`, the request on stdin, messages on stdout.
+
+It reads one source until that ends, and can do no harm: it cannot outlive its parent, gain
+privileges, write files, or take more memory than it is given. A picture that nobody takes in time
+is dropped and counted, never waited for: the source does not wait either.
+"""
+
+import codecs
+import ctypes
+import json
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from typing import BinaryIO
+
+from workers.decode.live import LiveDecoder, Pace, Picture
+from workers.decode.network import NetworkOptions, open_network_track
+from workers.decode.policy import SourcePolicy
+from workers.decode.track import OpenTrack
+from workers.errors import WorkerError
+from workers.live.wire import Beat, Ended, Opened, write_message
+
+QUEUE_BYTES = 64 << 20
+"""Pictures that wait for the pipe; what was read to learn what the source holds comes at once."""
+BEAT_S = 1.0
+NOBODY = 65_534
+MAX_OPEN_FILES = 64
+
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to read and within which limits; crosses to the process as JSON on its stdin."""
+
+    url: str
+    """With its credentials: so it is never an argument, which every user of a machine can read."""
+    shown: str
+    """What stands for it in messages."""
+    fps: float | None
+    networks: tuple[str, ...] = ()
+    transport: str = "tcp"
+    open_timeout_s: float = 10.0
+    read_timeout_s: float = 10.0
+    memory_bytes: int = 512 << 20
+    """Address space beyond what the process has when it begins."""
+    pace: Pace = "all"
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Request":
+        fields = json.loads(text)
+        return cls(**{**fields, "networks": tuple(fields["networks"])})
+
+
+def main() -> None:
+    """Read the request, give privileges up, then read the source to its end."""
+    request = Request.from_json(sys.stdin.buffer.read())
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=1 << 20)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not be a message
+    give_up_privileges(request.memory_bytes)
+    try:
+        run(request, messages)
+    except BrokenPipeError:
+        os._exit(0)  # the supervisor is gone
+
+
+def run(request: Request, messages: BinaryIO) -> None:
+    """Send a source's messages until it ends."""
+    policy = SourcePolicy(networks=request.networks)
+    options = NetworkOptions(
+        transport=request.transport,
+        open_timeout_s=request.open_timeout_s,
+        read_timeout_s=request.read_timeout_s,
+    )
+    try:
+        with open_network_track(request.url, policy, options, shown=request.shown) as track:
+            write_message(messages, _describe(track))
+            decoder = LiveDecoder(track, fps=request.fps)
+            decoder.pace = request.pace
+            _Sender(decoder, messages).run()
+        end = Ended()
+    except WorkerError as error:
+        end = Ended(error.code, str(error))
+    write_message(messages, end)
+
+
+class _Sender:
+    """Decodes in this thread and writes in another; between them a short queue that sheds."""
+
+    def __init__(self, decoder: LiveDecoder, messages: BinaryIO) -> None:
+        self._decoder, self._messages = decoder, messages
+        context = decoder.track.stream.codec_context
+        size_bytes = 3 * max(1, context.width * context.height)
+        self._queue: queue.Queue[Picture | None] = queue.Queue(max(4, QUEUE_BYTES // size_bytes))
+        self._shed = 0
+        self._failed: OSError | None = None
+
+    def run(self) -> None:
+        """Send pictures, and beats between them, until the source ends."""
+        writer = threading.Thread(target=self._write, name="messages", daemon=True)
+        writer.start()
+        try:
+            for picture in self._decoder.pictures():
+                try:
+                    self._queue.put_nowait(picture)
+                except queue.Full:
+                    self._shed += 1
+                if self._failed is not None:
+                    break
+        finally:
+            self._queue.put(None)
+            writer.join()
+        if self._failed is not None:
+            raise self._failed
+
+    def _write(self) -> None:
+        beat_s, ended = time.monotonic(), False
+        while not ended:
+            try:
+                picture = self._queue.get(timeout=BEAT_S)
+                ended = picture is None
+            except queue.Empty:
+                picture = None
+            try:
+                if picture is not None:
+                    write_message(self._messages, picture)
+                if ended or time.monotonic() - beat_s >= BEAT_S:
+                    beat_s = time.monotonic()
+                    write_message(self._messages, self._beat())
+            except OSError as error:
+                self._failed = error
+                while not ended:  # let the decoder's thread end
+                    ended = self._queue.get() is None
+
+    def _beat(self) -> Beat:
+        tally = self._decoder.tally
+        return Beat(tally.packets, tally.decoded, tally.refused_packets, self._shed)
+
+
+def give_up_privileges(memory_bytes: int) -> None:
+    """Bind this process: to its parent's life, to few files, to so much more memory.
+
+    Root becomes nobody. Libraries are loaded by now, and what Python loads at first use is here:
+    afterwards nothing may be readable.
+    """
+    for name in ("idna", "latin-1", "ascii", "utf-8"):
+        codecs.lookup(name)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    limits = {
+        resource.RLIMIT_AS: _address_space_bytes() + memory_bytes,
+        resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for name, limit in limits.items():
+        resource.setrlimit(name, (limit, limit))
+
+
+def _address_space_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _describe(track: OpenTrack) -> Opened:
+    context = track.stream.codec_context
+    return Opened(
+        container=track.container.format.name,
+        codec=context.name,
+        width=context.width,
+        height=context.height,
+        rate_fps=float(track.rate),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""One connection to a source, decoded in a process of its own: killed from here, never waited for.
+
+A crash, a leak or a hang inside FFmpeg takes that process and nothing else. The watchdog looks at
+pictures decoded, not at a socket that lives: a source that sends bytes and no pictures is stalled.
+"""
+
+import logging
+import os
+import queue
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from workers import errors
+from workers.decode.live import Picture
+from workers.errors import SourceCrashed, SourceError, SourceStalled
+from workers.live.child import Request
+from workers.live.wire import Beat, Ended, Message, Opened, WireError, read_message
+
+logger = logging.getLogger(__name__)
+
+CPU_BETWEEN_MESSAGES_S = 60
+"""CPU seconds a decoder may use without saying anything."""
+EXIT_WAIT_S = 1.0
+"""How long a process that closed its pipe may take to be gone."""
+KILL_WAIT_S = 5.0
+STDERR_BYTES = 2000
+
+
+class DecoderProcess:
+    """A context manager; iterating gives a source's pictures until it ends.
+
+    Raises, while iterating:
+        SourceStalled: no picture was decoded for `stall_s`.
+        SourceCrashed: the process died, or said what it must not.
+        SourceError: what the process could say itself: refused, unreachable, no video in it.
+    The iterator just ends where the source closed the connection.
+    """
+
+    def __init__(self, request: Request, *, stall_s: float = 20.0) -> None:
+        self._request, self._stall_s = request, stall_s
+        self._messages: queue.Queue[Message | WireError | None] = queue.Queue(maxsize=2)
+        self._decoded = -1
+        self.opened: Opened | None = None
+        self.beat: Beat | None = None
+        """What the decoder has counted so far."""
+
+    def __enter__(self) -> "DecoderProcess":
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "workers.live.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+        )
+        self._stderr = _Tail(self._process.stderr)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(self._request.to_json())
+            self._process.stdin.close()
+        except BrokenPipeError:
+            logger.debug("decoder %d died before it was asked", self._process.pid)
+        threading.Thread(target=self._read, name="decoder", daemon=True).start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process at once; what it holds is not worth a wait."""
+        self._process.kill()
+        self._process.wait(KILL_WAIT_S)
+
+    def __iter__(self) -> Iterator[Picture]:
+        # A decoder that starts has until its own limits are over, then as long as a stall.
+        starting_s = self._request.open_timeout_s + self._stall_s
+        until_s = time.monotonic() + starting_s
+        while True:
+            message = self._next(until_s)
+            if isinstance(message, Ended):
+                if message.code is None:
+                    return
+                raise _typed(message)
+            if isinstance(message, Opened):
+                self.opened, until_s = message, time.monotonic() + self._stall_s
+            elif isinstance(message, Picture):
+                until_s = time.monotonic() + self._stall_s
+                yield message
+            elif message.decoded > self._decoded:
+                self.beat, self._decoded = message, message.decoded
+                until_s = time.monotonic() + self._stall_s
+
+    def _next(self, until_s: float) -> Opened | Beat | Ended | Picture:
+        try:
+            message = self._messages.get(timeout=max(0.0, until_s - time.monotonic()))
+        except queue.Empty:
+            raise SourceStalled(
+                f"{self._request.shown}: no picture for {self._stall_s:.0f} s; it is opened again"
+            ) from None
+        if isinstance(message, WireError) or message is None:
+            raise self._crashed(message)
+        _allow_cpu(self.pid)
+        return message
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as pipe:
+            while True:
+                try:
+                    message = read_message(pipe)
+                except WireError as error:
+                    message = error
+                self._messages.put(message)
+                if message is None or isinstance(message, (WireError, Ended)):
+                    return
+
+    def _crashed(self, wire: WireError | None) -> SourceCrashed:
+        try:
+            self._process.wait(EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        code = self._process.returncode
+        how = str(wire) if wire else f"signal {-code}" if code < 0 else f"exit code {code}"
+        said = self._stderr.last_line()
+        return SourceCrashed(
+            f"{self._request.shown}: its decoder died ({how}{': ' if said else ''}{said}); "
+            "it is started again"
+        )
+
+
+class _Tail:
+    """Keeps the end of what a process writes, so that it never waits to be read."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._text = b""
+        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+        self._thread.start()
+
+    def last_line(self) -> str:
+        self._thread.join(timeout=1.0)
+        lines = self._text.decode("utf-8", "replace").split("\n")
+        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
+
+    def _read(self, pipe: Any) -> None:
+        with pipe:
+            while part := pipe.read1(STDERR_BYTES):
+                self._text = (self._text + part)[-STDERR_BYTES:]
+
+
+def _environment() -> dict[str, str]:
+    """What a decoder needs to start, and no secret of its parent's."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return {"PYTHONPATH": paths, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _allow_cpu(pid: int) -> None:
+    """It may use so many CPU seconds more before it says something again."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            ticks = file.read().rpartition(")")[2].split()[11:13]
+        used_s = sum(map(int, ticks)) // os.sysconf("SC_CLK_TCK")
+        limit_s = used_s + CPU_BETWEEN_MESSAGES_S
+        resource.prlimit(pid, resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
+    except (OSError, PermissionError, ProcessLookupError):
+        logger.debug("decoder %d is gone", pid)
+
+
+def _typed(ended: Ended) -> SourceError:
+    """The error the process named, of the classes that there are."""
+    kind = getattr(errors, ended.code or "", None)
+    if isinstance(kind, type) and issubclass(kind, SourceError):
+        return kind(ended.text)
+    return SourceCrashed(f"{ended.code}: {ended.text}")
