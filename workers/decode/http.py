@@ -4,6 +4,7 @@ What a playlist names comes through the same gate as the playlist: the policy is
 connection goes to the address that was checked, a redirect is refused. Every wait has a limit.
 """
 
+import contextlib
 import http.client
 import io
 import socket
@@ -50,8 +51,12 @@ class HttpBody(io.RawIOBase):
         self._connection = _connect(endpoint, timeout_s)
         try:
             self._connection.request("GET", _target(endpoint.url), headers=_headers(endpoint))
-            self._response = self._connection.getresponse()
-            _check_status(self._response, endpoint.url, shown)
+            response = self._connection.getresponse()
+            with contextlib.ExitStack() as undo:
+                undo.callback(response.close)
+                _check_status(response, endpoint.url, shown)
+                undo.pop_all()
+            self._response = response
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise SourceUnreachable(f"{shown}: {_reason(error)}; is it being served?") from None
@@ -66,7 +71,9 @@ class HttpBody(io.RawIOBase):
         return self._response.readinto(buffer)
 
     def close(self) -> None:
-        if not self.closed:
+        # A connection that the server ends with its answer has handed its socket to the answer.
+        if not self.closed and hasattr(self, "_response"):
+            self._response.close()
             self._connection.close()
         super().close()
 
