@@ -1,9 +1,14 @@
 """Fixtures for all tests: the folder of recorded outputs and footage, seeds."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton reads it where a kernel is defined: from here on they run on a CPU, interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -1,0 +1,76 @@
+"""Compiles the kernels for a card that need not be there; a program of its own, since the tests
+run them in Triton's interpreter. Prints a line of JSON: what each takes of a multiprocessor.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from aot.kernels import sinkhorn
+
+CAPABILITY = 90
+"""Hopper's."""
+
+
+def measure(kernel: Any, types: dict[str, str], constants: dict[str, int], warps: int) -> dict:
+    """Registers a thread, bytes spilled and bytes of shared memory of a compiled kernel."""
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types[name] for name in names}
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(names)
+        if signature[name].startswith("*")
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    target = GPUTarget("cuda", CAPABILITY, 32)
+    compiled = triton.compile(source, target=target, options={"num_warps": warps})
+    report = assemble(compiled.asm["ptx"])
+    return {
+        "registers": int(re.findall(r"Used (\d+) registers", report)[0]),
+        "spilled_bytes": sum(map(int, re.findall(r"(\d+) bytes spill", report))),
+        "shared_bytes": compiled.metadata.shared,
+    }
+
+
+def assemble(ptx: str) -> str:
+    """What the assembler says of the code, verbosely."""
+    target = re.findall(r"\.target (\w+)", ptx)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx)
+        command = [get_ptxas(CAPABILITY).path, "-v", f"-arch={target}", path, "-o", "/dev/null"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def sinkhorn_variants() -> dict[str, dict]:
+    """Frames of 126 anchors, and clips of many anchors in float64."""
+    strides = ("element_stride", "source_stride", "anchor_stride")
+    numbers = dict.fromkeys((*strides, "num_sources", "num_anchors", "max_iterations"), "i32")
+    columns = (
+        "kernel", "shift", "source_marginal", "anchor_marginal", "source_scaling", "anchor_scaling",
+    )  # fmt: skip
+    variants = {}
+    for size, width, warps in (
+        ("fp32", 128, 4),
+        ("fp32", 256, 4),
+        ("fp64", 128, 8),
+        ("fp64", 256, 8),
+    ):
+        types = dict.fromkeys(columns, f"*{size}") | numbers
+        types |= {"iterations": "*i64", "tolerance": "fp32"}
+        rows = sinkhorn.rows_at_once(width, int(size[2:]) // 8)
+        constants = {"ROWS": rows, "COLUMNS": width}
+        variants[f"sinkhorn {size} {width}"] = measure(sinkhorn._scale, types, constants, warps)
+    return variants
+
+
+if __name__ == "__main__":
+    print(json.dumps(sinkhorn_variants()))
