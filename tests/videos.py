@@ -27,7 +27,7 @@ class VideoSpec:
     suffix: str = ".mp4"
     codec: str = "libx264"
     frames: int = 90
-    fps: int = 15
+    fps: int | Fraction = 15
     width: int = 128
     height: int = 96
     gop: int | None = 20
@@ -164,7 +164,7 @@ def write_video(path: Path, spec: VideoSpec | None = None, **changes: object) ->
         for index in range(spec.frames):
             frame = av.VideoFrame.from_ndarray(draw_frame(index, spec.height, spec.width))
             frame = frame.reformat(format=spec.pix_fmt)
-            frame.time_base = time_base or Fraction(1, spec.fps)
+            frame.time_base = time_base or 1 / Fraction(spec.fps)
             frame.pts = _timestamp(spec, index, frame.time_base)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -200,4 +200,4 @@ def _timestamp(spec: VideoSpec, index: int, time_base: Fraction) -> int:
     offset = int(spec.offset * TIME_BASE / time_base)
     if spec.times_s is not None:
         return offset + round(Fraction(spec.times_s[index]).limit_denominator(1000) / time_base)
-    return offset + round(Fraction(index, spec.fps) / time_base)
+    return offset + round(index / Fraction(spec.fps) / time_base)

@@ -9,14 +9,15 @@ ends early at a new epoch and before a frame marked `cut`; the last one may be s
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from workers.decode.reader import VideoReader
+from workers.decode.reader import VideoReader, frame_end_s
 from workers.decode.track import open_track
 from workers.seams import WorkerInfo
-from workers.types import Clip, Cursor, Frame, VideoSource
+from workers.types import Clip, Cursor, Frame, GapReason, SourceEnd, VideoSource
 
 
 def check_source(source: VideoSource, *, roots: Sequence[Path] = ()) -> None:
@@ -55,21 +56,35 @@ class FileClips:
         """The frames' source; its `report` tells what was damaged or missing."""
         self.interval_s = reader.interval_s
         self.total_s = reader.info.end_s
+        self._gaps: dict[int, GapReason] = {}
         self._clips = cut_clips(
             reader,
             stream_id,
             clip_frames,
             interval_s=self.interval_s,
             first_index=0 if cursor is None else cursor.index + 1,
+            gaps=self._gaps,
         )
 
     def __iter__(self) -> Iterator[Clip]:
-        return self._clips
+        return map(self._end_with_the_file, self._clips)
 
     @property
-    def truncated(self) -> bool:
-        """The file ended before the end it declares; known once the clips are exhausted."""
-        return self.reader.report.truncated
+    def end(self) -> SourceEnd:
+        """How the file ended; known once the clips are exhausted."""
+        return self.reader.report.end
+
+    def why_gap(self, index: int) -> GapReason:
+        """Why there is nothing before a clip, asked where something is missing."""
+        return self._gaps.pop(index, "gap")
+
+    def _end_with_the_file(self, clip: Clip) -> Clip:
+        """A file's last picture speaks for no longer than the file."""
+        report = self.reader.report
+        end_s = max(report.end_s or 0.0, report.declared_end_s or 0.0)
+        if clip.epoch == 0 and clip.pts_s[-1] < end_s < clip.end_s:
+            return replace(clip, end_s=end_s)
+        return clip
 
 
 def cut_clips(
@@ -79,10 +94,12 @@ def cut_clips(
     *,
     interval_s: float,
     first_index: int = 0,
+    gaps: dict[int, GapReason] | None = None,
 ) -> Iterator[Clip]:
     """Cut frames into clips of `clip_frames`, numbered from `first_index` on.
 
-    `interval_s`: seconds a frame stands for; a clip ends that long after its last frame.
+    `interval_s`: seconds a frame stands for; a clip ends that long after its last frame, or later
+    where that is shown longer. `gaps`: takes, by index, why something is missing before a clip.
     `Clip.decode_s` is the CPU time this thread spent in pulling the clip's frames.
     """
     if clip_frames < 1:
@@ -92,6 +109,8 @@ def cut_clips(
         if open_clip.frames and (frame.cut or frame.epoch != open_clip.frames[-1].epoch):
             yield open_clip.close(stream_id, index, interval_s)
             index, open_clip = index + 1, _OpenClip()
+        if gaps is not None and frame.gap is not None:
+            gaps[index] = frame.gap
         open_clip.append(frame, decode_s)
         if len(open_clip.frames) == clip_frames:
             yield open_clip.close(stream_id, index, interval_s)
@@ -119,9 +138,10 @@ class _OpenClip:
             index=index,
             pixels=np.stack([frame.pixels for frame in self.frames]),
             pts_s=pts_s,
-            end_s=float(pts_s[-1]) + interval_s,
+            end_s=frame_end_s(self.frames[-1], interval_s),
             decode_s=self.decode_s,
             damaged=sum(frame.damaged for frame in self.frames),
+            epoch_start_s=self.frames[0].epoch_start_s,
         )
 
 

@@ -49,6 +49,15 @@ class InvalidSettings(WorkerError, ValueError):
 class SourceError(WorkerError):
     """The video cannot be read as asked."""
 
+    source: str | None = None
+    """What it is about, credentials removed; None where whoever raised it does not know."""
+
+    def at(self, source: str) -> "SourceError":
+        """The same error with its source, named in front of the message."""
+        if self.source is None:
+            self.source, self.args = source, (f"{source}: {self}",)
+        return self
+
 
 class SourceUnreachable(SourceError):
     """Not there, not readable, or no answer in time."""

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from workers.errors import ClipsFailed, InvalidSettings
+from workers.errors import ClipsFailed, InvalidSettings, NoFrames
 from workers.seams import (
     ClipSink,
     SessionReport,
@@ -22,13 +22,19 @@ from workers.seams import (
     WorkerGroup,
     WorkerInfo,
 )
-from workers.types import Clip, CompressedClip, Cursor, FailedClip, StreamGap, VideoSource
+from workers.types import (
+    Clip,
+    CompressedClip,
+    Cursor,
+    FailedClip,
+    GapReason,
+    SourceEnd,
+    StreamGap,
+    VideoSource,
+    is_gap,
+)
 
 logger = logging.getLogger(__name__)
-
-MIN_GAP_S = 2.0
-"""Two samples of an epoch that are further apart than this, and than three sampling intervals,
-have a gap between them; the decoder cuts clips by the same rule."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,12 @@ class ClipReader(Protocol):
         ...
 
     @property
-    def truncated(self) -> bool:
-        """Known when the last clip was taken."""
+    def end(self) -> SourceEnd:
+        """How the source ended; known when the last clip was taken."""
+        ...
+
+    def why_gap(self, index: int) -> GapReason:
+        """Why there is nothing before a clip, where something is missing; asked once."""
         ...
 
     def __iter__(self) -> Iterator[Clip]: ...
@@ -145,12 +155,14 @@ def run_session(
         yield commits.progress("running")
         with open_clips(source, workers.info, cursor) as reader:
             for result in workers.compress_stream(reader, stop=stop):
-                commits.add(result, reader.interval_s)
+                commits.add(result, reader)
                 if commits.failed_in_row >= settings.max_failed_in_row:
                     raise ClipsFailed(_too_many_failed(source, result, commits.failed_in_row))
                 yield commits.progress("running", total_s=reader.total_s)
             state = "stopped" if stop is not None and stop.is_set() else "complete"
-            truncated = state == "complete" and reader.truncated
+            if state == "complete" and reader.end == "damaged":
+                raise NoFrames(_all_damaged(source))
+            truncated = state == "complete" and reader.end == "truncated"
             if truncated:
                 commits.add_truncation(reader.total_s)
     except Exception as error:
@@ -179,8 +191,9 @@ class _Commits:
         elapsed_s = time.monotonic() - self._started_s
         return replace(self._progress, state=state, elapsed_s=elapsed_s, total_s=total_s)
 
-    def add(self, result: CompressedClip | FailedClip, interval_s: float) -> None:
-        self._add_gap_before(result, interval_s)
+    def add(self, result: CompressedClip | FailedClip, reader: ClipReader) -> None:
+        reason = reader.why_gap(result.index)
+        self._add_gap_before(result, reader.interval_s, reason)
         if isinstance(result, FailedClip):
             self._add_failed(result)
         else:
@@ -216,12 +229,14 @@ class _Commits:
             position_s=clip.end_s,
         )
 
-    def _add_gap_before(self, clip: CompressedClip | FailedClip, interval_s: float) -> None:
-        """Between epochs the clock starts anew, so that a gap there has no length to speak of."""
+    def _add_gap_before(
+        self, clip: CompressedClip | FailedClip, interval_s: float, reason: GapReason
+    ) -> None:
+        """Record that nothing came before a clip; a new epoch has its own time to begin at."""
         epoch, end_s = self._last
-        step_s = clip.start_s - end_s + interval_s
-        if epoch == clip.epoch and step_s > max(MIN_GAP_S, 3 * interval_s):
-            self._put_gap(StreamGap(clip.stream_id, clip.epoch, end_s, clip.start_s, "gap"))
+        covered_s = end_s if epoch == clip.epoch else self._source.start_s
+        if is_gap(clip.start_s - covered_s + interval_s, interval_s):
+            self._put_gap(StreamGap(clip.stream_id, clip.epoch, covered_s, clip.start_s, reason))
 
     def add_truncation(self, total_s: float | None) -> None:
         """Record the stretch that the source declares and does not hold."""
@@ -252,6 +267,13 @@ class _Commits:
             if error is None:
                 raise
             error.add_note(f"the sink could not record the end: {finish_error}")
+
+
+def _all_damaged(source: VideoSource) -> str:
+    return (
+        f"stream {source.stream_id}: every one of its pictures came out damaged; look at "
+        "the source (a broken or encrypted file); what came is kept"
+    )
 
 
 def _too_many_failed(

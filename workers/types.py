@@ -14,7 +14,21 @@ from aot import ClipTokens
 from workers.errors import InvalidSource
 from workers.names import STREAM_ID
 
-GapReason = Literal["gap", "truncated", "failed"]
+SourceEnd = Literal["complete", "truncated", "damaged", "disconnected"]
+"""How a source ended: at its end; before the end it declares; with nothing but damaged frames; or
+it went away, as live sources do."""
+
+MIN_GAP_S = 2.0
+
+GapReason = Literal["gap", "damaged", "truncated", "failed", "disconnected", "overload", "paused"]
+"""Why a stretch of stream time has no clip: nothing came; what came could not be decoded; the
+source ended early; no worker could compress it; a live source went away, was too fast, or was not
+read."""
+
+
+def is_gap(step_s: float, interval_s: float) -> bool:
+    """Whether two samples so far apart have a gap between them, at one every `interval_s`."""
+    return step_s > max(MIN_GAP_S, 3 * interval_s) + 1e-6
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,8 @@ class VideoSource:
     end_s: float | None = None
     wall_start_s: float | None = None
     """Unix time of stream second 0; None when the wall clock is not known."""
+    max_hold_s: float = 600.0
+    """A picture is shown until the next one; beyond this it counts as a gap."""
 
     def __post_init__(self) -> None:
         if not STREAM_ID.fullmatch(self.stream_id):
@@ -63,6 +79,12 @@ class Frame:
     """True when a clip must not span from the previous frame to this one (gap, jump, new size)."""
     damaged: bool = False
     """True when the decoder reported damage in or before this frame."""
+    end_s: float | None = None
+    """Time until which it is known to be shown: the next picture's, or less; None if unknown."""
+    gap: GapReason | None = None
+    """Why there is nothing before it, where something is missing."""
+    epoch_start_s: float = 0.0
+    """Length of the epochs before this one."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +98,14 @@ class Clip:
     pixels: UInt8[np.ndarray, "t h w 3"]
     pts_s: Float[np.ndarray, " t"]
     end_s: float
-    """Time up to which the clip speaks for the stream: last pts plus one sampling interval."""
+    """Time up to which the clip speaks for the stream: one sampling interval behind its last
+    frame, later where that is shown longer, and not beyond the end the source declares."""
     decode_s: float = 0.0
     """CPU seconds spent decoding it."""
     damaged: int = 0
     """How many of its frames the decoder reported as damaged."""
+    epoch_start_s: float = 0.0
+    """Length of the epochs before this one: added to its times, they follow theirs."""
 
     def __repr__(self) -> str:
         return (

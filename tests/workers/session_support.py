@@ -25,7 +25,9 @@ from workers.types import (
     CompressedClip,
     Cursor,
     FailedClip,
+    GapReason,
     PixelFormat,
+    SourceEnd,
     StreamGap,
     VideoSource,
 )
@@ -55,18 +57,23 @@ def make_clip(
 
 @dataclass
 class CannedReader:
-    """Clips from a url such as `canned:clips=8,delay=0.1,truncated=1,jump=3,break=5`."""
+    """Clips from a url such as `canned:clips=8,delay=0.1,truncated=1,jump=3,break=5`.
+
+    Also `by`, `truncated`, `damaged`, and `lossy`: the reason of its gaps."""
 
     source: VideoSource
     info: WorkerInfo
     first: int
     interval_s: float = 1.0
-    truncated: bool = False
+    end: SourceEnd = "complete"
 
     def __post_init__(self) -> None:
         pairs = [part.split("=") for part in self.source.url.removeprefix("canned:").split(",")]
         self.options = {key: float(value) for key, value in pairs}
         self.total_s = self.options["clips"] * self.info.clip_frames
+
+    def why_gap(self, index: int) -> GapReason:
+        return "damaged" if self.options.get("lossy") else "gap"
 
     def __iter__(self) -> Iterator[Clip]:
         jump = self.options.get("jump", float("inf"))
@@ -77,8 +84,10 @@ class CannedReader:
             jumped_s = self.options.get("by", 100.0) if index >= jump else 0.0
             start_s = index * self.info.clip_frames + jumped_s
             yield make_clip(self.source.stream_id, index, self.info, start_s=start_s)
+        if self.options.get("damaged"):
+            self.end = "damaged"
         if self.options.get("truncated"):
-            self.truncated = True
+            self.end = "truncated"
             self.total_s += 10.0
 
 

@@ -71,6 +71,22 @@ def test_a_clip_speaks_up_to_one_interval_behind_its_last_frame():
     assert cut(frames(3))[0].end_s == 3.0
 
 
+def test_a_clip_speaks_for_as_long_as_its_last_frame_is_shown():
+    assert cut(frames(3, end_s={2: 4.5}))[0].end_s == 4.5
+    assert cut(frames(3, end_s={2: 2.04}))[0].end_s == 3.0
+
+
+def test_no_clip_reaches_beyond_the_end_of_its_file(tmp_path: Path):
+    path = write_video(tmp_path / "v.mp4", frames=34, fps=15)
+    assert [c.end_s for c in read_clips(path)] == pytest.approx([1.5, 34 / 15])
+
+
+def test_why_something_is_missing_before_a_clip_is_told_by_its_index():
+    gaps = {}
+    list(cut_clips(frames(6, gap={3: "damaged"}), "lobby", 3, interval_s=1.0, gaps=gaps))
+    assert gaps == {1: "damaged"}
+
+
 def test_damaged_frames_are_counted():
     assert [c.damaged for c in cut(frames(6, damaged={1: True, 2: True, 5: True}))] == [2, 1]
 
@@ -135,4 +151,4 @@ def test_a_file_tells_its_interval_and_its_end(tmp_path: Path):
         assert clips.interval_s == pytest.approx(1 / 15)
         assert clips.total_s == pytest.approx(3.0)
         assert read_index(next(iter(clips)).pixels[7]) == 7
-        assert not clips.truncated
+        assert clips.end == "complete"

@@ -15,9 +15,7 @@ from tests.workers.session_support import (
     open_canned,
     report,
 )
-from workers import session
-from workers.decode import reader as decode
-from workers.errors import ClipsFailed, SourceUnreachable
+from workers.errors import ClipsFailed, NoFrames, SourceUnreachable
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource
 
@@ -90,8 +88,16 @@ def test_a_pause_of_two_samples_is_no_gap(tmp_path):
     assert gaps(tmp_path) == []
 
 
-def test_the_session_and_the_decoder_agree_on_what_a_gap_is():
-    assert session.MIN_GAP_S == decode.MIN_GAP_S
+def test_a_source_of_nothing_but_damage_is_not_complete(tmp_path):
+    with pytest.raises(NoFrames, match="every one of its pictures came out damaged"):
+        list(run(tmp_path, "canned:clips=2,damaged=1"))
+    assert len(digests(tmp_path)) == 2
+    assert report(tmp_path)["state"] == "failed"
+
+
+def test_a_gap_keeps_the_readers_reason(tmp_path):
+    list(run(tmp_path, "canned:clips=6,jump=3,lossy=1"))
+    assert gaps(tmp_path) == [("damaged", 12.0, 112.0)]
 
 
 def test_a_jump_is_found_when_the_session_was_started_again_before_it(tmp_path):

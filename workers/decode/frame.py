@@ -19,7 +19,6 @@ import struct
 from typing import cast
 
 import numpy as np
-import torch
 from av import VideoFrame
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
@@ -57,6 +56,8 @@ def resize(
     weights otherwise: one value in 300 differs by 1 when shrinking (mean 0.003 of 255, at most 2
     when enlarging noise). Pillow takes five times as long.
     """
+    import torch  # only here: a reader that is asked what a file says needs none
+
     height, width = pixel_format.height, pixel_format.width
     if pixels.shape[:2] == (height, width):
         return np.ascontiguousarray(pixels)
@@ -82,10 +83,15 @@ def read_orientation(frame: VideoFrame) -> Orientation:
     The display matrix maps a sample (x, y) to (a x + c y, b x + d y), y pointing down; only its
     eight axis-parallel forms are honoured, others (skewed, all zero) count as not given.
     """
-    side_data = cast(SideDataContainer, frame.side_data)
-    if SideDataType.DISPLAYMATRIX not in side_data:
-        return UPRIGHT
-    values = struct.unpack("=9i", bytes(side_data[SideDataType.DISPLAYMATRIX])[:36])
+    try:
+        side_data = cast(SideDataContainer, frame.side_data)
+        if SideDataType.DISPLAYMATRIX not in side_data:
+            return UPRIGHT
+        values = struct.unpack("=9i", bytes(side_data[SideDataType.DISPLAYMATRIX])[:36])
+    except (ValueError, LookupError, struct.error):
+        # PyAV looks at all side data at once and stumbles over kinds that it has no name for
+        # (views of spatial video, EXIF); the angle it finds without them.
+        return round(frame.rotation / 90) % 4, False
     a, b, c, d = (np.sign(values[i]) for i in (0, 1, 3, 4))
     return _ORIENTATIONS.get((int(a), int(b), int(c), int(d)), UPRIGHT)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from av.packet import Packet
 
-from workers.decode.clock import TimedPacket
+from workers.decode.clock import TimedPacket, Timeline
 
 MAX_PART_PACKETS = 2048
 MAX_PART_BYTES = 64 << 20
@@ -23,7 +23,8 @@ INTRA_ONLY = frozenset({"mjpeg", "prores", "dnxhd"})
 class GopPart:
     """Packets of one GOP in decode order, or of a stretch of one that is too long to hold."""
 
-    epoch: int
+    timeline: Timeline
+    """Of its epoch."""
     starts: bool
     """Begins with a keyframe packet."""
     closed: bool
@@ -37,6 +38,20 @@ class GopPart:
     ends: bool = False
     """What follows needs nothing from here: a closed GOP, a new epoch, or the end."""
 
+    @property
+    def epoch(self) -> int:
+        return self.timeline.epoch
+
+    @property
+    def first_tick(self) -> int:
+        """The earliest presentation time in it."""
+        return min(clock_of(p) for p in self.packets)
+
+    @property
+    def end_tick(self) -> int:
+        """When the last of its packets ends."""
+        return max(clock_of(p) + (p.duration or 0) for p in self.packets)
+
     def append(self, packet: Packet, timed: bool) -> None:
         self.packets.append(packet)
         self.size_bytes += packet.size
@@ -46,6 +61,13 @@ class GopPart:
     @property
     def is_full(self) -> bool:
         return len(self.packets) >= MAX_PART_PACKETS or self.size_bytes >= MAX_PART_BYTES
+
+
+def clock_of(packet: Packet) -> int:
+    """When a packet is shown, or where the container does not tell, decoded."""
+    clock = packet.pts if packet.pts is not None else packet.dts
+    assert clock is not None, "the clock times every packet"
+    return clock
 
 
 def iter_parts(packets: Iterable[TimedPacket[Packet]], codec: "Bitstream") -> Iterator[GopPart]:
@@ -59,7 +81,7 @@ def iter_parts(packets: Iterable[TimedPacket[Packet]], codec: "Bitstream") -> It
             if part is not None:
                 part.ends = closed or new_epoch
                 yield part
-            part = GopPart(timed.epoch, starts=packet.is_keyframe, closed=closed)
+            part = GopPart(timed.timeline, starts=packet.is_keyframe, closed=closed)
         part.append(packet, timed.timed)
     if part is not None:
         part.ends = True
@@ -98,6 +120,20 @@ class Bitstream:
             return _is_av1_key(data)
         return self.codec in INTRA_ONLY
 
+    def recovers_after(self, packet: Packet) -> int | None:
+        """How many packets behind this one pictures are whole again whatever was lost before.
+
+        0 at a keyframe. H.264's recovery point (ITU-T H.264, D.2.8) says how many pictures it takes
+        where parts of them are refreshed in turn. None where nothing of the kind is said.
+        """
+        if self.codec == "h264":
+            for nal in self._units(memoryview(packet)):
+                if len(nal) > 2 and nal[0] & 31 == 6:
+                    count = _read_recovery_point(bytes(nal[1:64]))
+                    if count is not None:
+                        return count
+        return 0 if packet.is_keyframe else None
+
     def may_skip(self, part: GopPart) -> bool:
         """Whether pictures marked as non-reference may be left out of this GOP.
 
@@ -108,10 +144,14 @@ class Bitstream:
             return all(len(nal) > 1 and nal[1] & 7 == 1 for nal in first_slices)
         return self.codec == "h264"
 
+    def _units(self, data: memoryview) -> Iterator[memoryview]:
+        if self.length_bytes:
+            return _iter_length_prefixed(data, self.length_bytes)
+        return _iter_start_codes(data)
+
     def _slices(self, data: memoryview) -> Iterator[memoryview]:
         """NAL units of a packet that hold picture data, two bytes or more each."""
-        units = _iter_length_prefixed(data, self.length_bytes) if self.length_bytes else None
-        for nal in units if units is not None else _iter_start_codes(data):
+        for nal in self._units(data):
             if len(nal) < 2:
                 continue
             is_slice = 1 <= nal[0] & 31 <= 5 if self.codec == "h264" else nal[0] >> 1 & 63 < 32
@@ -135,6 +175,32 @@ def _iter_start_codes(data: memoryview) -> Iterator[memoryview]:
     while at >= 0:
         yield data[at + 3 :]
         at = raw.find(b"\0\0\1", at + 3)
+
+
+def _read_recovery_point(messages: bytes) -> int | None:
+    """`recovery_frame_cnt` of the recovery point among SEI messages; None where there is none."""
+    at = 0
+    while at + 2 <= len(messages) and messages[at] != 0x80:
+        kind, at = _read_sei_number(messages, at)
+        size, at = _read_sei_number(messages, at)
+        if kind == 6:
+            return _read_exp_golomb(messages[at : at + size])
+        at += size
+    return None
+
+
+def _read_sei_number(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    while at < len(data) and data[at] == 255:
+        value, at = value + 255, at + 1
+    return value + (data[at] if at < len(data) else 0), at + 1
+
+
+def _read_exp_golomb(data: bytes) -> int | None:
+    bits = "".join(f"{byte:08b}" for byte in data[:8])
+    zeros = len(bits) - len(bits.lstrip("0"))
+    coded = bits[zeros : 2 * zeros + 1]
+    return int(coded, 2) - 1 if len(coded) == zeros + 1 else None
 
 
 def _is_vp9_key(data: memoryview) -> bool:

@@ -165,7 +165,7 @@ class LiveDecoder:
         self._damaged = self._damaged or frame.is_corrupt
         if self._sampler is None:
             self._sampler = Sampler(SamplingGrid(self.track.time_base, ticks, self._fps))
-        if self._sampler.choose(ticks):
+        if self._sampler.take(ticks):
             yield Picture(
                 rgb=self._to_rgb(frame),
                 media_s=self._sampler.grid.seconds(ticks),

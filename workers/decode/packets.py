@@ -21,8 +21,8 @@ class PacketReader:
         self._track = track
         self.count = 0
         self.read_errors = 0
-        self.last_end: int | None = None
-        """Tick at which the packet read last ends."""
+        self.last_position = 0
+        """Where in the file the packets read so far end."""
         self.exhausted = False
         """The end of the file was reached."""
         self.seeked = False
@@ -36,21 +36,30 @@ class PacketReader:
         return self.read_errors > MAX_READ_ERRORS
 
     def __iter__(self) -> Iterator[Packet]:
+        for packet in self._track.head if not self.seeked else ():
+            yield self._count(packet)
         while not self.broke_off:
-            try:
-                for packet in self._track.container.demux(self._track.stream):
-                    if packet.size:  # the end marker has none; as input it drains the decoder
-                        self._count(packet)
-                        yield packet
-                break
-            except IndexError:
-                break  # PyAV stumbles behind the last packet when tracks appeared on the way
-            except FFmpegError:
-                self.read_errors += 1
-            except OSError as error:
-                reason = error.strerror or "read error"
-                raise SourceUnreachable(f"reading stopped: {reason}; check the disk") from error
+            demuxed = self._track.container.demux(self._track.stream)
+            while (packet := self._read(demuxed)) is not None:
+                if packet.size:  # the end marker has none; as input it drains the decoder
+                    yield self._count(packet)
+            if self.exhausted:
+                return
         self.exhausted = True
+
+    def _read(self, demuxed: Iterator[Packet]) -> Packet | None:
+        """The next packet; None at the end of the file, or of what can be read in one go."""
+        try:
+            return next(demuxed)
+        except (StopIteration, IndexError):
+            # IndexError: PyAV stumbles behind the last packet when tracks appeared on the way.
+            self.exhausted = True
+        except FFmpegError:
+            self.read_errors += 1
+        except OSError as error:
+            reason = error.strerror or "read error"
+            raise SourceUnreachable(f"reading stopped: {reason}; check the disk") from error
+        return None
 
     def seek_closed_gop(self, pts_s: float) -> bool:
         """Jump to the keyframe at or before a stream time; True if nothing is lost by that.
@@ -74,13 +83,13 @@ class PacketReader:
         self.seeked = packet.pts <= ticks
         return self.seeked
 
-    def _count(self, packet: Packet) -> None:
+    def _count(self, packet: Packet) -> Packet:
         self.count += 1
+        if packet.pos is not None:
+            self.last_position = max(self.last_position, packet.pos + packet.size)
         clock = packet.dts if packet.dts is not None else packet.pts
         if clock is None:
-            return
-        shown = packet.pts if packet.pts is not None else clock
-        self.last_end = max(clock, shown) + (packet.duration or 0)
+            return packet
         second = int(clock * self._track.time_base // 1)
         self._in_second = self._in_second + 1 if second == self._second else 1
         self._second = second
@@ -89,3 +98,4 @@ class PacketReader:
                 f"more than {MAX_PACKETS_PER_SECOND} pictures in one second; "
                 "re-encode it at its true frame rate"
             )
+        return packet

@@ -9,29 +9,37 @@ goes on without a reset after a damaged one, because it hides damage with what i
 """
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from av import VideoFrame
 from av.error import FFmpegError
 from av.packet import Packet
 
-from workers.decode.clock import Sampler
-from workers.decode.gop import GopPart
+from workers.decode.clock import HoldLimits, Sampler, Timeline
+from workers.decode.gop import Bitstream, GopPart, clock_of
 from workers.decode.track import OpenTrack
 from workers.errors import TooLarge
 
 MAX_BROKEN_PLANS = 3
-"""After so many GOPs in a row whose plan failed, no further one is tried."""
+"""After so many plans in a row that failed, some GOPs are decoded without trying one."""
+
+MAX_PAUSE = 64
+"""GOPs decoded without trying a plan, at most; the pause doubles with every failure."""
 
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """A wanted picture in its own size and pixel format."""
+    """A sample: a wanted picture in its own size and pixel format, and the time it stands for."""
 
     picture: VideoFrame
+    """The same object for all samples of a picture that is held."""
     ticks: int
-    """Presentation time in ticks of the track, as unwrapped."""
+    """Its presentation time in ticks of the track, as unwrapped, or a later one it is held at."""
+    until: int
+    """Tick of the picture's next sample, or where it is no longer shown."""
     damaged: bool
 
 
@@ -59,34 +67,38 @@ class _PlanBroken(Exception):
 
 
 class GopDecoder:
-    """Feeds GOPs to one decoder and gives the frames the sampler chooses, in its order."""
+    """Feeds GOPs to one decoder and gives the samples a sampler takes, in its order."""
 
-    def __init__(self, track: OpenTrack, tally: DecodeTally, *, plan: bool = True) -> None:
+    def __init__(
+        self, track: OpenTrack, tally: DecodeTally, limits: HoldLimits, *, plan: bool = True
+    ) -> None:
         self._context = track.stream.codec_context
         self._track = track
         self._tally = tally
+        self._limits = limits
         self._plan = plan
-        self._broken_in_a_row = 0
-        self._damaged = False
+        self._trust = _Trust()
+        self._damage = _Damage(track.bitstream)
+        self._order = _DecodeOrder() if track.by_decode_order else None
+        self._timeline = Timeline(0)
         self._fed = False
-        self._order: list[int] = []
-        """Decode times of fed packets, where presentation times follow from the order."""
 
     def decode(self, part: GopPart, sampler: Sampler) -> Iterator[DecodedFrame]:
-        """The wanted frames of a part; its last ones may come with the next part or `drain`."""
-        if part.closed:
-            self._damaged = False
+        """The samples of a part; its last ones may come with the next part or `drain`."""
+        self._timeline = part.timeline
+        if part.closed and not self._fed:
+            self._damage.clear()
         self._tally.corrupt_packets += sum(p.is_corrupt for p in part.packets)
         reason = self._why_not_planned(part) if self._plan else "no plan was asked for"
         if reason is None:
             try:
                 yield from self._decode_planned(part, sampler)
-                self._broken_in_a_row = 0
+                self._trust.keep()
                 return
             except _PlanBroken as broken:
                 reason = str(broken)
-                self._broken_in_a_row += 1
-                self._damaged = False
+                self._trust.lose()
+                self._damage.clear()
                 self._reset()
         if self._plan:
             self._tally.fell_back = self._tally.fell_back or reason
@@ -94,7 +106,7 @@ class GopDecoder:
         yield from self._decode_whole(part, sampler)
 
     def drain(self, sampler: Sampler) -> Iterator[DecodedFrame]:
-        """The frames the decoder still holds; it is ready for a new start afterwards."""
+        """The samples of what the decoder still holds; it is ready for a new start afterwards."""
         for picture in self._send(None) if self._fed else ():
             yield from self._choose(picture, sampler)
         self._reset()
@@ -102,10 +114,8 @@ class GopDecoder:
     def _why_not_planned(self, part: GopPart) -> str | None:
         if self._fed and part.closed:
             return "damaged pictures before"
-        if self._track.by_decode_order:
+        if self._order is not None:
             return "the container has no presentation times"
-        if self._broken_in_a_row >= MAX_BROKEN_PLANS:
-            return "plans kept failing"
         if not part.closed:
             return "open or very long group of pictures"
         if not part.ends:
@@ -117,11 +127,15 @@ class GopDecoder:
         shown = [p.pts for p in part.packets if not p.is_discard]
         if len(set(shown)) < len(shown):
             return "equal presentation times"
+        if not self._trust.allows():
+            return "plans kept failing"
         return None
 
     def _decode_planned(self, part: GopPart, sampler: Sampler) -> Iterator[DecodedFrame]:
         wanted = sampler.select(
-            p.pts for p in part.packets if not p.is_discard and p.pts is not None
+            (p.pts, self._limits.end(part.timeline, p.pts))
+            for p in part.packets
+            if not p.is_discard and p.pts is not None
         )
         if not wanted:
             self._tally.gops_skipped += 1
@@ -152,21 +166,23 @@ class GopDecoder:
 
     def _decode_whole(self, part: GopPart, sampler: Sampler) -> Iterator[DecodedFrame]:
         for packet in part.packets:
-            self._damaged = self._damaged or packet.is_corrupt
-            if self._track.by_decode_order and packet.dts is not None:
-                heapq.heappush(self._order, packet.dts)
+            self._damage.see_packet(packet)
+            if self._order is not None:
+                self._order.push(packet)
             for picture in self._send(packet):
                 yield from self._choose(picture, sampler)
-        if part.ends and not self._damaged:
+        if part.ends and not self._damage.lasts:
             yield from self.drain(sampler)
 
     def _choose(self, picture: VideoFrame, sampler: Sampler) -> Iterator[DecodedFrame]:
-        ticks = picture.pts
-        self._damaged = self._damaged or picture.is_corrupt
-        if self._track.by_decode_order:
-            ticks = heapq.heappop(self._order) if self._order else None
-        if ticks is not None and sampler.choose(ticks):
-            yield DecodedFrame(picture, ticks, self._damaged)
+        ticks = picture.pts if self._order is None else self._order.pop(picture)
+        damaged = self._damage.reaches(picture, ticks)
+        if ticks is None:
+            return
+        samples = sampler.take(ticks, end := self._limits.end(self._timeline, ticks))
+        for at, until in pairwise([*samples, end]):
+            yield DecodedFrame(picture, at, until, damaged)
+        self._timeline.forget_before(ticks)
 
     def _send(self, packet: Packet | None) -> list[VideoFrame]:
         """Feed one packet (None: drain) and take what comes out; a refusal is counted."""
@@ -178,7 +194,9 @@ class GopDecoder:
         except FFmpegError:
             self._tally.refused_packets += packet is not None
             self._tally.refused_in_a_row += packet is not None
-            self._damaged = True
+            self._damage.begin()
+            if self._order is not None and packet is not None:
+                self._order.lose(packet)
             return []
         self._tally.decoded += len(pictures)
         if pictures:
@@ -188,8 +206,107 @@ class GopDecoder:
     def _reset(self) -> None:
         self._context.flush_buffers()
         self._context.skip_frame = "DEFAULT"
-        self._order.clear()
+        if self._order is not None:
+            self._order = _DecodeOrder()
         self._fed = False
+
+
+class _Trust:
+    """Whether plans are worth trying: not for a while after several failed in a row."""
+
+    def __init__(self) -> None:
+        self._failures = self._pause = 0
+
+    def allows(self) -> bool:
+        """Ask once for every GOP that could be planned."""
+        self._pause -= 1
+        return self._pause < 0
+
+    def keep(self) -> None:
+        self._failures = self._pause = 0
+
+    def lose(self) -> None:
+        self._failures += 1
+        if self._failures >= MAX_BROKEN_PLANS:
+            self._pause = min(1 << self._failures, MAX_PAUSE)
+
+
+class _Damage:
+    """Whether what comes out of the decoder may show damage: from a loss until it has healed.
+
+    It has at the first picture shown at or behind a point from which decoding could begin.
+    """
+
+    def __init__(self, bitstream: Bitstream) -> None:
+        self._bitstream = bitstream
+        self.clear()
+
+    def clear(self) -> None:
+        self.lasts = False
+        self._packets_left: int | None = None
+        """Until the packet whose picture is whole again."""
+        self._heals_at: int | None = None
+
+    def begin(self) -> None:
+        self.clear()
+        self.lasts = True
+
+    def see_packet(self, packet: Packet) -> None:
+        """Called before a packet is fed."""
+        if packet.is_corrupt:
+            self.begin()
+        if not self.lasts or self._heals_at is not None:
+            return
+        if self._packets_left is None and not packet.is_corrupt:
+            self._packets_left = self._bitstream.recovers_after(packet)
+        if self._packets_left == 0:
+            self._heals_at = clock_of(packet)
+        elif self._packets_left is not None:
+            self._packets_left -= 1
+
+    def reaches(self, picture: VideoFrame, ticks: int | None) -> bool:
+        """Whether a picture is to be marked as damaged."""
+        if self._heals_at is not None and ticks is not None and ticks >= self._heals_at:
+            self.clear()
+        if picture.is_corrupt and not self.lasts:
+            self.begin()
+        return self.lasts
+
+
+class _DecodeOrder:
+    """Presentation times where the container has none (AVI): the decode times, in order.
+
+    Each picture gets the earliest that is left. A packet that gives no picture must take its time
+    with it, or all that follow would be early: at once where the decoder refuses it, at the next
+    keyframe where it is swallowed, as nothing decoded before that is shown behind it.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[int] = []
+        self._keyframes: deque[int] = deque()
+
+    def push(self, packet: Packet) -> None:
+        """Called before a packet is fed; its picture will tell by its `pts` where it came from."""
+        if packet.dts is None:
+            return
+        packet.pts = packet.dts
+        heapq.heappush(self._waiting, packet.dts)
+        if packet.is_keyframe:
+            self._keyframes.append(packet.dts)
+
+    def lose(self, packet: Packet) -> None:
+        if packet.dts in self._waiting:
+            self._waiting.remove(packet.dts)
+            heapq.heapify(self._waiting)
+
+    def pop(self, picture: VideoFrame) -> int | None:
+        """The presentation time of the picture that comes out next."""
+        source = picture.pts
+        while source is not None and self._keyframes and source >= self._keyframes[0]:
+            keyframe = self._keyframes.popleft()
+            while self._waiting and self._waiting[0] < keyframe:
+                heapq.heappop(self._waiting)
+        return heapq.heappop(self._waiting) if self._waiting else None
 
 
 class _Expected:

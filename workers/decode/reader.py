@@ -6,22 +6,35 @@
         reader.report      # what was decoded, what was damaged, whether the file was cut short
 
 Frames come in presentation order; within an epoch their times rise strictly. Which frames are
-chosen depends on the timestamps alone (`decode_clock.SamplingGrid`), so a planned, a full and a
-resumed decode give the same ones with the same pixels. (Frames marked `damaged` have the same
-times, but the decoder fills their holes with what it saw before, which may differ.) Stream second 0
-is the container's start; every later epoch counts from its own first picture. Memory is bounded
-whatever the file: one GOP's packets (at most 64 MiB) and the decoder's own pictures.
+chosen depends on the timestamps alone (`clock.SamplingGrid`), so a planned, a full and a resumed
+decode give the same ones with the same pixels. (Frames marked `damaged` have the same times, but
+the decoder fills their holes with what it saw before, which may differ.) A picture is shown until
+the next one: where that is long (slides, time lapses) it is sampled again while it stands, from
+the same pixels. Where frames are missing, the next one says why (`Frame.gap`).
+
+Stream second 0 is the container's start; every later epoch counts from its own first packet.
+Memory is bounded whatever the file: one GOP's packets (at most 64 MiB) and the decoder's own
+pictures.
 
 Knows nothing of clips, models or clusters.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from av import VideoFrame
 
-from workers.decode.clock import Sampler, SamplingGrid, unwrap_packets
+from workers.decode.clock import (
+    HALF_WRAP,
+    MPEG_TIME_BASE,
+    HoldLimits,
+    Sampler,
+    SamplingGrid,
+    unwrap_packets,
+)
 from workers.decode.file import redact_url
 from workers.decode.frame import FrameConverter
 from workers.decode.gop import GopPart, iter_parts
@@ -30,12 +43,30 @@ from workers.decode.plan import DecodedFrame, DecodeTally, GopDecoder
 from workers.decode.report import DecodeReport, VideoInfo, describe_video, make_report
 from workers.decode.track import OpenTrack, open_track
 from workers.errors import NoFrames, NoKeyframe, SourceError
-from workers.types import Cursor, Frame, PixelFormat, VideoSource
-
-MIN_GAP_S = 2.0
-"""A step between sampled frames beyond this, and beyond three sampling intervals, is a gap."""
+from workers.types import Cursor, Frame, GapReason, PixelFormat, VideoSource, is_gap
 
 MAX_PACKETS_BEFORE_KEYFRAME = 10_000
+
+
+@dataclass
+class _Epoch:
+    """A stretch of the source on one clock."""
+
+    number: int
+    origin: int
+    """Tick of its second 0."""
+    start_s: float
+    """Length of the epochs before it."""
+    end_tick: int
+    """When the last of its packets read so far ends."""
+    sampler: Sampler | None = None
+    """None until a keyframe has come."""
+
+    def length_s(self, time_base: Fraction) -> float:
+        return float((self.end_tick - self.origin) * time_base)
+
+
+_Sample = tuple[DecodedFrame, _Epoch]
 
 
 def iter_frames(
@@ -82,28 +113,40 @@ class VideoReader:
         self._tally = DecodeTally()
         self._stack = ExitStack()
         self._track: OpenTrack | None = None
-        self._frames = self._before_keyframe = self._epoch = 0
+        self._frames = self._damaged = self._before_keyframe = 0
+        self._epoch = _Epoch(0, 0, 0.0, 0)
 
     def __enter__(self) -> "VideoReader":
-        track = self._stack.enter_context(open_track(self._source.url, roots=self._roots))
-        self._track, self._packets = track, PacketReader(track)
+        self._open()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
+    def _open(self) -> None:
+        """Open the file, from its start on; closes it first where it is open."""
+        self._stack.close()
+        try:
+            track = self._stack.enter_context(open_track(self._source.url, roots=self._roots))
+        except SourceError as error:
+            error.source = self._shown  # its message names it already
+            raise
+        self._track, self._packets = track, PacketReader(track)
+        self._epoch = _Epoch(0, track.origin, 0.0, track.origin)
+        self._previous_tick = track.origin
+
     def __iter__(self) -> Iterator[Frame]:
         try:
-            previous: tuple[DecodedFrame, int] | None = None
-            for decoded, sampler, epoch in self._decode():
-                frame = self._make_frame(decoded, sampler.grid, epoch, previous)
-                previous = (decoded, epoch)
+            previous: tuple[DecodedFrame, Frame] | None = None
+            lost = 0
+            for decoded, epoch in self._decode():
+                frame = self._make_frame(decoded, epoch, previous, damage=self._lost > lost)
+                previous, lost = (decoded, frame), self._lost
                 self._frames += 1
+                self._damaged += frame.damaged
                 yield frame
         except SourceError as error:
-            if self._shown in str(error):
-                raise
-            raise type(error)(f"{self._shown}: {error}") from error
+            raise error.at(self._shown) from error.__cause__
 
     @property
     def interval_s(self) -> float:
@@ -125,7 +168,9 @@ class VideoReader:
             self._packets,
             self._tally,
             frames=self._frames,
-            epochs=self._epoch + 1,
+            damaged_frames=self._damaged,
+            epochs=self._epoch.number + 1,
+            end_tick=self._epoch.end_tick if self._packets.count else None,
             before_keyframe=self._before_keyframe,
         )
 
@@ -135,47 +180,63 @@ class VideoReader:
             raise RuntimeError("open the reader first: `with VideoReader(...) as reader:`")
         return self._track
 
-    def _decode(self) -> Iterator[tuple[DecodedFrame, Sampler, int]]:
-        """Wanted pictures, each with the sampler of its epoch."""
+    @property
+    def _lost(self) -> int:
+        """Packets so far that came and of which nothing could be seen."""
+        return self._tally.refused_packets + self._tally.corrupt_packets + self._before_keyframe
+
+    def _decode(self) -> Iterator[_Sample]:
+        """The samples, each with its epoch."""
         parts = self._open_parts()
-        decoder = GopDecoder(self._opened, self._tally, plan=self._plan)
-        sampler: Sampler | None = None
+        track, source = self._opened, self._source
+        limits = HoldLimits.of(track.container.format.name, track.time_base, source.max_hold_s)
+        decoder = GopDecoder(track, self._tally, limits, plan=self._plan)
         for part in parts:
-            if sampler is None or part.epoch != self._epoch:
-                if sampler is not None:
-                    yield from ((d, sampler, self._epoch) for d in decoder.drain(sampler))
-                self._epoch, sampler = part.epoch, None
-                if not part.starts:
-                    self._pass_over(part)
-                    continue
-                sampler = self._sample_epoch(part)
+            epoch = self._epoch
+            if part.epoch != epoch.number:
+                yield from _drain(decoder, epoch)
+                epoch = self._epoch = self._follow(epoch, part)
+            first_tick = part.first_tick
+            part.timeline.forget_before(self._previous_tick)
+            self._previous_tick = first_tick
+            epoch.end_tick = max(epoch.end_tick, part.end_tick)
+            if epoch.sampler is None and part.starts:
+                epoch.sampler = self._sample(epoch, first_tick)
+            if epoch.sampler is None:
+                self._pass_over(part)
+                continue
             if self._after is not None and part.epoch < self._after.epoch:
                 continue
-            if sampler.grid.is_past(_first_tick(part)):
-                yield from ((d, sampler, part.epoch) for d in decoder.drain(sampler))
-                return
-            yield from ((d, sampler, part.epoch) for d in decoder.decode(part, sampler))
-        if sampler is not None:
-            yield from ((d, sampler, self._epoch) for d in decoder.drain(sampler))
-        self._check_any_frames(sampler)
+            if epoch.sampler.grid.is_past(first_tick):
+                break
+            yield from ((sample, epoch) for sample in decoder.decode(part, epoch.sampler))
+        yield from _drain(decoder, self._epoch)
+        self._check_any_frames()
 
     def _open_parts(self) -> Iterator[GopPart]:
         """The file's GOPs; from the keyframe before the cursor on where that is safe."""
         after = self._after
         if after and after.epoch == 0 and not self._packets.seek_closed_gop(after.last_pts_s):
-            self._stack.close()
-            self.__enter__()
+            self._open()
         track = self._opened
         timed = unwrap_packets(self._packets, track.time_base, track.interval)
         return iter_parts(timed, track.bitstream)
 
-    def _sample_epoch(self, part: GopPart) -> Sampler:
-        """A sampler for the epoch that a part opens."""
+    def _follow(self, before: _Epoch, part: GopPart) -> _Epoch:
+        """The epoch that a part opens."""
+        start_s = before.start_s + before.length_s(self._opened.time_base)
+        self._previous_tick = first_tick = part.first_tick
+        return _Epoch(part.epoch, first_tick, start_s, first_tick)
+
+    def _sample(self, epoch: _Epoch, first_tick: int) -> Sampler:
+        """A sampler for an epoch whose first keyframe has come."""
         track, source = self._opened, self._source
-        origin = track.origin if part.epoch == 0 else _first_tick(part)
-        grid = SamplingGrid(track.time_base, origin, source.fps, source.start_s, source.end_s)
+        if track.time_base == MPEG_TIME_BASE and abs(first_tick - epoch.origin) > HALF_WRAP:
+            # The clock wrapped between the first packets of two tracks.
+            epoch.origin += 2 * HALF_WRAP if first_tick > epoch.origin else -2 * HALF_WRAP
+        grid = SamplingGrid(track.time_base, epoch.origin, source.fps, source.start_s, source.end_s)
         last = None
-        if self._after is not None and part.epoch == self._after.epoch:
+        if self._after is not None and epoch.number == self._after.epoch:
             last = grid.ticks(self._after.last_pts_s)
         return Sampler(grid, last)
 
@@ -187,11 +248,11 @@ class VideoReader:
                 "keyframes every few seconds"
             )
 
-    def _check_any_frames(self, sampler: Sampler | None) -> None:
+    def _check_any_frames(self) -> None:
         tally = self._tally
         if tally.decoded or tally.gops_skipped or self._packets.seeked:
             return
-        if sampler is None and self._before_keyframe:
+        if self._epoch.sampler is None and self._before_keyframe:
             raise NoKeyframe(
                 f"no keyframe among its {self._before_keyframe} packets, so no picture can be "
                 "decoded; record it from a keyframe on"
@@ -204,35 +265,53 @@ class VideoReader:
     def _make_frame(
         self,
         decoded: DecodedFrame,
-        grid: SamplingGrid,
-        epoch: int,
-        previous: tuple[DecodedFrame, int] | None,
+        epoch: _Epoch,
+        previous: tuple[DecodedFrame, Frame] | None,
+        *,
+        damage: bool,
     ) -> Frame:
-        picture = decoded.picture
-        cut = False
+        """`damage`: packets were lost since the frame before."""
+        assert epoch.sampler is not None
+        picture, grid = decoded.picture, epoch.sampler.grid
+        pts_s = grid.seconds(decoded.ticks)
+        pixels, gap, cut = None, None, False
         if previous is not None:
-            before, epoch_before = previous
-            step_s = grid.seconds(decoded.ticks) - grid.seconds(before.ticks)
-            cut = (
-                epoch != epoch_before
-                or step_s > max(MIN_GAP_S, 3 * self.interval_s)
-                or _shape(picture) != _shape(before.picture)
-            )
+            before, frame_before = previous
+            cut = epoch.number != frame_before.epoch or _shape(picture) != _shape(before.picture)
+            pixels = frame_before.pixels if picture is before.picture else None
+        if is_gap(pts_s - self._covered_s(epoch, previous) + self.interval_s, self.interval_s):
+            gap: GapReason | None = "damaged" if damage else "gap"
         return Frame(
-            pixels=self._converter.convert(picture),
-            pts_s=grid.seconds(decoded.ticks),
-            epoch=epoch,
-            cut=cut,
+            pixels=self._converter.convert(picture) if pixels is None else pixels,
+            pts_s=pts_s,
+            epoch=epoch.number,
+            cut=cut or (gap is not None and previous is not None),
             damaged=decoded.damaged,
+            end_s=grid.seconds(decoded.until),
+            gap=gap,
+            epoch_start_s=epoch.start_s,
         )
+
+    def _covered_s(self, epoch: _Epoch, previous: tuple[DecodedFrame, Frame] | None) -> float:
+        """Time in an epoch up to which the frames before speak for the stream."""
+        if previous is not None and previous[1].epoch == epoch.number:
+            return frame_end_s(previous[1], self.interval_s)
+        after = self._after
+        if after is not None and after.epoch == epoch.number:
+            return after.end_s
+        return self._source.start_s
+
+
+def frame_end_s(frame: Frame, interval_s: float) -> float:
+    """Time up to which a frame speaks for the stream: to the next sample, longer where it holds."""
+    end_s = frame.pts_s + interval_s
+    return end_s if frame.end_s is None else max(end_s, frame.end_s)
+
+
+def _drain(decoder: GopDecoder, epoch: _Epoch) -> Iterator[_Sample]:
+    if epoch.sampler is not None:
+        yield from ((sample, epoch) for sample in decoder.drain(epoch.sampler))
 
 
 def _shape(picture: VideoFrame) -> tuple[int, int, str]:
     return picture.width, picture.height, picture.format.name
-
-
-def _first_tick(part: GopPart) -> int:
-    """The earliest presentation time in a part."""
-    return min(
-        clock for p in part.packets if (clock := p.pts if p.pts is not None else p.dts) is not None
-    )

@@ -7,6 +7,7 @@ import av
 from workers.decode.packets import PacketReader
 from workers.decode.plan import DecodeTally
 from workers.decode.track import OpenTrack
+from workers.types import SourceEnd
 
 TRUNCATED_S = 1.0
 """A file that ends this much before the end it declares was cut short."""
@@ -35,6 +36,8 @@ class DecodeReport:
 
     frames: int
     """Frames given."""
+    damaged_frames: int
+    """Those of them that are marked as damaged."""
     decoded: int
     """Pictures decoded for them."""
     packets: int
@@ -50,12 +53,19 @@ class DecodeReport:
     declared_end_s: float | None
     """Stream time at which the file says it ends."""
     end_s: float | None
-    """Stream time at which the last packet read ends."""
+    """Time, in the last epoch, at which the last of the packets read ends."""
     fell_back: str | None
     """Why some of it was decoded in full; None when the plan held throughout."""
     gops_planned: int
     gops_whole: int
     gops_skipped: int
+
+    @property
+    def end(self) -> SourceEnd:
+        """How reading ended."""
+        if self.frames and self.damaged_frames == self.frames:
+            return "damaged"
+        return "truncated" if self.truncated else "complete"
 
     @property
     def is_sound(self) -> bool:
@@ -72,7 +82,7 @@ def describe_video(track: OpenTrack) -> VideoInfo:
         width=context.width,
         height=context.height,
         fps=float(track.rate),
-        end_s=declared_end_s(track),
+        end_s=track.declared_end_s,
     )
 
 
@@ -82,22 +92,26 @@ def make_report(
     tally: DecodeTally,
     *,
     frames: int,
+    damaged_frames: int,
     epochs: int,
+    end_tick: int | None,
     before_keyframe: int,
 ) -> DecodeReport:
     """Put together what the stages counted."""
+    end_s = None if end_tick is None else float((end_tick - track.origin) * track.time_base)
     broke_off = packets.broke_off or tally.refused_in_a_row >= MAX_REFUSED_TAIL
     return DecodeReport(
         frames=frames,
+        damaged_frames=damaged_frames,
         decoded=tally.decoded,
         packets=packets.count,
         epochs=epochs,
         damaged_packets=tally.refused_packets + tally.corrupt_packets,
         read_errors=packets.read_errors,
         before_keyframe=before_keyframe,
-        truncated=broke_off or (epochs == 1 and _ends_early(track, packets)),
-        declared_end_s=declared_end_s(track),
-        end_s=_end_s(track, packets),
+        truncated=broke_off or (epochs == 1 and _ends_early(track, packets, end_s)),
+        declared_end_s=track.declared_end_s,
+        end_s=end_s,
         fell_back=tally.fell_back,
         gops_planned=tally.gops_planned,
         gops_whole=tally.gops_whole,
@@ -105,30 +119,13 @@ def make_report(
     )
 
 
-def declared_end_s(track: OpenTrack) -> float | None:
-    """Stream time of the end as the container states it, of the track or else of the whole."""
-    stream = track.stream
-    if stream.duration is not None:
-        start = stream.start_time if stream.start_time is not None else track.origin
-        return float((start + stream.duration - track.origin) * track.time_base)
-    if track.container.duration is not None:
-        return track.container.duration / av.time_base
-    return None
-
-
-def _end_s(track: OpenTrack, packets: PacketReader) -> float | None:
-    if packets.last_end is None:
-        return None
-    return float((packets.last_end - track.origin) * track.time_base)
-
-
-def _ends_early(track: OpenTrack, packets: PacketReader) -> bool:
+def _ends_early(track: OpenTrack, packets: PacketReader, end_s: float | None) -> bool:
     """Whether a file that was read to its end holds less than it declares."""
     if not packets.exhausted:
         return False
     if track.counts_frames and not packets.seeked and packets.count < track.stream.frames:
         return True
-    declared_s, end_s = declared_end_s(track), _end_s(track, packets)
+    declared_s = track.declared_end_s
     if declared_s is None or end_s is None or len(track.container.streams) > 1:
         return False  # another track may be the longer one
     return end_s < declared_s - TRUNCATED_S

@@ -6,10 +6,12 @@ allocates it.
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +19,7 @@ import av
 import av.logging
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError
+from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
@@ -24,6 +27,7 @@ from workers.decode.file import local_path, open_regular_file, redact_url
 from workers.decode.gop import Bitstream
 from workers.errors import (
     NoVideoStream,
+    SourceError,
     SourceRefused,
     TooLarge,
     UnsupportedCodec,
@@ -32,6 +36,9 @@ from workers.errors import (
 MAX_PIXELS = 4096 * 4096
 """Largest picture, as an area."""
 MAX_TRACKS = 64
+
+MAX_PROBED_PACKETS = 256
+"""Read to tell a still picture from a video, where there are several tracks."""
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
@@ -93,6 +100,12 @@ class OpenTrack:
     """Frames per second as declared, or a guess."""
     by_decode_order: bool
     """Presentation times are not to be had (AVI): they follow from the order of the frames."""
+    declared_end_s: float | None
+    """Stream time at which the file says it ends."""
+    file: io.RawIOBase | None
+    """What the container reads from."""
+    head: list[Packet] = field(default_factory=list)
+    """Packets read on opening; they come before those that are still to be read."""
 
     @property
     def counts_frames(self) -> bool:
@@ -118,11 +131,15 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
         open_regular_file(local_path(url), shown, roots) as file,
         _open_container(file, shown) as container,
     ):
-        stream = choose_track(container, shown)
+        stream = choose_track(container, shown, file)
         if not stream.codec_context.width:
             _check_declared_size(file, shown)
         prepare_track(container, stream)
-        yield describe_track(container, stream)
+        try:
+            track = describe_track(container, stream, file)
+        except SourceError as error:
+            raise error.at(shown) from error.__cause__
+        yield track
 
 
 def _open_container(
@@ -135,6 +152,8 @@ def _open_container(
         "codec_whitelist": ",".join(codecs),
         "max_pixels": str(MAX_PIXELS),
         "threads": "1",
+        # Wraps are unwrapped by the clock here: FFmpeg takes a clock that was set back for one.
+        "correct_ts_overflow": "0",
     }
     try:
         container = av.open(
@@ -165,8 +184,13 @@ def _explain(file: io.RawIOBase) -> str:
     return "holds no video that can be read; expected MP4, MKV, WebM, MPEG-TS, AVI or the like"
 
 
-def choose_track(container: InputContainer, shown: str) -> VideoStream:
-    """The video track with the most pixels, the first of equals; cover pictures do not count."""
+def choose_track(
+    container: InputContainer, shown: str, file: io.RawIOBase | None = None
+) -> VideoStream:
+    """The video track with the most pixels, the first of equals; still pictures do not count.
+
+    `file`: what the container reads from, to look for stills that do not say that they are.
+    """
     if len(container.streams) > MAX_TRACKS:
         raise TooLarge(f"{shown}: has {len(container.streams)} tracks, at most {MAX_TRACKS}")
     tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -175,6 +199,9 @@ def choose_track(container: InputContainer, shown: str) -> VideoStream:
     readable = [s for s in tracks if s.codec_context is not None]
     if not readable:
         raise UnsupportedCodec(f"{shown}: there is no decoder for its video; convert it to H.264")
+    if len(readable) > 1 and file is not None:
+        moving = _find_moving(file, shown)
+        readable = [s for s in readable if s.index in moving] or readable
     stream = max(readable, key=lambda s: s.codec_context.width * s.codec_context.height)
     context = stream.codec_context
     _check_size(context.width, context.height, shown)
@@ -184,6 +211,21 @@ def choose_track(container: InputContainer, shown: str) -> VideoStream:
             "convert it to H.264"
         )
     return stream
+
+
+def _find_moving(file: io.RawIOBase, shown: str) -> set[int]:
+    """Tracks that have a second packet among the first ones of the file."""
+    counts: Counter[int] = Counter()
+    position = file.tell()
+    file.seek(0)
+    try:
+        with _open_container(file, shown) as container:
+            for packet in islice(container.demux(container.streams.video), MAX_PROBED_PACKETS):
+                counts[packet.stream_index] += packet.size > 0
+    except (FFmpegError, IndexError, SourceError):
+        pass  # what it found so far counts; reading will say what is wrong
+    file.seek(position)
+    return {index for index, count in counts.items() if count > 1}
 
 
 def _check_size(width: int, height: int, shown: str) -> None:
@@ -215,15 +257,36 @@ def prepare_track(container: InputContainer, stream: VideoStream) -> None:
     context.options = {"max_pixels": str(MAX_PIXELS)}
 
 
-def describe_track(container: InputContainer, stream: VideoStream) -> OpenTrack:
+def _read_head(container: InputContainer, stream: VideoStream) -> list[Packet]:
+    """Read the first packet, to refuse what is encrypted before anything is made of it."""
+    try:
+        packet = next(container.demux(stream))
+    except (FFmpegError, StopIteration, IndexError, OSError):
+        return []  # comes again when it is read
+    if packet.has_sidedata("encryption_info"):
+        raise UnsupportedCodec("is encrypted (DRM); expected a file without copy protection")
+    return [packet] if packet.size else []
+
+
+def describe_track(
+    container: InputContainer, stream: VideoStream, file: io.RawIOBase | None = None
+) -> OpenTrack:
+    """What a track says of itself; of a file its first packet is read too.
+
+    Raises:
+        UnsupportedCodec: the file is encrypted.
+    """
     time_base = stream.time_base or Fraction(1, 90_000)
     rate = next(
         (r for r in (stream.average_rate, stream.guessed_rate) if r and 0 < r <= 1000), DEFAULT_FPS
     )
-    if container.start_time is not None:
-        origin = round(Fraction(container.start_time, av.time_base) / time_base)
+    # Asked before a packet is read: FFmpeg corrects both from what it has read so far.
+    start, track_start = container.start_time, stream.start_time
+    head = _read_head(container, stream) if file is not None else []
+    if start is not None:
+        origin = round(Fraction(start, av.time_base) / time_base)
     else:
-        origin = stream.start_time or 0
+        origin = next((p.pts for p in head if p.pts is not None), track_start or 0)
     codec = stream.codec_context.codec.canonical_name
     return OpenTrack(
         container,
@@ -233,4 +296,26 @@ def describe_track(container: InputContainer, stream: VideoStream) -> OpenTrack:
         origin,
         Fraction(rate),
         by_decode_order=container.format.name == "avi" and codec not in ("mjpeg", "dnxhd"),
+        declared_end_s=_declared_end_s(container, stream, origin, track_start, time_base),
+        file=file,
+        head=head,
     )
+
+
+def _declared_end_s(
+    container: InputContainer,
+    stream: VideoStream,
+    origin: int,
+    track_start: int | None,
+    time_base: Fraction,
+) -> float | None:
+    """Stream time of the end as the container states it, of the track or else of the whole."""
+    if stream.duration is not None:
+        start = origin if track_start is None else track_start
+        return float((start + stream.duration - origin) * time_base)
+    if container.duration is None:
+        return None
+    # Matroska and FLV write the time of the end there, not a length, where they start late.
+    states_end = container.format.name in ("matroska,webm", "flv")
+    start_s = float(max(0, origin) * time_base) if states_end else 0.0
+    return container.duration / av.time_base - start_s

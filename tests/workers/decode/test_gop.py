@@ -3,7 +3,7 @@
 import av
 import pytest
 
-from workers.decode.clock import TimedPacket
+from workers.decode.clock import TimedPacket, Timeline
 from workers.decode.gop import Bitstream, iter_parts
 
 
@@ -59,9 +59,8 @@ def test_only_a_proof_makes_a_gop_closed(codec: str, extradata, data: bytes, clo
 
 
 def parts(packets: list[av.Packet], epochs: list[int] | None = None):
-    timed = [
-        TimedPacket(p, e, True) for p, e in zip(packets, epochs or [0] * len(packets), strict=True)
-    ]
+    epochs = epochs or [0] * len(packets)
+    timed = [TimedPacket(p, Timeline(e), True) for p, e in zip(packets, epochs, strict=True)]
     return list(iter_parts(timed, Bitstream("h264")))
 
 
@@ -101,9 +100,9 @@ def test_a_heavy_gop_comes_in_parts(monkeypatch):
 
 def test_hevc_pictures_are_skipped_in_the_lowest_layer_only():
     base, upper = b"\x02\x01ab", b"\x02\x02ab"
-    timed = [TimedPacket(packet(annex_b(HEVC_IDR)), 0, True)]
+    timed = [TimedPacket(packet(annex_b(HEVC_IDR)), Timeline(0), True)]
     codec = Bitstream("hevc")
     for slices, may in (([base, base], True), ([base, upper], False)):
-        more = [TimedPacket(packet(annex_b(s), key=False), 0, True) for s in slices]
+        more = [TimedPacket(packet(annex_b(s), key=False), Timeline(0), True) for s in slices]
         (part,) = iter_parts(timed + more, codec)
         assert codec.may_skip(part) is may

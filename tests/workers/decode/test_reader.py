@@ -141,12 +141,102 @@ def test_stream_time_starts_at_the_containers_start(cases: Path):
     assert frames[15].pts_s == pytest.approx(1.0)
 
 
-def test_a_gap_marks_a_cut_and_costs_no_time(tmp_path: Path):
+def test_a_hole_in_a_transport_stream_is_a_gap_and_costs_no_time(tmp_path: Path):
     times_s = [i / 10 for i in range(20)] + [3600 + i / 10 for i in range(20)]
-    path = write_video(tmp_path / "v.mkv", frames=40, fps=10, times_s=times_s)
+    path = write_video(tmp_path / "v.ts", frames=40, fps=10, times_s=times_s)
     frames = read_all(path)
     assert [f.pts_s for f in frames] == pytest.approx([0, 1, 3600, 3601])
     assert [f.cut for f in frames] == [False, False, True, False]
+    assert [f.gap for f in frames] == [None, None, "gap", None]
+
+
+SLIDES_S = (0.0, 0.5, 20.3, 21.0, 41.5)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "b_frames"),
+    [(".mp4", 0), (".mp4", 3), (".mkv", 0), (".mkv", 3), (".flv", 0), (".flv", 3), (".avi", 0)],
+)
+def test_a_slide_is_footage_for_as_long_as_it_is_shown(tmp_path: Path, suffix: str, b_frames: int):
+    fps = 10 if suffix == ".avi" else 15  # it counts time in frames
+    name = "h264_closed_b" if b_frames else "h264_closed_p"
+    path = write_video(tmp_path / f"v{suffix}", CASES[name], frames=5, times_s=SLIDES_S, fps=fps)
+    frames, report = read_report(path)
+    shown = [max(i for i, t in enumerate(SLIDES_S) if t <= f.pts_s + 0.01) for f in frames]
+    assert [read_index(f.pixels) for f in frames] == shown
+    assert [int(f.pts_s + 0.01) for f in frames] == list(range(42))
+    assert not any(f.cut or f.gap for f in frames)
+    assert report.decoded == 5
+    assert report.end == "complete"
+
+
+def test_a_held_picture_is_decoded_and_converted_once(tmp_path: Path):
+    path = write_video(tmp_path / "v.mp4", frames=2, times_s=[0.0, 30.0])
+    frames, report = read_report(path)
+    assert report.decoded == 2
+    assert len(frames) == 31
+    assert len({id(f.pixels) for f in frames}) == 2
+
+
+def test_nothing_holds_for_ever(tmp_path: Path):
+    times_s = [0.0, 0.1, 3600.0, 3600.1]
+    mkv = write_video(tmp_path / "v.mkv", frames=4, fps=10, times_s=times_s)
+    mp4 = write_video(tmp_path / "v.mp4", frames=4, fps=10, times_s=times_s)
+    for path, held_s in ((mkv, 120), (mp4, 600)):
+        frames = read_all(path)
+        assert [f.pts_s for f in frames] == pytest.approx([*range(held_s), 3600.0])
+        assert frames[-1].cut
+        assert frames[-1].gap == "gap"
+
+
+@pytest.mark.parametrize("fps", [Fraction(1, 10), Fraction(1, 4), Fraction(1, 2)], ids=float)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("name", ["h264_closed_p", "h264_closed_b", "h264_open_gop"])
+def test_a_slow_camera_has_no_gaps(tmp_path: Path, suffix: str, fps: Fraction, name: str):
+    path = write_video(tmp_path / f"v{suffix}", CASES[name], frames=45, fps=fps)
+    frames, report = read_report(path)
+    assert not any(f.cut or f.gap for f in frames)
+    assert {read_index(f.pixels) for f in frames} == set(range(45))
+    assert report.end == "complete"
+    assert report.before_keyframe == 0
+
+
+@pytest.mark.parametrize("codec", ["h264_closed_b", "hevc_closed"])
+def test_matroska_without_first_decode_times_loses_nothing(tmp_path: Path, codec: str):
+    """Variable rate behind an opening still, B-frames: the case where pts was taken for dts."""
+    times_s = [0.0, *(3.0 + i / 10 for i in range(59))]
+    path = write_video(tmp_path / "v.mkv", CASES[codec], frames=60, times_s=times_s)
+    frames, report = read_report(path, fps=None)
+    assert [read_index(f.pixels) for f in frames] == list(range(60))
+    assert [f.pts_s for f in frames] == pytest.approx(times_s, abs=0.001)
+    assert (report.epochs, report.end) == (1, "complete")
+
+
+def test_a_matroska_segment_that_keeps_its_times_is_whole(tmp_path: Path):
+    path = write_video(tmp_path / "v.mkv", frames=60, offset=6 * 90_000)
+    _, report = read_report(path)
+    assert report.declared_end_s == pytest.approx(4.0, abs=0.01)
+    assert report.end == "complete"
+
+
+def test_a_clock_set_back_by_an_hour_is_an_epoch(tmp_path: Path):
+    first = write_video(tmp_path / "a.ts", frames=40, fps=10, gop=10, offset=4000 * 90_000)
+    second = write_video(tmp_path / "b.ts", frames=40, fps=10, gop=10, offset=400 * 90_000)
+    both = tmp_path / "both.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    frames = read_all(both)
+    assert [(f.epoch, f.pts_s) for f in frames] == [(e, float(s)) for e in (0, 1) for s in range(4)]
+    assert [f.epoch_start_s for f in frames] == pytest.approx([0.0] * 4 + [4.0] * 4)
+
+
+def test_what_comes_before_a_keyframe_is_a_gap_with_its_reason(tmp_path: Path):
+    whole = write_video(tmp_path / "whole.ts", frames=120, fps=10, gop=50).read_bytes()
+    late = tmp_path / "late.ts"
+    late.write_bytes(whole + whole[: 188 * 3] + whole[188 * (len(whole) // 188 // 8) :])
+    frames = read_all(late)
+    (second,) = (f for f in frames if f.epoch == 1 and f.gap)
+    assert second.gap == "damaged"
+    assert 2.0 < second.pts_s < 5.0
 
 
 def test_a_clock_that_starts_anew_is_a_new_epoch(tmp_path: Path):
@@ -248,6 +338,15 @@ def test_resuming_in_a_later_epoch_gives_the_same_frames(tmp_path: Path):
     for done, frame in enumerate(whole, start=1):
         cursor = Cursor(frame.epoch, done - 1, frame.pts_s, frame.pts_s + 1)
         assert same(read_all(thrice, after=cursor), whole[done:])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_decoding_goes_on_in_the_middle_of_a_held_picture(tmp_path: Path, suffix: str):
+    path = write_video(tmp_path / f"v{suffix}", CASES["h264_closed_b"], frames=5, times_s=SLIDES_S)
+    whole = read_all(path)
+    for done, frame in enumerate(whole, start=1):
+        cursor = Cursor(frame.epoch, done - 1, frame.pts_s, frame.pts_s + 1)
+        assert same(read_all(path, after=cursor), whole[done:])
 
 
 def test_resuming_at_the_end_gives_nothing_and_no_error(cases: Path):
