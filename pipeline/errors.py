@@ -19,6 +19,7 @@
       NoFootage              the range holds no clip
       FingerprintMismatch    tokens of another model or other settings
       QueryTooLarge          more than the permitted number of clips, tokens or bytes
+      NotConfirmed           a person was asked, and did not say yes
       NotInstalled           a bench or a demo that this installation does not hold
 
 Every error has a stable `code` (its class name) and says what was got, what was expected, what to
@@ -105,6 +106,10 @@ class FingerprintMismatch(PipelineError):
 
 class QueryTooLarge(PipelineError):
     """More clips, tokens or bytes than one query may load."""
+
+
+class NotConfirmed(PipelineError):
+    """A person was asked, and did not say yes; nothing was changed."""
 
 
 class NotInstalled(PipelineError):

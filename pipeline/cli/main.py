@@ -68,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # under nohup it is to be ignored
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         result = app(given, standalone_mode=False, prog_name="aot")
         code = result if isinstance(result, int) else OK

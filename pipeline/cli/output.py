@@ -12,6 +12,8 @@ from typing import Any
 
 import typer
 
+PIPE_COLUMNS = 10_000
+
 
 @dataclass(frozen=True)
 class Common:
@@ -42,12 +44,15 @@ def print_json(value: Any) -> None:
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table for people on stdout."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*headers, box=None, header_style="bold", pad_edge=False)
+    columns = [Column(header, overflow="fold") for header in headers]
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    Console(soft_wrap=True).print(table, markup=False)
+    # Into a pipe nothing is cut: whoever reads it there looks for whole names.
+    wide = None if sys.stdout.isatty() else PIPE_COLUMNS
+    Console(soft_wrap=True, width=wide).print(table, markup=False)
 
 
 def note(text: str) -> None:

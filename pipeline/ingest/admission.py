@@ -2,8 +2,9 @@
 
 What would end a session at its start comes out here in milliseconds instead: the stream is being
 written by another, holds another source, or its file cannot be read. The errors are the session's
-own. A file that is refused is kept as the stream's failure, as a session would keep it. What is
-found good may still fail later: a session trusts none of this. Knows of no model and no cluster.
+own. A file that is there and is refused is kept as the stream's failure, as a session would keep
+it. What is found good may still fail later: a session trusts none of this. Knows of no model and
+no cluster.
 """
 
 import time
@@ -11,16 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.errors import PipelineError
-from pipeline.ingest.sink import (
-    known_info,
-    new_writer,
-    require_free,
-    require_same_source,
-    take_lease,
-)
+from pipeline.ingest.identity import known_info, require_same_settings, require_same_source
+from pipeline.ingest.lease import new_writer, require_free, take_lease
 from pipeline.store import ClipStore
 from pipeline.types import StreamInfo
-from workers.errors import SourceError
+from workers.errors import SourceError, SourceRefused, SourceUnreachable
 
 
 def admit(
@@ -30,8 +26,8 @@ def admit(
     *,
     moved: bool = False,
     lease_s: float = 30.0,
-) -> None:
-    """Return when nothing that can be known without a model speaks against ingesting.
+) -> bool:
+    """Whether there is something to ingest, and nothing that is known without a model against it.
 
     Args:
         info: the stream as it is to be known should its file be refused.
@@ -42,23 +38,34 @@ def admit(
     Raises:
         LeaseHeld: somebody else writes the stream.
         Conflict: it came from another source, or began at another time.
-        SourceError: what `look` raised; the stream's status is `failed` then.
+        FingerprintMismatch: it holds tokens made with other settings.
+        SourceError: what `look` raised; the stream's status is `failed` then, unless there is no
+            such stream and no such file: a mistyped path leaves nothing behind.
     """
     require_free(store, info.stream_id)
     known = known_info(store, info.stream_id)
     begun = known is not None and store.get_position(info.stream_id) is not None
     if known is not None and begun:
         require_same_source(known, info, moved=moved)
+        require_same_settings(known, info)
         if known.status == "complete":
-            return
+            return False
     try:
         look()
     except SourceError as error:
-        try:
-            _keep_failure(store, known if begun else None, info, error, lease_s)
-        except PipelineError as record_error:  # it must not hide why the file was refused
-            error.add_note(f"the store could not record it: {record_error}")
+        if known is not None or not isinstance(error, (SourceUnreachable, SourceRefused)):
+            _try_to_keep(store, known if begun else None, info, error, lease_s)
         raise
+    return True
+
+
+def _try_to_keep(
+    store: ClipStore, begun: StreamInfo | None, info: StreamInfo, error: SourceError, lease_s: float
+) -> None:
+    try:
+        _keep_failure(store, begun, info, error, lease_s)
+    except PipelineError as record_error:  # it must not hide why the file was refused
+        error.add_note(f"the store could not record it: {record_error}")
 
 
 def _keep_failure(

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 
 from aot import pooled_grid
-from pipeline.ingest.sink import describe_source
+from pipeline.ingest.identity import describe_source
 from pipeline.settings import Settings
 from pipeline.types import StreamInfo
 from workers.seams import WorkerInfo
