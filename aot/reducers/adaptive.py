@@ -228,13 +228,14 @@ class AdaptiveReducer(CausalReducer[AdaptiveState]):
         first: Bool[Tensor, " c"] | None,
     ) -> Float[Tensor, "c p"]:
         """Scores of a frame. In a clip's first frame contrast, brought to the scale of costs,
-        stands for novelty; `first` tells the clips whose first it is, None of which there are none,
-        and no `novelty` that it is that of all.
+        stands for novelty: where there is no `novelty`, in all clips, else in those of `first`.
         """
-        if novelty is None or first is not None:
-            opening = self.rule.keyframe_weight * signals.contrast[:, step]
-            novelty = opening if novelty is None else opening.where(first[:, None], novelty)
         rule = self.rule
+        if novelty is None:
+            novelty = rule.keyframe_weight * signals.contrast[:, step]
+        elif first is not None:
+            opening = rule.keyframe_weight * signals.contrast[:, step]
+            novelty = opening.where(first[:, None], novelty)
         return signals.weights[:, step] * weigh_novelty(novelty, rule.novelty_floor, rule.powers)
 
     def _budget(self, grid: Grid) -> Budget:
