@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the folder of recorded outputs and footage, seeds."""
+"""Fixtures for all tests: the folder of recorded outputs and footage, seeds; the rotation."""
 
 import os
 from pathlib import Path
@@ -6,11 +6,33 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.rotation import Rotation, choose_seed
+
 if not torch.cuda.is_available():
     # Triton reads it where a kernel is defined: from here on they run on a CPU, interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("rotation", "a bounded part of the long tests")
+    group.addoption("--rotation-s", type=float, help="start no more tests after so many seconds")
+    group.addoption("--rotation-seed", type=int, help="the order of an earlier rotation")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if budget_s := config.getoption("--rotation-s"):
+        seed = config.getoption("--rotation-seed") or choose_seed()
+        config.pluginmanager.register(Rotation(budget_s, seed), "rotation")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Without an accelerator, what needs one is skipped on a laptop and fails where one is due."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if os.environ.get("AOT_FAIL_WITHOUT_GPU"):
+            pytest.fail("no accelerator, and AOT_FAIL_WITHOUT_GPU says that there is one")
+        pytest.skip("no accelerator on this machine")
 
 
 @pytest.fixture(scope="session")
