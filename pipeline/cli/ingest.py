@@ -1,9 +1,10 @@
 """`aot ingest`: videos into the store, with a view of how far it is."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,15 +13,15 @@ from pipeline.cli.output import (
     escape,
     hms,
     megabytes,
-    note,
     one_line,
     print_json,
     settings_of,
     to_plain,
 )
+from workers.redact import redact_url
 
 if TYPE_CHECKING:
-    from pipeline.ingest.request import IngestRequest
+    from pipeline.ingest.run import IngestRequest
     from pipeline.settings import Settings
     from workers.session import Progress
 
@@ -37,9 +38,6 @@ def ingest(
     start_time: str = typer.Option(None, "--start-time", help="Wall time of second 0, ISO 8601."),
     resume: bool = typer.Option(
         False, "--resume", help="Go on with the stream although its file was moved."
-    ),
-    recursive: bool = typer.Option(
-        False, "--recursive", "-r", help="Look for videos in the folders below a folder too."
     ),
     detach: bool = typer.Option(False, "--detach", help="Go on after this command has ended."),
     workers: int = typer.Option(None, "--workers", help="Compress workers."),
@@ -59,12 +57,8 @@ def ingest(
         "ray": {"workers": workers, **_ray(ray)},
         "store": {"url": store},
     }
-    from pipeline.ingest.request import find_videos
-
     settings = settings_of(context, overrides)
-    found = [file for url in urls for file in find_videos(url, recursive=recursive)]
-    files = list(dict.fromkeys(found))
-    requests = _requests(settings, files, stream, start_time, resume)
+    requests = _requests(settings, urls, stream, start_time, resume)
     if detach:
         return _detach(settings, requests, as_json)
     from pipeline.ingest.run import ingest as run
@@ -79,36 +73,44 @@ def _ray(choice: str | None) -> dict[str, Any]:
 
 
 def _requests(
-    settings: "Settings",
-    files: list[str],
-    stream: str | None,
-    start_time: str | None,
-    resume: bool,
+    settings: "Settings", urls: list[str], stream: str | None, start_time: str | None, resume: bool
 ) -> list["IngestRequest"]:
     from pipeline.errors import InvalidQuery
-    from pipeline.ingest.request import IngestRequest, stream_names
+    from pipeline.ingest.run import IngestRequest, find_videos
     from pipeline.times import parse_wall_time
     from workers.types import VideoSource
 
+    files = [file for url in urls for file in find_videos(url)]
     if stream is not None and len(files) > 1:
         raise InvalidQuery(f"got one stream id for {len(files)} videos; leave --stream out")
-    if start_time is not None and len(files) > 1:
-        raise InvalidQuery(
-            f"got one start time for {len(files)} videos, which did not all begin at {start_time}; "
-            "ingest them one by one, each with its own --start-time"
-        )
     wall_start_s = None if start_time is None else parse_wall_time(start_time)
-    names = [stream] if stream is not None else stream_names(files)
-    return [
-        IngestRequest(
-            VideoSource(file, name, settings.ingest.fps, wall_start_s=wall_start_s), resume
+    sources = [
+        VideoSource(
+            file, stream or stream_name(file), settings.ingest.fps, wall_start_s=wall_start_s
         )
-        for file, name in zip(files, names, strict=True)
+        for file in files
     ]
+    _refuse_twins(sources)
+    return [IngestRequest(source, resume) for source in sources]
+
+
+def _refuse_twins(sources: list) -> None:
+    from pipeline.errors import InvalidQuery
+
+    names = [source.stream_id for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidQuery(f"several videos would be stream {twice[0]}; ingest them one by one")
+
+
+def stream_name(url: str) -> str:
+    """A stream id from a file's name: what an id cannot hold becomes `_`."""
+    stem = Path(redact_url(url).rpartition("/")[2]).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:64].strip("_") or "video"
 
 
 def _detach(settings: "Settings", requests: list["IngestRequest"], as_json: bool) -> int:
-    from pipeline.ingest.on_ray import detach
+    from pipeline.ingest.run import detach
 
     started = detach(settings, requests, keep_going=len(requests) > 1)
     if as_json:
@@ -119,55 +121,33 @@ def _detach(settings: "Settings", requests: list["IngestRequest"], as_json: bool
 
 
 def _watch(progress: Iterable["Progress"], as_json: bool) -> int:
-    """Show how far it is; say at the end, however it comes, what became of every video."""
     last: dict[str, Progress] = {}
-    try:
-        with _view() as show:
-            for value in progress:
-                last[value.stream_id] = value
-                show(value)
-    finally:
-        for value in last.values():
-            _print_result(value if value.done else replace(value, state="stopped"), as_json)
-    failed = [value.stream_id for value in last.values() if value.state == "failed"]
-    if len(last) > 1:
-        some = f"; not: {', '.join(failed)}" if failed else ""
-        note(f"{len(last) - len(failed)} of {len(last)} videos stored{some}")
-    return 1 if failed else 0
-
-
-def _print_result(value: "Progress", as_json: bool) -> None:
-    if as_json:
-        print_json(_as_json(value))
-    else:
-        print(_summary(value))
+    with _view() as show:
+        for value in progress:
+            last[value.stream_id] = value
+            show(value)
+    for value in last.values():
+        if as_json:
+            print_json(_as_json(value))
+        else:
+            print(_summary(value))
+    return 1 if any(value.state == "failed" for value in last.values()) else 0
 
 
 def _as_json(value: "Progress") -> dict[str, Any]:
     fields = {**to_plain(value), "retention": value.retention, "x_realtime": value.x_realtime}
     if value.error is not None:
-        fields["error"] = {"code": _code(value.error), "message": _message(value.error)}
+        fields["error"] = {"code": _code(value.error), "message": one_line(value.error)}
     return fields
 
 
 def _code(error: Exception) -> str:
-    from aot.errors import AOTError
-    from pipeline.errors import PipelineError
-    from workers.errors import WorkerError
-
-    if isinstance(error, (PipelineError, WorkerError, AOTError)):
-        return error.code
-    return "InternalError"
-
-
-def _message(error: Exception) -> str:
-    kind = f"{type(error).__name__}: " if _code(error) == "InternalError" else ""
-    return kind + one_line(error)
+    return getattr(error, "code", type(error).__name__)
 
 
 def _summary(value: "Progress") -> str:
     if value.error is not None:
-        return f"{value.stream_id}: failed: {_code(value.error)}: {_message(value.error)}"
+        return f"{value.stream_id}: failed: {_code(value.error)}: {one_line(value.error)}"
     if value.state == "complete" and not value.clips and value.resumed_s is not None:
         return f"{value.stream_id}: already complete, {hms(value.position_s)} stored"
     return (

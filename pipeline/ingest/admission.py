@@ -2,9 +2,8 @@
 
 What would end a session at its start comes out here in milliseconds instead: the stream is being
 written by another, holds another source, or its file cannot be read. The errors are the session's
-own. A file that is there and is refused is kept as the stream's failure, as a session would keep
-it. What is found good may still fail later: a session trusts none of this. Knows of no model and
-no cluster.
+own. A file that is refused is kept as the stream's failure, as a session would keep it. What is
+found good may still fail later: a session trusts none of this. Knows of no model and no cluster.
 """
 
 import time
@@ -12,11 +11,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.errors import PipelineError
-from pipeline.ingest.identity import known_info, require_same_settings, require_same_source
-from pipeline.ingest.lease import new_writer, require_free, take_lease
+from pipeline.ingest.sink import (
+    known_info,
+    new_writer,
+    require_free,
+    require_same_source,
+    take_lease,
+)
 from pipeline.store import ClipStore
 from pipeline.types import StreamInfo
-from workers.errors import SourceError, SourceRefused, SourceUnreachable
+from workers.errors import SourceError
 
 
 def admit(
@@ -26,8 +30,8 @@ def admit(
     *,
     moved: bool = False,
     lease_s: float = 30.0,
-) -> bool:
-    """Whether there is something to ingest, and nothing that is known without a model against it.
+) -> None:
+    """Return when nothing that can be known without a model speaks against ingesting.
 
     Args:
         info: the stream as it is to be known should its file be refused.
@@ -38,34 +42,23 @@ def admit(
     Raises:
         LeaseHeld: somebody else writes the stream.
         Conflict: it came from another source, or began at another time.
-        FingerprintMismatch: it holds tokens made with other settings.
-        SourceError: what `look` raised; the stream's status is `failed` then, unless there is no
-            such stream and no such file: a mistyped path leaves nothing behind.
+        SourceError: what `look` raised; the stream's status is `failed` then.
     """
     require_free(store, info.stream_id)
     known = known_info(store, info.stream_id)
     begun = known is not None and store.get_position(info.stream_id) is not None
     if known is not None and begun:
         require_same_source(known, info, moved=moved)
-        require_same_settings(known, info)
         if known.status == "complete":
-            return False
+            return
     try:
         look()
     except SourceError as error:
-        if known is not None or not isinstance(error, (SourceUnreachable, SourceRefused)):
-            _try_to_keep(store, known if begun else None, info, error, lease_s)
+        try:
+            _keep_failure(store, known if begun else None, info, error, lease_s)
+        except PipelineError as record_error:  # it must not hide why the file was refused
+            error.add_note(f"the store could not record it: {record_error}")
         raise
-    return True
-
-
-def _try_to_keep(
-    store: ClipStore, begun: StreamInfo | None, info: StreamInfo, error: SourceError, lease_s: float
-) -> None:
-    try:
-        _keep_failure(store, begun, info, error, lease_s)
-    except PipelineError as record_error:  # it must not hide why the file was refused
-        error.add_note(f"the store could not record it: {record_error}")
 
 
 def _keep_failure(

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 
 from aot import pooled_grid
-from pipeline.ingest.identity import describe_source
+from pipeline.ingest.sink import describe_source
 from pipeline.settings import Settings
 from pipeline.types import StreamInfo
 from workers.seams import WorkerInfo
@@ -26,6 +26,7 @@ def stream_info(source: VideoSource, info: WorkerInfo, settings: Settings) -> St
         model_id=identity.model_id,
         fingerprint=fingerprint(info, settings.store.dtype, source.fps),
         wall_start_s=source.wall_start_s,
+        zone=settings.ingest.zone,
         settings={
             "model_type": identity.model_type,
             "revision": identity.revision,
@@ -51,6 +52,7 @@ def unread_stream_info(source: VideoSource, settings: Settings) -> StreamInfo:
         model_id=settings.model.id,
         fingerprint="",
         wall_start_s=source.wall_start_s,
+        zone=settings.ingest.zone,
         settings={
             "stored_dtype": settings.store.dtype,
             "reducer": ingest.reducer,

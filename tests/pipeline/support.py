@@ -55,9 +55,7 @@ def aot(*arguments: str | Path, **options: Any) -> Ran:
 
 
 def start_aot(
-    *arguments: str | Path,
-    environment: Mapping[str, str] | None = None,
-    stdin: int = subprocess.DEVNULL,
+    *arguments: str | Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
     """`aot ...`, started.
 
@@ -68,7 +66,7 @@ def start_aot(
     command = [sys.executable, "-c", f"{hear}; {run}"]
     return subprocess.Popen(
         [*command, *map(os.fspath, arguments)],
-        stdin=stdin,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
