@@ -74,6 +74,11 @@ class DecoderProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def shed(self) -> int:
+        """Pictures that were dropped because they were not taken in time."""
+        return 0 if self.beat is None else self.beat.shed
+
     def kill(self) -> None:
         """End the process at once; what it holds is not worth a wait."""
         self._process.kill()
@@ -94,9 +99,11 @@ class DecoderProcess:
             elif isinstance(message, Picture):
                 until_s = time.monotonic() + self._stall_s
                 yield message
-            elif message.decoded > self._decoded:
-                self.beat, self._decoded = message, message.decoded
-                until_s = time.monotonic() + self._stall_s
+            else:
+                self.beat = message
+                if message.decoded > self._decoded:
+                    self._decoded = message.decoded
+                    until_s = time.monotonic() + self._stall_s
 
     def _next(self, until_s: float) -> Opened | Beat | Ended | Picture:
         try:

@@ -1,0 +1,78 @@
+"""What a live stream gives up, step by step, when the workers cannot keep up.
+
+A ladder with hysteresis: down when frames have waited too long for some time, up again only after
+a longer calm. Every step is told, so that it can be written into the record. Files are never shed:
+they wait. A pure rule over a clock that is given to it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.decode.live import Pace
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How much of a stream is read."""
+
+    name: str
+    fps_share: float = 1.0
+    """Of the rate that was asked for."""
+    pace: Pace = "all"
+    takes_clips: bool = True
+    """False drops whole clips, which become gaps of reason `overload`."""
+
+
+LADDER = (
+    Rung("full"),
+    Rung("half-rate", fps_share=0.5),
+    Rung("keyframes", fps_share=0.25, pace="keyframes"),
+    Rung("dropping", fps_share=0.25, pace="keyframes", takes_clips=False),
+)
+
+
+@dataclass(frozen=True)
+class OverloadRule:
+    """When to step."""
+
+    down_wait_s: float = 2.0
+    """A frame that waited longer than this is late."""
+    down_after_s: float = 3.0
+    """Frames late for so long: one rung down."""
+    up_after_s: float = 30.0
+    """None late for so long: one rung up."""
+
+
+class OverloadLadder:
+    """Where one stream stands; `observe` is called with every frame that was done."""
+
+    def __init__(
+        self, rule: OverloadRule | None = None, *, ladder: Sequence[Rung] = LADDER
+    ) -> None:
+        self._rule, self._ladder = rule or OverloadRule(), tuple(ladder)
+        self._at = 0
+        self._late_since_s: float | None = None
+        self._calm_since_s: float | None = None
+
+    @property
+    def rung(self) -> Rung:
+        return self._ladder[self._at]
+
+    def observe(self, waited_s: float, now_s: float) -> bool:
+        """Take note of a frame's wait; whether that changed the rung."""
+        before = self._at
+        if waited_s > self._rule.down_wait_s:
+            self._calm_since_s = None
+            self._late_since_s = now_s if self._late_since_s is None else self._late_since_s
+            if now_s - self._late_since_s >= self._rule.down_after_s:
+                self._move(1, now_s)
+        else:
+            self._late_since_s = None
+            self._calm_since_s = now_s if self._calm_since_s is None else self._calm_since_s
+            if now_s - self._calm_since_s >= self._rule.up_after_s:
+                self._move(-1, now_s)
+        return self._at != before
+
+    def _move(self, step: int, now_s: float) -> None:
+        self._at = min(max(self._at + step, 0), len(self._ladder) - 1)
+        self._late_since_s = self._calm_since_s = now_s

@@ -1,0 +1,150 @@
+"""A source kept alive: connect, read, and connect again for as long as it takes.
+
+Every try is counted and every outage is told with its reason, so that who reads this can account
+for each second. What trying again cannot mend (a URL that is refused, a codec that is not read) is
+raised. The source is proved to live by pictures, never by a socket.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from workers.decode.live import Picture
+from workers.errors import (
+    NoKeyframe,
+    NoVideoStream,
+    SourceCrashed,
+    SourceError,
+    SourceStalled,
+    SourceUnreachable,
+)
+from workers.seams import StopSignal
+
+logger = logging.getLogger(__name__)
+
+OutageReason = Literal["disconnected", "stalled", "crashed", "unreachable"]
+
+POLL_S = 0.2
+"""How often a wait looks whether it was asked to stop."""
+
+_REASONS: dict[type[SourceError], OutageReason] = {
+    SourceStalled: "stalled",
+    NoKeyframe: "stalled",
+    SourceCrashed: "crashed",
+    SourceUnreachable: "unreachable",
+    NoVideoStream: "unreachable",  # a camera that starts answers before it has pictures
+}
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Waits between tries: doubled from the first to the longest, each shortened by chance."""
+
+    first_s: float = 1.0
+    longest_s: float = 30.0
+    jitter: float = 0.5
+    """Up to this share of a wait is left out, so that a site's cameras do not come back at once."""
+
+    def wait_s(self, failures: int, rng: random.Random) -> float:
+        """The wait after so many failures in a row (at least 1)."""
+        whole_s = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 16))
+        return whole_s * (1.0 - self.jitter * rng.random())
+
+
+@dataclass(frozen=True)
+class Outage:
+    """The connection ended, or a try failed; pictures come again behind it, or the next outage."""
+
+    reason: OutageReason
+    text: str
+    failures: int
+    """Tries in a row that gave no picture, this one among them; 0 where pictures had come."""
+
+
+@dataclass(frozen=True)
+class SourceTally:
+    """What keeping the source alive took so far."""
+
+    connections: int = 0
+    """Tries that gave pictures."""
+    failures: int = 0
+    """Tries that gave none."""
+    shed: int = 0
+    """Pictures dropped before they were read."""
+
+
+class Connection(Protocol):
+    """Pictures of one try, until it ends; `DecoderProcess` is one."""
+
+    @property
+    def shed(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Picture]: ...
+
+
+Connect = Callable[[], AbstractContextManager[Connection]]
+"""Makes one try; raises a `SourceError` on entering or while iterating."""
+
+
+class LiveSource:
+    """Iterates `(connection, picture)` and outages until it is stopped; never ends by itself."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        backoff: Backoff | None = None,
+        stop: StopSignal | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._connect = connect
+        self._backoff = backoff or Backoff()
+        self._stop = stop
+        self._rng = random.Random(seed)
+        self.tally = SourceTally()
+
+    def events(self) -> Iterator[tuple[int, Picture] | Outage]:
+        """Pictures with the number of their connection, and what lay between connections.
+
+        Raises:
+            SourceError: what trying again cannot mend.
+        """
+        failures = 0
+        while not self._is_stopped():
+            number, pictures = self.tally.connections, 0
+            try:
+                with self._connect() as connection:
+                    for picture in connection:
+                        if self._is_stopped():
+                            return
+                        pictures += 1
+                        yield number, picture
+                    self.tally = replace(self.tally, shed=self.tally.shed + connection.shed)
+                reason, text = "disconnected", "the source closed the connection"
+            except SourceError as error:
+                if type(error) not in _REASONS:
+                    raise
+                reason, text = _REASONS[type(error)], str(error)
+            failures = 0 if pictures else failures + 1
+            self._count(bool(pictures))
+            yield Outage(reason, text, failures)
+            self._sleep(self._backoff.wait_s(max(1, failures), self._rng))
+
+    def _count(self, gave_pictures: bool) -> None:
+        tally = self.tally
+        if gave_pictures:
+            self.tally = replace(tally, connections=tally.connections + 1)
+        else:
+            self.tally = replace(tally, failures=tally.failures + 1)
+
+    def _sleep(self, wait_s: float) -> None:
+        until_s = time.monotonic() + wait_s
+        while not self._is_stopped() and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(POLL_S, left_s))
+
+    def _is_stopped(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
