@@ -20,10 +20,16 @@ it went away, as live sources do."""
 
 MIN_GAP_S = 2.0
 
-GapReason = Literal["gap", "damaged", "truncated", "failed", "disconnected", "overload", "paused"]
+GapReason = Literal[
+    "gap", "damaged", "truncated", "failed",
+    "held",
+    "disconnected", "stalled", "crashed", "unreachable", "restart", "overload", "store", "paused",
+]  # fmt: skip
 """Why a stretch of stream time has no clip: nothing came; what came could not be decoded; the
-source ended early; no worker could compress it; a live source went away, was too fast, or was not
-read."""
+source ended early; no worker could compress it. `held`: it was seen and showed nothing new, so that
+it counts as footage. The last row is what keeps a live source away: it closed the connection, sent
+no pictures, its decoder died, it was not there, nobody read it, it was too fast, the store was away,
+or it was told to wait."""
 
 
 def is_gap(step_s: float, interval_s: float) -> bool:

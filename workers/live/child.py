@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
-from workers.decode.live import LiveDecoder, Pace, Picture
+from workers.decode.live import LiveDecoder, Picture
 from workers.decode.network import NetworkOptions, open_network_track
 from workers.decode.policy import SourcePolicy
 from workers.decode.track import OpenTrack
@@ -49,7 +49,6 @@ class Request:
     read_timeout_s: float = 10.0
     memory_bytes: int = 512 << 20
     """Address space beyond what the process has when it begins."""
-    pace: Pace = "all"
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -62,7 +61,7 @@ class Request:
 
 def main() -> None:
     """Read the request, give privileges up, then read the source to its end."""
-    request = Request.from_json(sys.stdin.buffer.read())
+    request = Request.from_json(sys.stdin.buffer.readline())
     messages = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=1 << 20)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not be a message
     give_up_privileges(request.memory_bytes)
@@ -84,12 +83,18 @@ def run(request: Request, messages: BinaryIO) -> None:
         with open_network_track(request.url, policy, options, shown=request.shown) as track:
             write_message(messages, _describe(track))
             decoder = LiveDecoder(track, fps=request.fps)
-            decoder.pace = request.pace
+            threading.Thread(target=_obey, args=(decoder,), daemon=True).start()
             _Sender(decoder, messages).run()
         end = Ended()
     except WorkerError as error:
         end = Ended(error.code, str(error))
     write_message(messages, end)
+
+
+def _obey(decoder: LiveDecoder) -> None:
+    """Take the paces that the supervisor asks for, until it is gone."""
+    for line in sys.stdin.buffer:
+        decoder.pace = "keyframes" if line.strip() == b"keyframes" else "all"
 
 
 class _Sender:

@@ -4,6 +4,7 @@ A crash, a leak or a hang inside FFmpeg takes that process and nothing else. The
 pictures decoded, not at a socket that lives: a source that sends bytes and no pictures is stalled.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from workers import errors
-from workers.decode.live import Picture
+from workers.decode.live import Pace, Picture
 from workers.errors import SourceCrashed, SourceError, SourceStalled
 from workers.live.child import Request
 from workers.live.wire import Beat, Ended, Message, Opened, WireError, read_message
@@ -60,8 +61,8 @@ class DecoderProcess:
         self._stderr = _Tail(self._process.stderr)
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(self._request.to_json())
-            self._process.stdin.close()
+            self._process.stdin.write(self._request.to_json() + b"\n")
+            self._process.stdin.flush()
         except BrokenPipeError:
             logger.debug("decoder %d died before it was asked", self._process.pid)
         threading.Thread(target=self._read, name="decoder", daemon=True).start()
@@ -79,10 +80,22 @@ class DecoderProcess:
         """Pictures that were dropped because they were not taken in time."""
         return 0 if self.beat is None else self.beat.shed
 
+    def set_pace(self, pace: Pace) -> None:
+        """How much of what comes is decoded from now on."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(pace.encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            logger.debug("decoder %d is gone", self.pid)  # which shows at the next picture
+
     def kill(self) -> None:
         """End the process at once; what it holds is not worth a wait."""
         self._process.kill()
         self._process.wait(KILL_WAIT_S)
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # a pace that it did not live to read
+                self._process.stdin.close()
 
     def __iter__(self) -> Iterator[Picture]:
         # A decoder that starts has until its own limits are over, then as long as a stall.

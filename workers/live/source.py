@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-from workers.decode.live import Picture
+from workers.decode.live import Pace, Picture
 from workers.errors import (
     NoKeyframe,
     NoVideoStream,
@@ -77,17 +77,38 @@ class SourceTally:
     """Pictures dropped before they were read."""
 
 
+@runtime_checkable
 class Connection(Protocol):
     """Pictures of one try, until it ends; `DecoderProcess` is one."""
 
     @property
     def shed(self) -> int: ...
 
+    def set_pace(self, pace: Pace) -> None:
+        """How much of what comes is decoded from now on."""
+        ...
+
     def __iter__(self) -> Iterator[Picture]: ...
 
 
 Connect = Callable[[], AbstractContextManager[Connection]]
 """Makes one try; raises a `SourceError` on entering or while iterating."""
+
+
+@runtime_checkable
+class LiveEvents(Protocol):
+    """What a live session reads: `LiveSource` is one."""
+
+    @property
+    def tally(self) -> SourceTally: ...
+
+    def set_pace(self, pace: Pace) -> None:
+        """How much is decoded, of this connection and of those that follow."""
+        ...
+
+    def events(self) -> Iterator[tuple[int, Picture] | Outage]:
+        """Pictures with the number of their connection, and what lay between connections."""
+        ...
 
 
 class LiveSource:
@@ -105,7 +126,15 @@ class LiveSource:
         self._backoff = backoff or Backoff()
         self._stop = stop
         self._rng = random.Random(seed)
+        self._connection: Connection | None = None
+        self._pace: Pace = "all"
         self.tally = SourceTally()
+
+    def set_pace(self, pace: Pace) -> None:
+        """How much is decoded, of this connection and of those that follow."""
+        self._pace = pace
+        if self._connection is not None:
+            self._connection.set_pace(pace)
 
     def events(self) -> Iterator[tuple[int, Picture] | Outage]:
         """Pictures with the number of their connection, and what lay between connections.
@@ -118,6 +147,8 @@ class LiveSource:
             number, pictures = self.tally.connections, 0
             try:
                 with self._connect() as connection:
+                    self._connection = connection
+                    connection.set_pace(self._pace)
                     for picture in connection:
                         if self._is_stopped():
                             return
@@ -129,6 +160,8 @@ class LiveSource:
                 if type(error) not in _REASONS:
                     raise
                 reason, text = _REASONS[type(error)], str(error)
+            finally:
+                self._connection = None
             failures = 0 if pictures else failures + 1
             self._count(bool(pictures))
             yield Outage(reason, text, failures)

@@ -42,14 +42,12 @@ class Place:
 
 
 class Timeline:
-    """Places a stream's pictures; `wall_start_s` is fixed by the first one unless it is given.
+    """Places a stream's pictures; `wall_start_s` is the Unix time of stream second 0.
 
     `epoch`, `end_s`: where an earlier run ended; this one goes on behind it, in a new epoch.
     """
 
-    def __init__(
-        self, wall_start_s: float | None = None, *, epoch: int = -1, end_s: float = 0.0
-    ) -> None:
+    def __init__(self, wall_start_s: float, *, epoch: int = -1, end_s: float = 0.0) -> None:
         self.wall_start_s = wall_start_s
         self._epoch, self._end_s = epoch, end_s
         self._of: tuple[int, int] | None = None
@@ -63,9 +61,7 @@ class Timeline:
         None for one that lies where others do already: the camera's clock ran ahead of the wall
         clock, which is waited for.
         """
-        wall_s, clock = _wall_time(picture)
-        if self.wall_start_s is None:
-            self.wall_start_s = wall_s
+        wall_s, clock = wall_time(picture)
         if self._is_ahead():
             if wall_s - self.wall_start_s < self._end_s:
                 return None
@@ -94,7 +90,8 @@ class Timeline:
         return len(self._drifts_s) == DRIFT_PICTURES
 
 
-def _wall_time(picture: Picture) -> tuple[float, ClockSource]:
+def wall_time(picture: Picture) -> tuple[float, ClockSource]:
+    """Unix time of a picture, and whose clock says so."""
     sent_s = picture.sent_s
     if sent_s is not None and abs(sent_s - picture.arrived_s) <= MAX_SENDER_SKEW_S:
         return sent_s, "sender"

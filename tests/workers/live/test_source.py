@@ -34,6 +34,9 @@ class Connection:
     def __init__(self, pictures, error):
         self.pictures, self.error = pictures, error
 
+    def set_pace(self, pace):
+        pass
+
     def __iter__(self):
         for number in range(self.pictures):
             yield Picture(np.zeros((1, 1, 3), np.uint8), float(number), 0, 0.0)

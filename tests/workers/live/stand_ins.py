@@ -1,0 +1,98 @@
+"""A pusher without a model, a sink in memory and a scripted source, for the session's own rules."""
+
+import numpy as np
+import torch
+
+from aot import ClipTokens, InvalidFeatures
+from workers.decode.live import Picture
+from workers.live.push import Pushed
+from workers.live.source import Outage, SourceTally
+from workers.types import Cursor
+
+GRID = (2, 2)
+
+
+class Canned:
+    """One token a frame, which is the frame's mean; a black frame has no usable features."""
+
+    def push(self, push, *, timeout_s):
+        value = float(push.pixels.mean())
+        if value == 0:
+            raise InvalidFeatures("not finite")
+        frame = 0 if push.state is None else push.state
+        return Pushed(tokens([value], frame), frame + 1, 4, 0.0, 0.0)
+
+    def finish(self, state, dtype):
+        return tokens([], 0)
+
+
+def tokens(values, frame):
+    count = len(values)
+    return ClipTokens(
+        tokens=torch.tensor(values).view(count, 1),
+        frame=torch.full((count,), frame),
+        cell=torch.zeros(count, dtype=torch.int64),
+        mass=torch.ones(count),
+        kind=torch.zeros(count, dtype=torch.uint8),
+        grid=GRID,
+    )
+
+
+class MemorySink:
+    """Keeps what it is given; what an earlier run kept is where the next one goes on."""
+
+    def __init__(self):
+        self.clips, self.gaps, self.opened, self.report = [], [], [], None
+        self.wall_start_s = None
+
+    def position(self):
+        if not self.clips:
+            return None
+        last = self.clips[-1]
+        return Cursor(last.epoch, last.index, last.pts_s[-1], last.end_s)
+
+    def fix_wall_start(self, wall_start_s):
+        self.wall_start_s = wall_start_s if self.wall_start_s is None else self.wall_start_s
+        return self.wall_start_s
+
+    def put(self, clip):
+        self.clips.append(clip)
+        return 100
+
+    def put_open(self, clip):
+        self.opened.append(clip)
+        return 100
+
+    def put_gap(self, gap):
+        self.gaps.append(gap)
+
+    def finish(self, report):
+        self.report = report
+
+    def close(self):
+        pass
+
+    def stretches(self):
+        """Every (start, end) that is accounted for, in order."""
+        return sorted((one.start_s, one.end_s) for one in [*self.clips, *self.gaps])
+
+
+class Script:
+    """A live source that plays events; pictures are given as (media_s, arrived_s, brightness)."""
+
+    def __init__(self, *events):
+        self._events, self.tally, self.paces = events, SourceTally(), []
+
+    def set_pace(self, pace):
+        self.paces.append(pace)
+
+    def events(self):
+        connection = 0
+        for event in self._events:
+            if isinstance(event, str):
+                connection += 1
+                yield Outage(event, "it went", 0)
+            else:
+                media_s, arrived_s, brightness = event
+                rgb = np.full((8, 8, 3), brightness, np.uint8)
+                yield connection, Picture(rgb, float(media_s), 0, float(arrived_s))

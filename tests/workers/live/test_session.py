@@ -1,0 +1,188 @@
+"""A live session: clips in order, open clips readable, every second of the line accounted for."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.workers.live.stand_ins import Canned, MemorySink, Script
+from tests.workers.session_support import INFO
+from workers.errors import SourceRefused
+from workers.live.overload import OverloadRule
+from workers.live.session import LiveSettings, run_live_session
+from workers.live.stillness import StillnessRule
+from workers.types import VideoSource
+
+BEGAN_S = 1_800_000_000.0
+SOURCE = VideoSource("rtsp://camera/live", "cam", fps=1.0)
+FRAMES = INFO.clip_frames
+
+
+def picture(second, brightness=None, *, media_s=None):
+    bright = 40 + second % 97 * 2 if brightness is None else brightness
+    return (second if media_s is None else media_s, BEGAN_S + second, bright)
+
+
+def run(sink, *events, clock=None, **options):
+    """The last progress of a session over these events."""
+    script = Script(*events)
+    seen = iter(event[1] for event in events if not isinstance(event, str))
+    state = {"now_s": BEGAN_S}
+
+    def arrival_clock():
+        return state["now_s"]
+
+    progress = None
+    session = run_live_session(
+        SOURCE,
+        LiveSettings(**options),
+        INFO,
+        Canned(),
+        sink,
+        script,
+        clock=clock or arrival_clock,
+    )
+    for progress in session:
+        state["now_s"] = next(seen, state["now_s"])
+    return progress, script
+
+
+def test_clips_come_in_order_with_the_frames_they_should_have():
+    sink = MemorySink()
+
+    run(sink, *(picture(i) for i in range(2 * FRAMES + 1)))
+
+    assert [len(clip.pts_s) for clip in sink.clips] == [FRAMES, FRAMES, 1]
+    assert [clip.index for clip in sink.clips] == [0, 1, 2]
+    assert [clip.wall_start_s for clip in sink.clips] == [
+        BEGAN_S + clip.start_s for clip in sink.clips
+    ]
+
+
+def test_the_open_clip_can_be_read_before_it_closes():
+    sink = MemorySink()
+
+    run(sink, *(picture(i) for i in range(3)))
+
+    assert [len(clip.pts_s) for clip in sink.opened] == [1, 2, 3]
+    assert {clip.index for clip in sink.opened} == {0}
+
+
+def test_an_outage_is_a_gap_with_its_reason_and_a_new_epoch():
+    sink = MemorySink()
+
+    run(sink, picture(0), picture(1), "stalled", picture(60, media_s=0), picture(61, media_s=1))
+
+    [gap] = sink.gaps
+    assert (gap.reason, gap.start_s, gap.end_s) == ("stalled", 2.0, 60.0)
+    assert [clip.epoch for clip in sink.clips] == [0, 1]
+
+
+def test_the_first_reason_of_a_longer_outage_is_kept():
+    sink = MemorySink()
+
+    run(sink, picture(0), "crashed", picture(90, media_s=0))
+
+    assert [gap.reason for gap in sink.gaps] == ["crashed"]
+
+
+def test_another_run_goes_on_behind_the_first_and_tells_of_the_time_between():
+    sink = MemorySink()
+    run(sink, picture(0), picture(1))
+
+    run(sink, picture(100, media_s=0))
+
+    assert [(gap.reason, gap.start_s, gap.end_s) for gap in sink.gaps] == [("restart", 2.0, 100.0)]
+    assert [clip.index for clip in sink.clips] == [0, 1]
+    assert sink.clips[1].wall_start_s == BEGAN_S + 100
+
+
+def test_still_frames_are_held_and_count_as_footage():
+    sink = MemorySink()
+    events = [picture(i, 50) for i in range(200)]
+
+    progress, _ = run(sink, *events, stillness=StillnessRule(), longest_clip_s=20.0)
+
+    assert progress.encoded == 1
+    assert {gap.reason for gap in sink.gaps} == {"held"}
+    assert sink.stretches()[0][0] == 0.0
+    assert sink.stretches()[-1][1] == 200.0
+
+
+def test_a_frame_without_usable_features_costs_itself_alone():
+    sink = MemorySink()
+
+    progress, _ = run(sink, picture(0), picture(1, 0), picture(2))
+
+    assert (progress.encoded, progress.failed) == (2, 1)
+
+
+def test_what_trying_again_cannot_mend_ends_the_session_and_is_recorded():
+    sink = MemorySink()
+
+    class Refused(Script):
+        def events(self):
+            yield from super().events()
+            raise SourceRefused("no")
+
+    with pytest.raises(SourceRefused):
+        list(run_live_session(SOURCE, LiveSettings(), INFO, Canned(), sink, Refused(picture(0))))
+
+    assert (sink.report.state, sink.report.error_code) == ("failed", "SourceRefused")
+
+
+def test_overload_gives_up_step_by_step_and_is_recorded():
+    sink = MemorySink()
+    rule = OverloadRule(down_wait_s=2.0, down_after_s=3.0, up_after_s=1e9)
+
+    progress, script = run(
+        sink, *(picture(i) for i in range(120)), clock=_Late(BEGAN_S), overload=rule
+    )
+
+    assert progress.rung == "dropping"
+    assert "keyframes" in script.paces
+
+
+class _Late:
+    """A clock by which every frame has waited for a minute."""
+
+    def __init__(self, began_s):
+        self._now_s = began_s + 60
+
+    def __call__(self):
+        self._now_s += 1.0
+        return self._now_s
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.integers(1, 40), st.sampled_from([50, 50, 50, 90, 0])),
+        st.sampled_from(["disconnected", "stalled", "crashed"]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(EVENTS, st.booleans())
+def test_every_second_is_accounted_for_once(steps, gated):
+    second, media_s, events = 0, 0, []
+    for step in steps:
+        if isinstance(step, str):
+            events.append(step)
+            media_s = 0
+        else:
+            jump_s, brightness = step
+            jump_s = 1 if jump_s < 30 else jump_s
+            events.append(picture(second, brightness, media_s=media_s))
+            second, media_s = second + jump_s, media_s + jump_s
+    sink = MemorySink()
+
+    progress, _ = run(sink, *events, stillness=StillnessRule() if gated else None)
+
+    stretches = sink.stretches()
+    for (_, end_s), (start_s, _) in pairwise(stretches):
+        assert 0 <= start_s - end_s <= 1.5
+    if stretches:
+        assert stretches[-1][1] == progress.position_s

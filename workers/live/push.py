@@ -1,0 +1,223 @@
+"""Frames of open clips, of any streams, compressed as they come and in shared batches.
+
+A push is a pure function of frames and the clip's state: nothing is kept here between pushes, so a
+push may be repeated, and the next one may go to another worker. On an accelerator frames wait for
+others until a batch is full or the oldest of them has waited long enough; on a CPU, where a batch
+saves nothing, they do not wait.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from aot import ClipTokens, InvalidFeatures, concatenate
+from workers.compress import (
+    CompressSettings,
+    fixed_threads,
+    reducer_for,
+    split_features,
+    to_host,
+)
+from workers.errors import InvalidSettings, WorkerLost
+from workers.models import VisionEncoder, open_vision_encoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Push:
+    """The next frames of one clip."""
+
+    pixels: UInt8[np.ndarray, "t h w 3"]
+    state: Any = None
+    """What the push before gave; None opens a clip."""
+    last: bool = False
+    """Nothing comes behind these frames: the clip ends."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push gave."""
+
+    tokens: ClipTokens
+    """Emitted by these frames, and by the clip's end where it ended; on the host."""
+    state: Any
+    tokens_in: int
+    """Pooled tokens before the reduction."""
+    encode_s: float
+    reduce_s: float
+
+
+@runtime_checkable
+class Pusher(Protocol):
+    """Where a live session sends its frames."""
+
+    def push(self, push: Push, *, timeout_s: float) -> Pushed:
+        """Compress some frames; waits for its turn.
+
+        Raises:
+            WorkerLost: no result within `timeout_s`, or the workers are gone.
+            InvalidFeatures: the frames' features are not finite.
+        """
+        ...
+
+    def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
+        """What is left to emit of a clip that ends without another frame; on the host."""
+        ...
+
+
+def push_each(
+    encoder: VisionEncoder, reducer: Any, pushes: Sequence[Push], *, together: bool
+) -> list[Pushed | InvalidFeatures]:
+    """Several pushes as one batch, or one after the other."""
+    if not together or len({p.pixels.shape[1:] for p in pushes}) > 1:
+        return [_push_together(encoder, reducer, [push])[0] for push in pushes]
+    return _push_together(encoder, reducer, pushes)
+
+
+def _push_together(
+    encoder: VisionEncoder, reducer: Any, pushes: Sequence[Push]
+) -> list[Pushed | InvalidFeatures]:
+    began_s = time.perf_counter()
+    features = encoder.encode(np.concatenate([push.pixels for push in pushes]))
+    parts = split_features(features, [len(push.pixels) for push in pushes])
+    encoded_s = time.perf_counter()
+    try:
+        pushed = reducer.push_many(parts, [push.state for push in pushes])
+    except InvalidFeatures as error:
+        if len(pushes) == 1:
+            return [error]
+        return [_push_together(encoder, reducer, [push])[0] for push in pushes]
+    dtype = features.tokens.dtype
+    results = []
+    for push, (tokens, state) in zip(pushes, pushed, strict=True):
+        kept = to_host(tokens, dtype)
+        if push.last:
+            kept = concatenate([kept, to_host(reducer.finish(state, dtype), dtype)])
+        share = len(push.pixels) / features.tokens.shape[0]
+        cells = kept.grid[0] * kept.grid[1]
+        results.append(
+            Pushed(
+                tokens=kept,
+                state=None if push.last else state,
+                tokens_in=len(push.pixels) * cells,
+                encode_s=(encoded_s - began_s) * share,
+                reduce_s=(time.perf_counter() - encoded_s) * share,
+            )
+        )
+    return results
+
+
+@dataclass(frozen=True)
+class BatchRule:
+    """When a batch of pushes goes out."""
+
+    frames: int = 32
+    """When it holds so many frames."""
+    wait_s: float = 0.03
+    """Or when its oldest push has waited so long; of no account on a CPU."""
+    max_waiting: int = 256
+    """Pushes that may wait; beyond that a push is refused."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.wait_s < 0 or self.max_waiting < 1:
+            raise InvalidSettings(f"got {self}, expected positive limits")
+
+
+@dataclass
+class _Waiting:
+    push: Push
+    since_s: float = field(default_factory=time.monotonic)
+    result: "Future[Pushed]" = field(default_factory=Future)
+
+
+class InlinePusher:
+    """A `Pusher` with a model of its own, in this process; for any number of threads."""
+
+    def __init__(self, settings: CompressSettings, rule: BatchRule | None = None) -> None:
+        """Load the vision half; raises what `CompressWorker` raises."""
+        encoder = open_vision_encoder(
+            settings.model,
+            revision=settings.revision,
+            device=settings.device,
+            dtype=settings.dtype,
+        )
+        self._settings, self._encoder = settings, encoder
+        self._reducer = reducer_for(encoder, settings)
+        self._rule = rule or BatchRule()
+        self._on_cpu = torch.device(settings.device).type == "cpu"
+        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(self._rule.max_waiting)
+        self._thread = threading.Thread(target=self._run, name="push", daemon=True)
+        self._thread.start()
+
+    def push(self, push: Push, *, timeout_s: float) -> Pushed:
+        """See `Pusher.push`."""
+        waiting = _Waiting(push)
+        try:
+            self._waiting.put(waiting, timeout=timeout_s)
+            left_s = timeout_s - (time.monotonic() - waiting.since_s)
+            return waiting.result.result(max(0.0, left_s))
+        except (queue.Full, TimeoutError):
+            waiting.result.cancel()
+            raise WorkerLost(
+                f"no tokens for {len(push.pixels)} frames in {timeout_s:g} s; the encoder is too "
+                "slow for these streams: take fewer frames a second, or another worker"
+            ) from None
+
+    def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
+        """See `Pusher.finish`."""
+        return to_host(self._reducer.finish(state, dtype), dtype)
+
+    def close(self) -> None:
+        """End the thread; pushes that wait are refused."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with fixed_threads(self._settings.threads):
+            while (batch := self._gather()) is not None:
+                self._compress(batch)
+
+    def _gather(self) -> list[_Waiting] | None:
+        first = self._waiting.get()
+        if first is None:
+            return None
+        batch, frames = [first], len(first.push.pixels)
+        until_s = first.since_s + (0.0 if self._on_cpu else self._rule.wait_s)
+        while frames < self._rule.frames:
+            try:
+                more = self._waiting.get(timeout=max(0.0, until_s - time.monotonic()))
+            except queue.Empty:
+                break
+            if more is None:
+                self._waiting.put(None)
+                break
+            batch.append(more)
+            frames += len(more.push.pixels)
+        return [item for item in batch if item.result.set_running_or_notify_cancel()]
+
+    def _compress(self, batch: list[_Waiting]) -> None:
+        if not batch:
+            return
+        try:
+            pushes = [item.push for item in batch]
+            together = not self._on_cpu
+            results = push_each(self._encoder, self._reducer, pushes, together=together)
+        except Exception as error:
+            for item in batch:
+                item.result.set_exception(error)
+            return
+        for item, result in zip(batch, results, strict=True):
+            if isinstance(result, Exception):
+                item.result.set_exception(result)
+            else:
+                item.result.set_result(result)

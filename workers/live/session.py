@@ -1,0 +1,327 @@
+"""One endless stream: pictures in as they come, clips committed in order, every second accounted.
+
+Each second of the stream's line is in a clip, in a held stretch, or in a gap with its reason. A
+frame is compressed the moment it comes, onto the open clip's state; the open clip can be read from
+the sink before it closes. When frames wait too long the session gives up more and more, and says
+so. It has no end of its own: `stop` closes the open clip, commits it and returns. Knows neither Ray
+nor a store, and no clock but the one it is given.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from aot import InvalidFeatures
+from workers.decode.frame import resize
+from workers.decode.live import Picture
+from workers.errors import InvalidSettings
+from workers.live.clip import OpenClip
+from workers.live.overload import OverloadLadder, OverloadRule, Rung
+from workers.live.push import Push, Pusher
+from workers.live.source import LiveEvents, Outage, SourceTally
+from workers.live.stillness import StillnessGate, StillnessRule
+from workers.live.timeline import Place, Timeline, wall_time
+from workers.seams import ClipSink, SessionReport, SessionState, StopSignal, WorkerInfo
+from workers.types import CompressedClip, GapReason, StreamGap, VideoSource
+
+logger = logging.getLogger(__name__)
+
+
+STORE_OUTAGE_S = 5.0
+"""A store that takes longer for a clip was away: pictures were dropped meanwhile."""
+
+
+@runtime_checkable
+class LiveSink(ClipSink, Protocol):
+    """A sink whose open clip can be read."""
+
+    def put_open(self, clip: CompressedClip) -> int:
+        """Show the open clip as it is so far; `put` of the same index takes its place."""
+        ...
+
+    def fix_wall_start(self, wall_start_s: float) -> float:
+        """Unix time of stream second 0: `wall_start_s` where the stream has none yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class LiveSettings:
+    """What a live session decides by itself; the tokens are decided by `CompressSettings`."""
+
+    stillness: StillnessRule | None = None
+    """Hold frames that show nothing new; None encodes all."""
+    overload: OverloadRule = field(default_factory=OverloadRule)
+    push_timeout_s: float = 30.0
+    """For one frame's tokens, its wait for a turn included."""
+    longest_clip_s: float = 60.0
+    """A clip with held frames in it ends after so long, and held stretches are told so often."""
+
+    def __post_init__(self) -> None:
+        for name in ("push_timeout_s", "longest_clip_s"):
+            if getattr(self, name) <= 0:
+                raise InvalidSettings(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class LiveProgress:
+    """Where a live session stands; counts are of this run."""
+
+    stream_id: str
+    state: SessionState = "starting"
+    frames: int = 0
+    """Pictures that came."""
+    encoded: int = 0
+    held: int = 0
+    clips: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    stored_bytes: int = 0
+    failed: int = 0
+    """Frames whose features could not be used."""
+    gaps: dict[str, int] = field(default_factory=dict)
+    """Gaps by reason."""
+    source: SourceTally = field(default_factory=SourceTally)
+    rung: str = "full"
+    """How much of the stream is read, see `overload.LADDER`."""
+    position_s: float = 0.0
+    """Stream time up to which everything is accounted for."""
+    freshness_s: float | None = None
+    """From the last encoded picture's arrival to its tokens being readable."""
+    outage: str | None = None
+    """What keeps the source away just now."""
+
+
+def run_live_session(
+    source: VideoSource,
+    settings: LiveSettings,
+    info: WorkerInfo,
+    pusher: Pusher,
+    sink: LiveSink,
+    live: LiveEvents,
+    *,
+    stop: StopSignal | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Iterator[LiveProgress]:
+    """Bring an endless source into `sink`, from where that stands, until `stop` is set.
+
+    Yields the progress after every frame and every outage.
+
+    Raises:
+        SourceError: what trying again cannot mend.
+        WorkerLost: the workers are gone. Whatever the sink raises when it cannot store.
+    """
+    session = _Session(source, settings, info, pusher, sink, live, clock)
+    yield session.progress
+    try:
+        for event in live.events():
+            if isinstance(event, Outage):
+                session.take_outage(event)
+            else:
+                session.take_picture(*event)
+            yield session.progress
+            if stop is not None and stop.is_set():
+                break
+        session.close("stopped")
+    except Exception as error:
+        session.fail(error)
+        raise
+    yield session.progress
+
+
+class _Session:
+    """The open clip, the held stretch and the counters of one run."""
+
+    def __init__(
+        self,
+        source: VideoSource,
+        settings: LiveSettings,
+        info: WorkerInfo,
+        pusher: Pusher,
+        sink: LiveSink,
+        live: LiveEvents,
+        clock: Callable[[], float],
+    ) -> None:
+        self._source, self._settings, self._info = source, settings, info
+        self._pusher, self._sink, self._live, self._clock = pusher, sink, live, clock
+        self._cursor = cursor = sink.position()
+        self._index = cursor.index + 1 if cursor else 0
+        self._accounted_s = cursor.end_s if cursor else 0.0
+        self._timeline: Timeline | None = None
+        self._interval_s = 1.0 / source.fps if source.fps else 0.04
+        self._gate = None if settings.stillness is None else StillnessGate(settings.stillness)
+        self._ladder = OverloadLadder(settings.overload)
+        self._open: OpenClip | None = None
+        self._held: tuple[Place, float] | None = None
+        self._missing: GapReason = "restart" if cursor else "gap"
+        self._skipped = 0
+        self.progress = LiveProgress(
+            source.stream_id, state="running", position_s=self._accounted_s
+        )
+
+    # What happens
+
+    def take_picture(self, connection: int, picture: Picture) -> None:
+        """A picture came: hold it, or compress it onto the open clip."""
+        self._timeline = self._timeline or self._begin_line(picture)
+        place = self._timeline.place(connection, picture, interval_s=self._interval_s)
+        self._count(frames=1, outage=None)
+        if place is None or self._skips(self._ladder.rung):
+            return
+        if place.starts_epoch:
+            self._end_clip()
+            self._end_held()
+            if self._gate is not None:
+                self._gate.restart()
+        pixels = resize(picture.rgb, self._info.pixel_format)
+        if self._gate is not None and self._gate.is_still(pixels):
+            self._hold(place)
+        else:
+            self._compress(pixels, place, picture)
+
+    def _begin_line(self, picture: Picture) -> Timeline:
+        given_s = self._source.wall_start_s
+        wall_start_s = self._sink.fix_wall_start(
+            wall_time(picture)[0] if given_s is None else given_s
+        )
+        epoch = self._cursor.epoch if self._cursor else -1
+        return Timeline(wall_start_s, epoch=epoch, end_s=self._accounted_s)
+
+    def take_outage(self, outage: Outage) -> None:
+        """The source went away: what is open ends here."""
+        logger.warning("stream %s: %s: %s", self._source.stream_id, outage.reason, outage.text)
+        self._end_clip()
+        self._end_held()
+        if outage.failures == 0 or self._missing in ("gap", "restart"):
+            self._missing = outage.reason
+        self._count(source=self._live.tally, outage=outage.text)
+
+    def close(self, state: SessionState) -> None:
+        """Commit what is open and tell the sink how the run ended."""
+        self._end_clip()
+        self._end_held()
+        self._sink.finish(SessionReport(state))
+        self.progress = replace(self.progress, state=state)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the sink why the run ended; a failing sink must not hide it."""
+        code = getattr(error, "code", type(error).__name__)
+        self.progress = replace(self.progress, state="failed")
+        try:
+            self._sink.finish(SessionReport("failed", error_code=code, error=str(error)))
+        except Exception as finish_error:
+            error.add_note(f"the sink could not record the end: {finish_error}")
+
+    # Frames
+
+    def _compress(self, pixels: np.ndarray, place: Place, picture: Picture) -> None:
+        self._end_held()
+        self._account_until(place)
+        clip = self._open or OpenClip(self._source.stream_id, self._index, place)
+        last = len(clip.pts_s) + 1 == self._info.clip_frames
+        push = Push(pixels[None], clip.state, last=last)
+        try:
+            pushed = self._pusher.push(push, timeout_s=self._settings.push_timeout_s)
+        except InvalidFeatures as error:
+            logger.warning("stream %s: a frame was dropped: %s", self._source.stream_id, error)
+            self._count(failed=1)
+            return
+        clip.add(place, pushed, interval_s=self._interval_s, damaged=picture.damaged)
+        self._open, self._accounted_s = clip, clip.end_s
+        self._count(encoded=1, tokens_in=pushed.tokens_in, tokens_out=len(pushed.tokens))
+        if last:
+            self._commit(clip)
+        else:
+            self._sink.put_open(clip.to_compressed())
+        self._observe(picture.arrived_s)
+
+    def _hold(self, place: Place) -> None:
+        """Nothing is new: the open clip lasts longer, or the held stretch does."""
+        end_s = place.pts_s + self._interval_s
+        self._count(held=1)
+        self._account_until(place)
+        clip, self._accounted_s = self._open, end_s
+        if clip is not None and end_s - clip.pts_s[0] <= self._settings.longest_clip_s:
+            clip.end_s = end_s
+            return
+        self._end_clip()
+        first = place if self._held is None else self._held[0]
+        self._held = (first, end_s)
+        if end_s - first.pts_s >= self._settings.longest_clip_s:
+            self._end_held()
+
+    def _skips(self, rung: Rung) -> bool:
+        """Whether overload leaves this picture out; what is missing is then its gap."""
+        self._skipped += 1
+        if not rung.takes_clips:
+            self._end_clip()
+            self._missing = "overload"
+            self._step(0.0)
+            return True
+        return self._skipped % round(1 / rung.fps_share) != 0
+
+    def _observe(self, arrived_s: float) -> None:
+        fresh_s = self._clock() - arrived_s
+        self.progress = replace(self.progress, freshness_s=fresh_s)
+        self._step(fresh_s)
+
+    def _step(self, waited_s: float) -> None:
+        if self._ladder.observe(waited_s, self._clock()):
+            rung = self._ladder.rung
+            logger.warning("stream %s reads at %r from now on", self._source.stream_id, rung.name)
+            self._live.set_pace(rung.pace)
+            self.progress = replace(self.progress, rung=rung.name)
+
+    # What is committed
+
+    def _end_clip(self) -> None:
+        """Close the open clip where it is; a short one is a clip as well."""
+        clip, self._open = self._open, None
+        if clip is not None:
+            rest = self._pusher.finish(clip.state, clip.parts[0].tokens.dtype)
+            clip.end(rest)
+            self._count(tokens_out=len(rest))
+            self._commit(clip)
+
+    def _commit(self, clip: OpenClip) -> None:
+        began_s = self._clock()
+        stored_bytes = self._sink.put(clip.to_compressed())
+        if self._clock() - began_s > STORE_OUTAGE_S:
+            self._missing = "store"  # what came meanwhile was not taken
+        self._open, self._index = None, clip.index + 1
+        self._count(clips=1, stored_bytes=stored_bytes)
+
+    def _end_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            first, end_s = held
+            self._put_gap(first.epoch, first.pts_s, end_s, "held")
+
+    def _account_until(self, place: Place) -> None:
+        """What lies between what was accounted for and this picture is a gap."""
+        missing, self._missing = self._missing, "gap"
+        slack_s = 1.5 * self._interval_s / self._ladder.rung.fps_share
+        if place.pts_s - self._accounted_s > slack_s:
+            self._end_clip()
+            self._end_held()
+            self._put_gap(place.epoch, self._accounted_s, place.pts_s, missing)
+            self._accounted_s = place.pts_s
+
+    def _put_gap(self, epoch: int, start_s: float, end_s: float, reason: GapReason) -> None:
+        self._sink.put_gap(StreamGap(self._source.stream_id, epoch, start_s, end_s, reason))
+        gaps = self.progress.gaps
+        self.progress = replace(
+            self.progress, gaps={**gaps, reason: gaps.get(reason, 0) + 1}, position_s=end_s
+        )
+
+    def _count(self, **changes: object) -> None:
+        """Add numbers, replace the rest."""
+        before = self.progress
+        values = {
+            name: getattr(before, name) + value if type(value) is int else value
+            for name, value in changes.items()
+        }
+        self.progress = replace(before, position_s=self._accounted_s, **values)  # type: ignore[arg-type]
