@@ -28,8 +28,8 @@ GapReason = Literal[
 """Why a stretch of stream time has no clip: nothing came; what came could not be decoded; the
 source ended early; no worker could compress it. `held`: it was seen and showed nothing new, so that
 it counts as footage. The last row is what keeps a live source away: it closed the connection, sent
-no pictures, its decoder died, it was not there, nobody read it, it was too fast, the store was away,
-or it was told to wait."""
+no pictures, its decoder died, it was not there, nobody read it, it was too fast, the store was
+away, or it was told to wait."""
 
 
 def is_gap(step_s: float, interval_s: float) -> bool:

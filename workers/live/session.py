@@ -162,6 +162,11 @@ class _Session:
             source.stream_id, state="running", position_s=self._accounted_s
         )
 
+    @property
+    def _step_s(self) -> float:
+        """Seconds from one picture that is read to the next."""
+        return self._interval_s / self._ladder.rung.fps_share
+
     # What happens
 
     def take_picture(self, connection: int, picture: Picture) -> None:
@@ -229,7 +234,7 @@ class _Session:
             logger.warning("stream %s: a frame was dropped: %s", self._source.stream_id, error)
             self._count(failed=1)
             return
-        clip.add(place, pushed, interval_s=self._interval_s, damaged=picture.damaged)
+        clip.add(place, pushed, interval_s=self._step_s, damaged=picture.damaged)
         self._open, self._accounted_s = clip, clip.end_s
         self._count(encoded=1, tokens_in=pushed.tokens_in, tokens_out=len(pushed.tokens))
         if last:
@@ -240,7 +245,7 @@ class _Session:
 
     def _hold(self, place: Place) -> None:
         """Nothing is new: the open clip lasts longer, or the held stretch does."""
-        end_s = place.pts_s + self._interval_s
+        end_s = place.pts_s + self._step_s
         self._count(held=1)
         self._account_until(place)
         clip, self._accounted_s = self._open, end_s
@@ -303,8 +308,7 @@ class _Session:
     def _account_until(self, place: Place) -> None:
         """What lies between what was accounted for and this picture is a gap."""
         missing, self._missing = self._missing, "gap"
-        slack_s = 1.5 * self._interval_s / self._ladder.rung.fps_share
-        if place.pts_s - self._accounted_s > slack_s:
+        if place.pts_s - self._accounted_s > 1.5 * self._step_s:
             self._end_clip()
             self._end_held()
             self._put_gap(place.epoch, self._accounted_s, place.pts_s, missing)
