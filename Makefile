@@ -3,8 +3,10 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN     = $(VENV)/bin
 PYTEST  = $(BIN)/python -m pytest
+ROTATION_S ?= 480
 
-.PHONY: install test test-slow test-gpu check format drawings demo soak train-demo bench serve clean
+.PHONY: install hooks test test-slow test-rotation test-load test-gpu check format drawings docs \
+        demo soak train-demo bench release-check clean
 
 install: $(VENV)/.installed
 
@@ -14,15 +16,24 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 test: install
 	$(PYTEST)
 
-# Kills, many nodes, thousands of mutants: minutes.
+# Kills, many nodes, thousands of mutants: all of it.
 test-slow: install
-	$(PYTEST) -m slow --timeout 900
+	$(PYTEST) -m slow --timeout 900 --durations 20
+
+# Another part of the same every day, at most ten minutes: what CI runs.
+test-rotation: install
+	$(PYTEST) -m slow --timeout 300 --rotation-s $(ROTATION_S) --durations 10
+
+# The fast tests beside two busy loops, two at a time, in random order.
+test-load: install
+	@for each in 1 2; do $(BIN)/python -c 'while True: pass' & loops="$$loops $$!"; done; \
+	trap 'kill $$loops' EXIT; $(PYTEST) -n 2 --random-order --timeout 300
 
 test-gpu: install
 	AOT_FAIL_WITHOUT_GPU=1 $(PYTEST) -m gpu
@@ -40,6 +51,17 @@ format: install
 # Rooms and arrows of docs/architecture.md as they are now.
 drawings: install
 	$(BIN)/python -m tests.rooms
+
+# The site in build/site; a broken link or a page left out is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+hooks: install
+	$(BIN)/pre-commit install
+
+# What would be published: built, looked at, installed into an empty environment, and run from it.
+release-check: install
+	.ci/release-check $(BIN)/python
 
 demo: install
 	$(BIN)/aot demo

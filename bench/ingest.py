@@ -24,7 +24,8 @@ from pathlib import Path
 from bench.camera import write_camera_clips
 from bench.facts import measured_commit
 from bench.random_checkpoint import CheckpointSize, write_random_checkpoint
-from pipeline.ingest.run import IngestRequest, _sink_factory
+from pipeline.ingest.job import IngestJob
+from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.embedded import start_embedded, stop_embedded
@@ -236,7 +237,7 @@ def _ingest(
 ) -> Progress:
     """The pipeline with workers that are loaded already; the last progress."""
     request = IngestRequest(VideoSource(str(video), stream_id))
-    sink = _sink_factory(settings, settings.store_config(), request, workers.info).open()
+    sink = IngestJob(settings, settings.store_config()).sink(request, workers.info).open()
     progress = Progress(stream_id)
     try:
         for progress in run_session(

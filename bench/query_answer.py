@@ -16,7 +16,8 @@ from pathlib import Path
 from bench.camera import write_camera_clips
 from bench.random_checkpoint import CheckpointSize, write_random_checkpoint
 from pipeline.ask.run import Question, ask_stream
-from pipeline.ingest.run import IngestRequest, ingest
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.run import ingest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
 from pipeline.store.embedded import stop_embedded

@@ -23,7 +23,8 @@ from demo.world.render import render
 from demo.world.scenes import Kind, Scene, generate_scene
 from demo.world.video import write_video
 from pipeline import Pipeline
-from pipeline.ingest.run import IngestRequest, ingest
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.run import ingest
 from pipeline.store import embedded_folder
 from pipeline.store.embedded import stop_embedded
 from workers.types import VideoSource

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ask.run import Answer, Question, ask, ask_stream
-from pipeline.ingest.run import IngestRequest, ingest
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.run import ingest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
 from pipeline.types import StreamInfo

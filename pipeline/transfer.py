@@ -1,15 +1,16 @@
 """Exported clips back into a store, as a stream of its own or beside what is there."""
 
-import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.errors import Conflict, InvalidQuery
-from pipeline.ingest.sink import describe_source, known_info
+from pipeline.errors import InvalidQuery
+from pipeline.ingest.identity import describe_source, known_info
+from pipeline.ingest.lease import new_writer, take_lease
 from pipeline.store import ClipStore
 from pipeline.store.arrow import decode_clip, exported_info, iter_exported
 from pipeline.types import Lease, StreamInfo
+
+LEASE_S = 30.0
 
 
 def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
@@ -22,7 +23,7 @@ def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
         CorruptValue, SchemaMismatch: the file is not what was exported.
         Conflict, FingerprintMismatch, LeaseHeld: the stream holds something else.
     """
-    lease = store.acquire_lease(stream_id, f"import@{socket.gethostname()}:{os.getpid()}")
+    lease = take_lease(store, stream_id, writer=new_writer(), lease_s=LEASE_S)
     count = 0
     try:
         for key, blob in iter_exported(path):
@@ -50,8 +51,6 @@ def _make_known(
     known = known_info(store, stream_id)
     if known is None:
         store.put_info(_exported_info(stream_id, path, fingerprint), lease=lease)
-    elif known.status == "running":
-        raise Conflict(f"stream {stream_id} is being ingested; wait for its end or pause it")
 
 
 def _exported_info(stream_id: str, path: Path, fingerprint: str) -> StreamInfo:

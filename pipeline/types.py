@@ -5,15 +5,40 @@ Arrow, Ray or HTTP.
 """
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import InvalidRecord
+from pipeline.made_with import MadeWith
 from workers.names import STREAM_ID
-from workers.redact import redact_text, redact_url
 
 StreamStatus = Literal["running", "complete", "failed", "paused"]
 STATUSES: tuple[StreamStatus, ...] = ("running", "complete", "failed", "paused")
+
+_SECRET_PARAMETER = re.compile(
+    r"(?i)([?&;](?:[a-z0-9._-]*(?:token|key|secret|pass|passwd|password|pwd|auth|sig|signature))=)"
+    r"[^&;#]*"
+)
+_NO_PORT = re.compile(r"^[^\[].*:(?!\d*$)")
+
+
+def without_credentials(url: str) -> str:
+    """`url` without user, password, and the values of parameters that name a secret.
+
+    A path, or what is no URL at all, comes back as it is. Works on the text, so that a URL that no
+    parser takes does not show its password either.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        rest = authority.rpartition("@")[2] + rest[len(authority) :]
+    elif "@" in rest and _NO_PORT.search(authority):  # a / or ? in the password ends it early
+        rest = rest.rpartition("@")[2]
+    return _SECRET_PARAMETER.sub(r"\1***", f"{scheme}://{rest}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,21 @@ class Position:
 
 
 @dataclass(frozen=True)
+class FileIdentity:
+    """What a file is, whatever it is called: its size, its age, and digests of three places.
+
+    Each digest is over as many bytes from the file's start, from its middle, and up to its end.
+    """
+
+    size_bytes: int
+    mtime_s: float
+    """Unix time of the last change."""
+    head: str
+    middle: str
+    tail: str
+
+
+@dataclass(frozen=True)
 class StreamInfo:
     """What is known of a stream apart from its clips."""
 
@@ -84,7 +124,7 @@ class StreamInfo:
     error: str | None = None
     """One line, when the status is `failed`."""
     settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
-    """What the tokens were made with, for people to read; the fingerprint decides."""
+    """What the tokens were made with, for people to read; derived from `made_with`."""
     created_at_s: float = 0.0
     """Unix time."""
     updated_at_s: float = 0.0
@@ -92,18 +132,28 @@ class StreamInfo:
     """What the container says; None for live sources."""
     wall_start_s: float | None = None
     """Unix time of stream second 0; None when the wall clock is not known."""
-    zone: str | None = None
-    """Time zone its clock times are meant in: `Europe/Berlin` or `+02:00`; None: the reader's."""
+    made_with: MadeWith | None = None
+    """All that the stream was asked to be; None in streams of earlier releases."""
+    file: FileIdentity | None = None
+    """What the source was when it was last read; None where it is no file."""
 
     def __post_init__(self) -> None:
         require_stream_id(self.stream_id)
+        self._read_values()
         if self.status not in STATUSES:
             raise InvalidRecord(
                 f"status of {self.stream_id} is {self.status!r}, expected one of {STATUSES}"
             )
-        object.__setattr__(self, "source", redact_url(self.source))
-        if self.error is not None:
-            object.__setattr__(self, "error", redact_text(self.error))
+        object.__setattr__(self, "source", without_credentials(self.source))
+
+    def _read_values(self) -> None:
+        """Take what stands in a store, where the values are plain; derive what people read."""
+        if isinstance(self.made_with, Mapping):
+            object.__setattr__(self, "made_with", MadeWith.from_plain(self.made_with))
+        if isinstance(self.file, Mapping):
+            object.__setattr__(self, "file", FileIdentity(**self.file))
+        if self.made_with is not None:
+            object.__setattr__(self, "settings", self.made_with.for_people())
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,38 @@
-"""Fixtures for all tests: the folder of recorded outputs and footage, seeds; skips that may not be.
-
-With AOT_FAIL_WITHOUT_GPU set (`make test-gpu`) a test that is skipped for want of an accelerator
-fails: a run that was to show something on a card must not pass without one.
-"""
+"""Fixtures for all tests: the folder of recorded outputs and footage, seeds; the rotation."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.rotation import Rotation, choose_seed
 
 if not torch.cuda.is_available():
     # Triton reads it where a kernel is defined: from here on they run on a CPU, interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("rotation", "a bounded part of the long tests")
+    group.addoption("--rotation-s", type=float, help="start no more tests after so many seconds")
+    group.addoption("--rotation-seed", type=int, help="the order of an earlier rotation")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if budget_s := config.getoption("--rotation-s"):
+        seed = config.getoption("--rotation-seed") or choose_seed()
+        config.pluginmanager.register(Rotation(budget_s, seed), "rotation")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Without an accelerator, what needs one is skipped on a laptop and fails where one is due."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if os.environ.get("AOT_FAIL_WITHOUT_GPU"):
+            pytest.fail("no accelerator, and AOT_FAIL_WITHOUT_GPU says that there is one")
+        pytest.skip("no accelerator on this machine")
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +46,3 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """A skipped GPU test fails where the environment says that there is to be a GPU."""
-    report = yield
-    if report.skipped and item.get_closest_marker("gpu") and os.environ.get("AOT_FAIL_WITHOUT_GPU"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome = "failed"
-        report.longrepr = f"AOT_FAIL_WITHOUT_GPU is set, and the test was skipped: {reason}"
-    return report

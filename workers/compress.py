@@ -86,6 +86,7 @@ class CompressWorker:
             reducer=self._settings.reducer,
             config=self._reducer.config,
             clip_frames=self._settings.clip_frames,
+            rule=self._reducer.describe(),
         )
 
     def compress(self, clips: Sequence[Clip]) -> list[CompressedClip | FailedClip]:

@@ -6,8 +6,8 @@ sinks, and `run_session` is written against the protocols alone.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from aot import AOTConfig, Grid
 from workers.models.base import ModelIdentity
@@ -33,6 +33,8 @@ class WorkerInfo:
     """As it was derived for the model's grid and pooling."""
     clip_frames: int
     """Sampled frames in a clip."""
+    rule: dict[str, Any] = field(default_factory=dict)
+    """What the reducer says of itself: version, and every constant that decides the tokens."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from workers.errors import ClipsFailed, InvalidSettings, NoFrames
 from workers.seams import (
@@ -122,7 +122,7 @@ OpenClips = Callable[[VideoSource, WorkerInfo, Cursor | None], AbstractContextMa
 """Opens a source behind a cursor, as clips of the length and pixel format the workers take."""
 
 
-CheckSource = Callable[[VideoSource], None]
+CheckSource = Callable[[VideoSource], Any]
 """Raises a `SourceError` where `OpenClips` would; asked before a model is loaded."""
 
 

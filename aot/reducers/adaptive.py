@@ -8,31 +8,38 @@ like it, and nothing is emitted twice. Causal and incremental; frames in, tokens
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aot.config import AOTConfig
-from aot.errors import InvalidConfig, InvalidFeatures
+from aot.errors import InvalidConfig
+from aot.packing import front_rows, take_rows
+from aot.reducers.budget import Budget, KeepMode
 from aot.reducers.cell_memory import (
-    Anchors,
-    choose_merged,
-    find_known,
-    hand_over,
-    learn_frame,
-    read_state,
-    write_state,
+    AdaptiveState,
+    Frame,
+    compare,
+    count_slots,
+    end_clips,
+    learn,
+    learn_first,
+    open_memory,
 )
-from aot.reducers.cells import CellFeatures, OneClip, highest_unlike, normalise, pool_features
-from aot.reducers.saliency import FrameView, check_powers, measure_distances, mix_signals
-from aot.temporal import concatenate
-from aot.types import ClipTokens, FrameFeatures, TokenKind
-
-KeepMode = Literal["budget", "absolute"]
+from aot.reducers.cells import CellBatch, choose_unlike, leave_over, normalise, pool_batch
+from aot.reducers.saliency import (
+    check_powers,
+    find_contrast,
+    measure_distances,
+    weigh_frames,
+    weigh_novelty,
+)
+from aot.seam import CausalReducer
+from aot.types import FeatureBatch, Grid, PackedTokens, TokenKind
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class AdaptiveRule:
         check_powers(self.powers)
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if not low <= value <= high:
-                raise InvalidConfig(f"{name} must be within [{low}, {high}], got {value}")
+            kinds, noun = (int, "a whole number") if name in _WHOLE else ((int, float), "a number")
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+                raise InvalidConfig(f"{name} must be {noun} within [{low}, {high}], got {value!r}")
         if self.keep_mode not in ("budget", "absolute"):
             raise InvalidConfig(f"keep_mode must be budget or absolute, got {self.keep_mode!r}")
 
@@ -92,9 +100,23 @@ _RANGES = (
     ("patience", 1, 1e6),
     ("merged_tokens", 1, 1_000_000),
 )
+_WHOLE = {"memory", "merged_tokens"}
 
 
-class AdaptiveReducer:
+@dataclass(frozen=True)
+class Signals:
+    """What is known of frames without those before them."""
+
+    unit: Float[Tensor, "c t p d"]
+    """Tokens of length one."""
+    weights: Float[Tensor, "c t p"]
+    """All signals but novelty."""
+    contrast: Float[Tensor, "c t p"]
+    left_over: Float[Tensor, "c t p p"]
+    """What tokens of a frame leave of each other's scores."""
+
+
+class AdaptiveReducer(CausalReducer[AdaptiveState]):
     """See the module. `push` gives the same tokens however a clip is cut into pushes."""
 
     def __init__(
@@ -106,146 +128,172 @@ class AdaptiveReducer:
 
     def describe(self) -> dict[str, Any]:
         """See `Reducer.describe`."""
-        return {"reducer": "adaptive", "version": 1}
+        config = {name: getattr(self.config, name) for name in _DECIDING}
+        rule = {**asdict(self.rule), "powers": dict(self.rule.powers)}
+        return {"reducer": "adaptive", "version": 1, "retention": self.retention, **config, **rule}
 
-    def push_many(
-        self, features: Sequence[FrameFeatures], states: Sequence[OneClip | None]
-    ) -> list[tuple[ClipTokens, OneClip]]:
-        """Take the next frames of several clips, each with its own state (None opens one).
+    def open_state(
+        self, clips: int, grid: Grid, width: int, dtype: torch.dtype, device: torch.device
+    ) -> AdaptiveState:
+        """See `CausalReducer.open_state`."""
+        slots = min(self.rule.memory, self.config.clip_frames)
+        return open_memory(clips, slots, grid, width, dtype, device)
 
-        Raises:
-            InvalidFeatures: no frames, NaN or infinity, or a state of another grid or width.
-        """
-        return [self._push(clip, state) for clip, state in zip(features, states, strict=True)]
+    def push_batch(
+        self, batch: FeatureBatch, state: AdaptiveState | None = None
+    ) -> tuple[PackedTokens, AdaptiveState]:
+        """See `CausalReducer.push_batch`."""
+        cells = pool_batch(batch, self.config)
+        clips, frames, _, width = cells.tokens.shape
+        device, dtype = cells.tokens.device, cells.tokens.dtype
+        if state is None:
+            memory = self.open_state(clips, cells.grid, width, dtype, device)
+        else:
+            memory = state.map(torch.clone)  # a push writes to nothing it was given
+        steps = torch.arange(frames, device=device)
+        positions = memory.position[:, None] + steps
+        kept, after = self._scan(cells, memory, positions, batch.active, opens=state is None)
+        room = self._budget(cells.grid).room_to_emit(frames, opens=state is None)
+        packed = _pack(cells, kept, positions, room, batch.tokens.dtype)
+        pushed = frames if batch.active is None else batch.active.sum(dim=1)
+        return packed, replace(after, position=memory.position + pushed)
 
-    def finish(self, state: OneClip, dtype: torch.dtype = torch.float32) -> ClipTokens:
+    def finish_batch(
+        self, state: AdaptiveState, dtype: torch.dtype = torch.float32
+    ) -> PackedTokens:
         """Merged anchors, none of which came out before, with the mass of all that did not."""
-        anchors = read_state(state)
-        waiting = bool((anchors.mass > 0).any())
-        count = max(self._left(anchors), self.rule.merged_tokens) if waiting else 0
-        chosen = choose_merged(anchors, count)
-        mass = hand_over(anchors, chosen)
-        return ClipTokens(
-            tokens=anchors.tokens[chosen].to(dtype),
-            frame=torch.full_like(chosen, state.keyframe),
-            cell=anchors.cell[chosen],
-            mass=mass,
-            kind=torch.full_like(chosen, int(TokenKind.MERGED)).to(torch.uint8),
-            grid=state.pooled_grid,
-        )
+        budget = self._budget(state.grid)
+        left = budget.left(state.position, state.spent).clamp(min=self.rule.merged_tokens)
+        memory = state.first(count_slots(state, state.slots))
+        return end_clips(memory, left, budget.room_to_finish, dtype)
 
-    def compress_clips(self, features: Sequence[FrameFeatures]) -> list[ClipTokens]:
-        """Whole clips in reading order."""
-        pushed = self.push_many(features, [None] * len(features))
-        return [
-            concatenate([emitted, self.finish(state, emitted.tokens.dtype)])
-            for emitted, state in pushed
-        ]
+    def _scan(
+        self,
+        cells: CellBatch,
+        memory: AdaptiveState,
+        positions: Int[Tensor, "c t"],
+        active: Bool[Tensor, "c t"] | None,
+        *,
+        opens: bool,
+    ) -> tuple[Bool[Tensor, "c t p"], AdaptiveState]:
+        """Which tokens come out, and the memory after all frames; `memory` is written to.
 
-    def _push(self, clip: FrameFeatures, state: OneClip | None) -> tuple[ClipTokens, OneClip]:
-        cells = pool_features(clip, self.config)
-        anchors = None if state is None else read_state(state)
-        _check_state(anchors, cells)
-        parts = []
-        for step in range(len(cells.tokens)):
-            # One frame after the other: each is compared with what the ones before it left.
-            score = self._score(cells, step, anchors)
-            kept = self._keep(score, cells.tokens[step], anchors)
-            parts.append(_emit(cells, step, kept, anchors))
-            anchors = learn_frame(
-                cells.tokens[step], kept, score > self.rule.threshold, anchors, cells.grid,
-                merge_similarity=self.rule.merge_similarity, patience=self.rule.patience,
-                memory=self.rule.memory,
-            )  # fmt: skip
-        assert anchors is not None  # there is at least one frame
-        return concatenate(parts), write_state(anchors)
-
-    def _score(self, cells: CellFeatures, step: int, anchors: Anchors | None) -> Tensor:
-        known, away = None, None
-        if anchors is not None:
-            rows = find_known(anchors)
-            known = normalise(anchors.tokens[rows].to(cells.tokens.dtype))
-            distance = measure_distances(cells.grid, cells.tokens.device)
-            away = distance[:, anchors.cell[rows]].to(cells.tokens.dtype)
-        view = FrameView(
-            normalise(cells.tokens[step]),
-            cells.attention[step],
-            cells.local_attention[step],
-            known,
-            away,
-            self.rule.position_weight,
-            self.rule.novelty_floor,
-            self.rule.keyframe_weight,
-        )
-        return mix_signals(view, self.rule.powers)
-
-    def _keep(
-        self, score: Float[Tensor, " p"], tokens: Float[Tensor, "p d"], anchors: Anchors | None
-    ) -> Int[Tensor, " k"]:
-        """Cells to emit of the next frame, rising."""
-        position, spent = (anchors.position, anchors.spent) if anchors else (0, 0)
-        low, high = self._limits(position, len(score), spent)
-        worthy = int((score > self.rule.threshold).sum())
-        return highest_unlike(score, tokens, min(max(worthy, low), high), self.rule.spread)
-
-    def _limits(self, position: int, num_cells: int, spent: int) -> tuple[int, int]:
-        """Fewest and most tokens the frame at `position` may emit, given those spent before.
-
-        A clip's budget comes in evenly, frame by frame. `advance` of the whole may be spent early,
-        and up to `arrears` of it may be left for frames that need it more, as long as the frames to
-        come have room for it. The tokens that end the clip are set aside.
+        One frame after the other: each is compared with what the ones before it left.
         """
-        if self.retention >= 1:
-            return num_cells, num_cells
-        rule, clip = self.rule, self.config.clip_frames
-        per_frame = self.retention * num_cells
-        so_far = position + 1
-        early = max(so_far, rule.advance * clip + (1 - rule.advance) * so_far)
-        budget = round(per_frame * max(so_far, clip)) - rule.merged_tokens
-        high = min(math.floor(per_frame * early), budget) - spent
-        high = min(max(high, 0), num_cells)
-        if rule.keep_mode == "absolute":
-            return 0, high
-        late = round(per_frame * (so_far - (rule.arrears * clip if so_far < clip else 0)))
-        unspendable = budget - max(clip - so_far, 0) * num_cells
-        low = min(max(late, unspendable), budget) - spent
-        return min(max(low, 0), high), high
+        signals = self._find_signals(cells)
+        limits = torch.stack(self._budget(cells.grid).limits(positions))
+        distance = measure_distances(cells.grid, cells.tokens.device).to(cells.tokens.dtype)
+        offset = 1 + self.rule.position_weight * distance
+        kept = []
+        for step in range(cells.tokens.shape[1]):
+            begins = step == 0 and opens
+            novelty, own = None, None
+            if not begins:
+                most = min(step, memory.slots) if opens else memory.slots
+                known = memory.first(count_slots(memory, most))
+                novelty, own = compare(known, signals.unit[:, step], offset)
+            first = None if begins or step else positions[:, 0] == 0
+            score = self._score(signals, step, novelty, first)
+            worthy = score > self.rule.threshold
+            there = None if active is None else active[:, step]
+            count = _count(worthy, limits[:, :, step] - memory.spent, there)
+            chosen = choose_unlike(score, signals.left_over[:, step], count, self.rule.spread)
+            kept.append(chosen)
+            frame = Frame(cells.tokens[:, step], positions[:, step], chosen, worthy, there)
+            memory = replace(memory, spent=memory.spent + count)
+            if own is None:
+                memory = learn_first(memory, frame)
+                continue
+            memory = learn(
+                memory,
+                frame,
+                own,
+                merge_similarity=self.rule.merge_similarity,
+                patience=self.rule.patience,
+                drops=not opens or step >= memory.slots,
+            )
+        return torch.stack(kept, dim=1), memory
 
-    def _left(self, anchors: Anchors) -> int:
-        """Tokens of the budget that the frames have left over."""
-        if self.rule.keep_mode == "absolute":
-            return 0
-        return round(self.retention * anchors.position * anchors.num_cells) - anchors.spent
+    def _find_signals(self, cells: CellBatch) -> Signals:
+        unit = normalise(cells.tokens)
+        contrast = find_contrast(unit)
+        weights = weigh_frames(cells, contrast, self.rule.powers)
+        return Signals(unit, weights, contrast, leave_over(unit, self.rule.spread))
+
+    def _score(
+        self,
+        signals: Signals,
+        step: int,
+        novelty: Float[Tensor, "c p"] | None,
+        first: Bool[Tensor, " c"] | None,
+    ) -> Float[Tensor, "c p"]:
+        """Scores of a frame. In a clip's first frame contrast, brought to the scale of costs,
+        stands for novelty: where there is no `novelty`, in all clips, else in those of `first`.
+        """
+        rule = self.rule
+        if novelty is None:
+            novelty = rule.keyframe_weight * signals.contrast[:, step]
+        elif first is not None:
+            opening = rule.keyframe_weight * signals.contrast[:, step]
+            novelty = opening.where(first[:, None], novelty)
+        return signals.weights[:, step] * weigh_novelty(novelty, rule.novelty_floor, rule.powers)
+
+    def _budget(self, grid: Grid) -> Budget:
+        rule = self.rule
+        return Budget(
+            retention=self.retention,
+            clip_frames=self.config.clip_frames,
+            num_cells=grid[0] * grid[1],
+            advance=rule.advance,
+            arrears=rule.arrears,
+            keep_mode=rule.keep_mode,
+            merged_tokens=rule.merged_tokens,
+        )
 
 
-def _emit(cells: CellFeatures, step: int, kept: Tensor, anchors: Anchors | None) -> ClipTokens:
-    position = anchors.position if anchors else 0
-    kind = TokenKind.DISTINCT if position else TokenKind.KEYFRAME
-    tokens = cells.tokens[step][kept]
-    return ClipTokens(
-        tokens=tokens.to(cells.dtype),
-        frame=torch.full_like(kept, position),
-        cell=kept,
-        mass=torch.ones_like(tokens[:, 0]).float(),
-        kind=torch.full_like(kept, int(kind)).to(torch.uint8),
+_DECIDING = ("pooling", "pool_stride", "clip_frames")
+"""Fields of `AOTConfig` that decide the tokens of the reducers other than the method's."""
+
+
+def _count(
+    worthy: Bool[Tensor, "c p"], limits: Int[Tensor, "2 c"], active: Bool[Tensor, " c"] | None
+) -> Int[Tensor, " c"]:
+    """Tokens that a frame emits: those worth it, within the fewest and the most it may."""
+    most = limits[1].clamp(min=0, max=worthy.shape[1])
+    if active is not None:
+        most = most * active
+    return worthy.sum(dim=1).clamp(min=limits[0], max=most)
+
+
+def _pack(
+    cells: CellBatch,
+    kept: Bool[Tensor, "c t p"],
+    positions: Int[Tensor, "c t"],
+    room: int,
+    dtype: torch.dtype,
+) -> PackedTokens:
+    """The kept tokens as they are, in reading order."""
+    num_cells = cells.tokens.shape[2]
+    flat = kept.flatten(1)
+    index = front_rows(flat, room)
+    frame = positions.gather(1, index.div(num_cells, rounding_mode="floor"))
+    finite = torch.isfinite(cells.attention) & torch.isfinite(cells.local_attention)
+    finite = finite & torch.isfinite(cells.tokens.sum(dim=3))
+    kind = torch.where(frame > 0, int(TokenKind.DISTINCT), int(TokenKind.KEYFRAME))
+    return PackedTokens(
+        tokens=take_rows(cells.tokens.flatten(1, 2), index).to(dtype),
+        frame=frame,
+        cell=index % num_cells,
+        mass=torch.ones_like(index, dtype=torch.float32),
+        kind=kind.to(torch.uint8),
+        count=flat.sum(dim=1),
+        finite=finite.flatten(1).all(dim=1),
         grid=cells.grid,
     )
 
 
-def _check_state(anchors: Anchors | None, cells: CellFeatures) -> None:
-    if anchors is None:
-        return
-    got = (anchors.grid, anchors.tokens.shape[1])
-    expected = (cells.grid, cells.tokens.shape[2])
-    if got != expected:
-        raise InvalidFeatures(
-            f"state is of grid and width {got}, expected {expected} as the frames have; "
-            "a clip stays with one model"
-        )
-
-
 def make_adaptive(
-    retention: float, config: AOTConfig, seed: int = 0, **constants
+    retention: float, config: AOTConfig, seed: int = 0, **constants: Any
 ) -> AdaptiveReducer:
     """The reducer with `AdaptiveRule(**constants)`."""
     return AdaptiveReducer(config, retention, AdaptiveRule(**constants))

@@ -1,8 +1,9 @@
-"""What the cells of an open clip have shown: the anchors of the project's own reducer.
+"""What the cells of open clips have shown: the anchors of the project's own reducer.
 
-Every cell has an anchor for each distinct state it was in, oldest first, so that what comes back
-(background behind a passer-by) finds what it was. A token moves the most alike anchor of its cell
-or becomes one. Tensors in, tensors out; what is emitted and why is not decided here.
+Every cell has an anchor for each distinct state it was in, so that what comes back (background
+behind a passer-by) finds what it was. A token moves the most alike anchor of its cell or becomes
+one. Anchors lie in slots, as many a cell as are ever remembered; a cell fills them from the first
+on. Tensors in, tensors out; what is emitted and why is not decided here.
 """
 
 import math
@@ -12,164 +13,247 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aot.reducers.cells import OneClip, highest, normalise
-from aot.types import Grid
+from aot.packing import take_rows
+from aot.reducers.cells import NORM_FLOOR, count_up, normalise
+from aot.types import ClipState, Grid, PackedTokens, TokenKind
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptiveState(ClipState):
+    """Open clips of the adaptive reducer: `m` slots for every cell's anchors, and what they know.
+
+    Nothing is where a slot is not filled: zeros, and False.
+    """
+
+    spent: Int[Tensor, " c"]
+    """Tokens emitted so far."""
+    filled: Int[Tensor, "c p"]
+    """Slots in use of every cell, the first ones."""
+    anchors: Float[Tensor, "c m p d"]
+    """float32, or float64 where the features are."""
+    inverse: Float[Tensor, "c m p"]
+    """One over the anchor's length."""
+    mass: Float[Tensor, "c m p"]
+    """Tokens handed over and not yet emitted; all masses and all emitted tokens add up to what
+    went in."""
+    emitted: Bool[Tensor, "c m p"]
+    """Whether the anchor came out once."""
+    owed: Bool[Tensor, "c m p"]
+    """What was worth a token that the budget did not have; it counts as new until it gets one."""
+    born: Int[Tensor, "c m p"]
+    """Rises with the frame an anchor was learnt in: tells a cell's oldest."""
+
+    @property
+    def free(self) -> Bool[Tensor, "c m p"]:
+        """Slots that hold no anchor."""
+        return count_up(self.slots, self.mass.device)[:, None] >= self.filled[:, None]
+
+    @property
+    def slots(self) -> int:
+        """Anchors that a cell can have."""
+        return self.mass.shape[1]
+
+    def first(self, slots: int) -> "AdaptiveState":
+        """A view that leaves out later slots."""
+        names = ("anchors", "inverse", "mass", "emitted", "owed", "born")
+        return replace(self, **{name: getattr(self, name)[:, :slots] for name in names})
+
+
+def open_memory(
+    clips: int, slots: int, grid: Grid, width: int, dtype: torch.dtype, device: torch.device
+) -> AdaptiveState:
+    """Clips whose cells have shown nothing."""
+    cells = grid[0] * grid[1]
+    numbers = torch.zeros(2, clips, dtype=torch.int64, device=device)
+    marks = torch.zeros(2, clips, slots, cells, dtype=torch.bool, device=device)
+    return AdaptiveState(
+        grid=grid,
+        width=width,
+        position=numbers[0],
+        spent=numbers[1],
+        filled=torch.zeros(clips, cells, dtype=torch.int64, device=device),
+        anchors=torch.zeros(clips, slots, cells, width, dtype=dtype, device=device),
+        inverse=torch.zeros(clips, slots, cells, dtype=dtype, device=device),
+        mass=torch.zeros(clips, slots, cells, dtype=dtype, device=device),
+        emitted=marks[0],
+        owed=marks[1],
+        # Slots are filled in order; only frames that may drop an anchor have to tell its place.
+        born=count_up(slots, device)[:, None].repeat(clips, 1, cells),
+    )
+
+
+def count_slots(memory: AdaptiveState, most: int) -> int:
+    """Slots that need looking at: `most`, on a CPU, where asking is free, no more than in use."""
+    if memory.filled.device.type == "cpu":
+        return min(most, int(memory.filled.max()))
+    return most
+
+
+def compare(
+    memory: AdaptiveState, unit: Float[Tensor, "c p d"], offset: Float[Tensor, "p p"]
+) -> tuple[Float[Tensor, "c p"], Float[Tensor, "c m p"]]:
+    """Tokens of length one against what is known.
+
+    Gives the cost of the cheapest transport of each token to an anchor, and its cosines to the
+    anchors of its own cell (minus infinity where there is none). The cost is
+
+        min_j (1 - cos(x_i, a_j) + position_weight * distance_ij)
+
+    the semi-relaxed transport, in which every token is handed over whole and no anchor has to take
+    its share. The distance lets a shaken camera's background find itself in the next cell, at a
+    price; `offset` is one and that price. Anchors that are owed do not count, unless all are.
+    """
+    clips, slots, cells, width = memory.anchors.shape
+    product = torch.bmm(memory.anchors.reshape(clips, slots * cells, width), unit.mT)
+    cosine = product.view(clips, slots, cells, cells).mul_(memory.inverse[..., None])
+    free = memory.free
+    own = cosine.diagonal(dim1=2, dim2=3).masked_fill(free, -math.inf)
+    hidden = free | memory.owed
+    hidden = torch.where(hidden.flatten(1).all(dim=1)[:, None, None], free, hidden)
+    cost = (offset - cosine).masked_fill_(hidden[..., None], math.inf)
+    return cost.amin(dim=(1, 2)).clamp(min=0), own
 
 
 @dataclass(frozen=True)
-class Anchors:
-    """What every cell has shown, its states in the order they came; the open clip's whole state."""
+class Frame:
+    """One frame of every clip, and what was decided of it."""
 
-    tokens: Float[Tensor, "a d"]
-    cell: Int[Tensor, " a"]
-    mass: Float[Tensor, " a"]
-    """Tokens handed over and not yet emitted; all masses and all emitted tokens add up to what
-    went in."""
-    emitted: Bool[Tensor, " a"]
-    owed: Bool[Tensor, " a"]
-    """What was worth a token that the budget did not have; it counts as new until it gets one."""
-    position: int
-    grid: Grid
-
-    @property
-    def num_cells(self) -> int:
-        """Cells of a frame, each of which has an anchor at least."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def spent(self) -> int:
-        """Tokens emitted so far."""
-        return self.position * self.num_cells - round(float(self.mass.double().sum()))
+    tokens: Float[Tensor, "c p d"]
+    position: Int[Tensor, " c"]
+    """In its clip."""
+    kept: Bool[Tensor, "c p"]
+    """Tokens that came out."""
+    worthy: Bool[Tensor, "c p"]
+    """Those worth a token, kept or not."""
+    active: Bool[Tensor, " c"] | None
+    """Clips that have the frame, None for all; of the others nothing is kept."""
 
 
-def learn_frame(
-    tokens: Float[Tensor, "p d"],
-    kept: Int[Tensor, " k"],
-    worthy: Bool[Tensor, " p"],
-    old: Anchors | None,
-    grid: Grid,
+def learn_first(memory: AdaptiveState, frame: Frame) -> AdaptiveState:
+    """The memory after the frame that opens all clips; its slots are written to."""
+    unkept = ~frame.kept
+    length = torch.linalg.vector_norm(frame.tokens, dim=2).clamp(min=NORM_FLOOR)
+    memory.anchors[:, 0], memory.inverse[:, 0] = frame.tokens, length.reciprocal()
+    memory.mass[:, 0], memory.emitted[:, 0] = unkept, frame.kept
+    memory.owed[:, 0] = frame.worthy & unkept
+    return replace(memory, filled=torch.ones_like(memory.filled))
+
+
+def learn(
+    memory: AdaptiveState,
+    frame: Frame,
+    own: Float[Tensor, "c s p"],
     *,
     merge_similarity: float,
     patience: float,
-    memory: int,
-) -> Anchors:
-    """Anchors after a frame of which the cells `kept` were emitted.
+    drops: bool,
+) -> AdaptiveState:
+    """The memory after a frame; its slots are written to.
 
-    A cell's most alike state becomes what was kept of the cell, or steps towards what was not, by
-    one over its mass; what is like none of them is remembered as a state of its own.
+    A cell's most alike anchor becomes what was kept of the cell, or steps towards what was not, by
+    one over its mass; what is like none of them is remembered as an anchor of its own.
 
     Args:
-        worthy: cells worth a token, kept or not.
+        own: cosines to the anchors of the own cell, of the first slots.
         merge_similarity: cosine from which on a token is like an anchor.
         patience: tokens after which an anchor's steps get no smaller.
-        memory: states of a cell that are kept; the oldest goes, and the new one gets its mass.
+        drops: whether a cell may be full; then its oldest anchor goes, and the new one gets its
+            mass.
     """
-    cell = torch.arange(len(tokens), device=tokens.device)
-    emitted = torch.zeros_like(cell, dtype=torch.bool)
-    emitted[kept] = True
-    arrived = (~emitted).to(tokens.dtype)
-    fresh = Anchors(tokens, cell, arrived, emitted, worthy & ~emitted, 1, grid)
-    if old is None:
-        return fresh
-    before = old.tokens.to(tokens.dtype)
-    similarity = (normalise(tokens)[old.cell] * normalise(before)).sum(dim=1)
-    nearest = find_nearest(similarity, old.cell, len(tokens))
-    alike = similarity[nearest] >= merge_similarity
-    row = nearest[alike]
-    step = 1 / (old.mass[row].to(tokens.dtype).clamp(min=1, max=patience - 1) + 1)
-    step = torch.where(emitted[alike], 1.0, step)
-    moved = before.index_add(0, row, step[:, None] * (tokens[alike] - before[row]))
-    known = replace(
-        old,
-        tokens=moved,
-        mass=old.mass.index_add(0, row, arrived[alike]),
-        emitted=old.emitted.index_put((row,), old.emitted[row] | emitted[alike]),
-        owed=old.owed.index_put((row,), old.owed[row] & ~emitted[alike]),
-        position=old.position + 1,
-    )
-    return _remember(known, fresh, ~alike, memory)
+    kept, unkept = frame.kept, ~frame.kept
+    nearest = own.max(dim=1)
+    alike, arrived = nearest.values >= merge_similarity, unkept
+    if frame.active is not None:  # a frame that is not there moves an anchor by nothing
+        alike, arrived = alike | ~frame.active[:, None], unkept & frame.active[:, None]
+    target = torch.where(alike, nearest.indices, _place_of_new(memory, drops))
+    target, new = target[:, None], ~alike
+
+    def at(values: Tensor) -> Tensor:
+        return values.gather(1, target)[:, 0]
+
+    mass, emitted, owed = at(memory.mass), at(memory.emitted), at(memory.owed)
+    pace = (mass.clamp(min=1, max=patience - 1) + 1).reciprocal().masked_fill(kept | new, 1)
+    if frame.active is not None:
+        pace = pace * frame.active[:, None]
+    wide = target[..., None].expand(-1, -1, -1, frame.tokens.shape[2])
+    before = memory.anchors.gather(1, wide)[:, 0]
+    if drops:
+        before, emitted = before * alike[..., None], emitted & alike
+        born = torch.where(alike, at(memory.born), memory.slots + frame.position[:, None])
+        memory.born.scatter_(1, target, born[:, None])
+    moved = before + pace[..., None] * (frame.tokens - before)
+    length = torch.linalg.vector_norm(moved, dim=2).clamp(min=NORM_FLOOR)
+    owed = torch.where(alike, owed, frame.worthy) & unkept
+    memory.anchors.scatter_(1, wide, moved[:, None])
+    memory.inverse.scatter_(1, target, length.reciprocal()[:, None])
+    memory.mass.scatter_(1, target, (mass + arrived)[:, None])
+    memory.emitted.scatter_(1, target, (emitted | kept)[:, None])
+    memory.owed.scatter_(1, target, owed[:, None])
+    filled = memory.filled + new
+    return replace(memory, filled=filled.clamp(max=memory.slots) if drops else filled)
 
 
-def find_nearest(
-    similarity: Float[Tensor, " a"], cell: Int[Tensor, " a"], num_cells: int
-) -> Int[Tensor, " p"]:
-    """Index of each cell's most alike anchor, the first among equals."""
-    highest_of = similarity.new_full((num_cells,), -math.inf).scatter_reduce(
-        0, cell, similarity, "amax"
-    )
-    index = torch.arange(len(cell), device=cell.device)
-    index = index.masked_fill(similarity < highest_of[cell], len(cell))
-    return index.new_full((num_cells,), len(cell)).scatter_reduce(0, cell, index, "amin")
+def _place_of_new(memory: AdaptiveState, drops: bool) -> Int[Tensor, "c p"]:
+    """The slot that a cell's next new anchor gets: the first free one, else its oldest's."""
+    if not drops:
+        return memory.filled
+    return torch.where(memory.filled < memory.slots, memory.filled, memory.born.argmin(dim=1))
 
 
-def _remember(known: Anchors, fresh: Anchors, new: Bool[Tensor, " p"], memory: int) -> Anchors:
-    """`known` and the `new` states of `fresh`."""
-    index = torch.arange(len(known.cell), device=known.cell.device)
-    oldest = index.new_full((known.num_cells,), len(index))
-    oldest = oldest.scatter_reduce(0, known.cell, index, "amin")
-    full = new & (torch.bincount(known.cell, minlength=known.num_cells) >= memory)
-    stays = torch.ones_like(known.emitted)
-    stays[oldest[full]] = False
-    mass = fresh.mass.clone()
-    mass[full] += known.mass[oldest[full]]
-    return replace(
-        known,
-        tokens=torch.cat([known.tokens[stays], fresh.tokens[new]]),
-        cell=torch.cat([known.cell[stays], fresh.cell[new]]),
-        mass=torch.cat([known.mass[stays], mass[new]]),
-        emitted=torch.cat([known.emitted[stays], fresh.emitted[new]]),
-        owed=torch.cat([known.owed[stays], fresh.owed[new]]),
-    )
+def end_clips(
+    memory: AdaptiveState, wanted: Int[Tensor, " c"], room: int, dtype: torch.dtype
+) -> PackedTokens:
+    """Merged anchors that end clips, none of which came out before, with all mass that did not.
 
-
-def find_known(anchors: Anchors) -> Int[Tensor, " k"]:
-    """Anchors that a later token is compared with: all but those owed, or all where all are."""
-    known = (~anchors.owed).nonzero()[:, 0]
-    return known if len(known) else torch.arange(len(anchors.cell), device=known.device)
-
-
-def choose_merged(anchors: Anchors, count: int) -> Int[Tensor, " k"]:
-    """Anchors to end a clip with: each cell's heaviest, of cells that nothing came out of yet, and
-    of those the least like the mean of all.
+    Each cell's heaviest anchor, of cells that nothing came out of yet, and of those the `wanted`
+    least like the mean of all; where everything came out once, one comes again, so that no mass is
+    lost; and nothing where there is no mass. `room` bounds what can be wanted.
     """
-    unit = normalise(anchors.tokens)
-    contrast = 1 - unit @ normalise(unit.mean(dim=0))
-    told = torch.zeros(anchors.num_cells, dtype=torch.bool, device=contrast.device)
-    told[anchors.cell[anchors.emitted]] = True
-    waiting = torch.zeros_like(anchors.emitted)
-    waiting[find_nearest(anchors.mass.float(), anchors.cell, anchors.num_cells)] = True
-    waiting &= ~told[anchors.cell]
-    available = int(waiting.sum())
-    if not available:  # all came out once: one comes again, so that no mass is lost
-        return highest(contrast, min(count, 1))
-    return highest(contrast.masked_fill(~waiting, -math.inf), min(count, available))
-
-
-def hand_over(anchors: Anchors, chosen: Int[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Mass of all anchors, each given whole to the chosen one it is most like."""
-    if not len(chosen):
-        return anchors.mass[chosen].float()
-    unit = normalise(anchors.tokens)
-    nearest = (unit @ unit[chosen].mT).argmax(dim=1)
-    nearest[chosen] = torch.arange(len(chosen), device=chosen.device)
-    return torch.zeros(len(chosen), device=chosen.device).index_add_(
-        0, nearest, anchors.mass.float()
+    slots, cells = memory.anchors.shape[1:3]
+    used, mass = ~memory.free, memory.mass
+    unit = (memory.anchors * memory.inverse[..., None]).flatten(1, 2)
+    total = used.flatten(1).sum(dim=1)[:, None].clamp(min=1)
+    mean = normalise(unit.sum(dim=1) / total)
+    contrast = 1 - (unit @ mean[..., None])[..., 0]
+    waiting = _heaviest_untold(memory, used).flatten(1)
+    available = waiting.sum(dim=1)
+    open_to = torch.where(available[:, None] > 0, waiting, used.flatten(1))
+    count = torch.minimum(wanted, available.clamp(min=1)) * (mass > 0).flatten(1).any(dim=1)
+    ranked = contrast.masked_fill(~open_to, -math.inf).sort(dim=1, descending=True, stable=True)
+    there = count_up(room, count.device) < count[:, None]
+    index = ranked.indices[:, :room].masked_fill(~there, slots * cells).sort(dim=1).values
+    index = index.clamp(max=slots * cells - 1)
+    return PackedTokens(
+        tokens=take_rows(memory.anchors.flatten(1, 2), index).to(dtype),
+        frame=torch.zeros_like(index),
+        cell=index % cells,
+        mass=_hand_over(unit, (mass * used).flatten(1), index, there).float(),
+        kind=torch.full_like(index, int(TokenKind.MERGED), dtype=torch.uint8),
+        count=count,
+        finite=torch.ones_like(count, dtype=torch.bool),
+        grid=memory.grid,
     )
 
 
-def write_state(anchors: Anchors) -> OneClip:
-    """One row an anchor; `cell` also tells whether it came out and whether it is owed."""
-    marks = anchors.emitted + 2 * anchors.owed
-    return OneClip(
-        anchors.tokens, anchors.cell + anchors.num_cells * marks, anchors.mass, 0,
-        anchors.position, anchors.grid,
-    )  # fmt: skip
+def _heaviest_untold(memory: AdaptiveState, used: Bool[Tensor, "c m p"]) -> Bool[Tensor, "c m p"]:
+    """Each cell's heaviest anchor, the oldest among equals, of cells nothing came out of."""
+    weight = memory.mass.masked_fill(~used, -1)
+    lighter = weight < weight.amax(dim=1, keepdim=True)
+    heaviest = memory.born.masked_fill(lighter, torch.iinfo(torch.int64).max)
+    untold = ~(memory.emitted & used).any(dim=1, keepdim=True)
+    return torch.zeros_like(used).scatter_(1, heaviest.argmin(dim=1, keepdim=True), untold)
 
 
-def read_state(state: OneClip) -> Anchors:
-    num_cells = state.pooled_grid[0] * state.pooled_grid[1]
-    marks = state.cell // num_cells
-    return Anchors(
-        state.anchors, state.cell % num_cells, state.mass, marks % 2 == 1, marks >= 2,
-        state.position, state.pooled_grid,
-    )  # fmt: skip
+def _hand_over(
+    unit: Float[Tensor, "c a d"],
+    mass: Float[Tensor, "c a"],
+    index: Int[Tensor, "c k"],
+    there: Bool[Tensor, "c k"],
+) -> Float[Tensor, "c k"]:
+    """Mass of all anchors, each given whole to the one of `index` it is most like."""
+    likeness = (unit @ take_rows(unit, index).mT).masked_fill(~there[:, None], -math.inf)
+    order = count_up(index.shape[1], index.device).expand_as(index)
+    # An anchor that is chosen keeps its own; places that are not there point at the first.
+    own = order.where(there, 0)
+    nearest = likeness.argmax(dim=2).scatter(1, index.where(there, index[:, :1]), own)
+    return torch.zeros_like(mass[:, : index.shape[1]]).scatter_add_(1, nearest, mass)

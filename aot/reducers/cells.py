@@ -5,19 +5,25 @@ tokens go back as `ClipTokens`. Also the one place where a retention becomes a n
 Knows no method.
 """
 
-import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
+from aot.packing import exact_dtype
 from aot.pooling import pool_grid, pooled_grid
-from aot.types import ClipTokens, FrameFeatures, Grid, TokenKind
+from aot.types import ClipTokens, FeatureBatch, FrameFeatures, Grid, TokenKind
 
-_NORM_FLOOR = 1e-8
+NORM_FLOOR = 1e-8
+"""Lengths are floored here before they divide."""
+_LEAST = 1e-30
+"""Of a score, and of what one leaves of another, so that logarithms are finite."""
+_TAKEN = -1e30
+"""Logarithm of the score of what is chosen: below all that others can come to."""
 UNLIKE = 0.5
 """Cosine up to which two tokens of a frame have nothing in common: background has about as much
 with anything."""
@@ -77,7 +83,7 @@ class Kept:
 def normalise(tokens: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
     """Tokens of length one; zero stays zero."""
     norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-    return tokens / norm.clamp(min=_NORM_FLOOR)
+    return tokens / norm.clamp(min=NORM_FLOOR)
 
 
 def pool_features(features: FrameFeatures, config: AOTConfig) -> CellFeatures:
@@ -104,6 +110,37 @@ def pool_features(features: FrameFeatures, config: AOTConfig) -> CellFeatures:
         attention[:, :, 1],
         pooled_grid(features.grid, mode, stride=stride),
         features.tokens.dtype,
+    )
+
+
+@dataclass(frozen=True)
+class CellBatch:
+    """Frames of clips side by side after pooling; `p` cells in raster order."""
+
+    tokens: Float[Tensor, "c t p d"]
+    """float32 or better."""
+    attention: Float[Tensor, "c t p"]
+    """Attention received in the deep layer; about one on average."""
+    local_attention: Float[Tensor, "c t p"]
+    """The same in the shallow layer."""
+    grid: Grid
+
+
+def pool_batch(batch: FeatureBatch, config: AOTConfig) -> CellBatch:
+    """The model's own pooling of tokens and attention, in float32 or better."""
+    mode, stride = config.pooling, config.pool_stride
+    clips, frames = batch.tokens.shape[:2]
+    exact = exact_dtype(batch.tokens.dtype)
+    maps = torch.stack([batch.global_attention, batch.local_attention], dim=3)
+    tokens, maps = (
+        pool_grid(values.flatten(0, 1).to(exact), batch.grid, mode, stride=stride)
+        for values in (batch.tokens, maps)
+    )
+    return CellBatch(
+        tokens.unflatten(0, (clips, frames)),
+        maps[..., 0].unflatten(0, (clips, frames)),
+        maps[..., 1].unflatten(0, (clips, frames)),
+        pooled_grid(batch.grid, mode, stride=stride),
     )
 
 
@@ -151,28 +188,52 @@ def highest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " k"]:
     return order[:count].sort().values
 
 
-def highest_unlike(
-    values: Float[Tensor, " n"],
-    tokens: Float[Tensor, "n d"],
-    count: int,
-    spread: float,
-) -> Int[Tensor, " k"]:
-    """Indices of `count` high values whose tokens are unlike each other, rising.
+@lru_cache(maxsize=32)
+def count_up(count: int, device: torch.device) -> Int[Tensor, " n"]:
+    """0, 1, and so on, made once. Never written to."""
+    return torch.arange(count, device=device)
 
-    Every chosen token takes `spread` times its likeness off the values of the others, likeness
-    being 0 up to a cosine of `UNLIKE` and 1 for the same direction; the highest of what is left is
-    next. In at most `ROUNDS` rounds, so that many tokens take no longer than few.
+
+def choose_unlike(
+    score: Float[Tensor, "c p"],
+    left_over: Float[Tensor, "c p p"],
+    count: Int[Tensor, " c"],
+    spread: float,
+) -> Bool[Tensor, "c p"]:
+    """Mask of `count` high scores of each clip whose tokens are unlike each other.
+
+    Every chosen token takes from the scores of those like it, and the highest of what is left is
+    next. In at most `ROUNDS` rounds, so that many tokens take no longer than few, and in always as
+    many, so that it is not for the host to ask. Sums of logarithms take the place of products: one
+    product of a matrix and a mask applies all that a round's tokens take, and marks them as taken.
+
+    Args:
+        left_over: from `leave_over`.
     """
-    count = min(max(count, 0), len(values))
-    if not spread or not count:
-        return highest(values, count)
-    unit = normalise(tokens)
-    like = ((unit @ unit.mT - UNLIKE) / (1 - UNLIKE)).clamp(min=0, max=1)
-    left, left_over, chosen = values, 1 - spread * like, []
-    size = -(-count // ROUNDS)
-    for taken in range(0, count, size):
-        best = left.argsort(descending=True, stable=True)[: min(size, count - taken)]
-        chosen.append(best)
-        # What was chosen is marked anew each time: nought times infinity would be no number.
-        left = (left * left_over[:, best].prod(dim=1)).index_fill(0, torch.cat(chosen), -math.inf)
-    return torch.cat(chosen).sort().values
+    rounds = ROUNDS if spread else 1
+    size = (count + (rounds - 1)).div(rounds, rounding_mode="floor")[:, None]
+    quota = torch.minimum(size, count[:, None] - count_up(rounds, count.device) * size)
+    place = count_up(score.shape[1], count.device)
+    wanted = (place < quota[..., None]).to(score.dtype).unbind(dim=1)
+    left = score.clamp(min=_LEAST).log()[..., None]
+    nothing = torch.zeros_like(score)
+    for among in wanted:
+        order = left[..., 0].sort(dim=1, descending=True, stable=True).indices
+        left = torch.baddbmm(left, left_over, nothing.scatter(1, order, among)[..., None])
+    return left[..., 0] < _TAKEN / 2
+
+
+def leave_over(unit: Float[Tensor, "*c p d"], spread: float) -> Float[Tensor, "*c p p"]:
+    """Logarithm of what a chosen token (column) leaves of another's score (row): nothing of its
+    own.
+
+    A chosen token takes `spread` times its likeness off the scores of the others, likeness being 0
+    up to a cosine of `UNLIKE` and 1 for the same direction.
+    """
+    if not spread:
+        left = unit.new_zeros(unit.shape[-2], unit.shape[-2]).expand(*unit.shape[:-1], -1).clone()
+    else:
+        like = ((unit @ unit.mT - UNLIKE) / (1 - UNLIKE)).clamp_(min=0, max=1)
+        left = (1 - spread * like).clamp_(min=_LEAST).log_()
+    left.diagonal(dim1=-2, dim2=-1).fill_(_TAKEN)
+    return left

@@ -9,15 +9,11 @@ from pipeline.cli.output import note, print_json, print_table
 
 app = typer.Typer(help="Benchmarks; each ends in one line of JSON.", no_args_is_help=True)
 
-_JSON = typer.Option(False, "--json", help="The line of JSON alone.")
 
-
-def _run(name: str, as_json: bool, **options: Any) -> int:
+def _run(name: str, **options: Any) -> int:
     given = {key: value for key, value in options.items() if value is not None}
     result = load_extra("aot.benches", name)(on_progress=note, **given)
-    if not as_json:
-        rows = ((key, value) for key, value in result.items() if _is_short(value))
-        print_table(("", name), rows)
+    print_table(("", name), ((key, value) for key, value in result.items() if _is_short(value)))
     print_json(result)
     return 0
 
@@ -27,36 +23,30 @@ def _is_short(value: Any) -> bool:
 
 
 @app.command()
-def decode(
-    seconds: int = typer.Option(None, help="Length of the generated scene."),
-    as_json: bool = _JSON,
-) -> int:
+def decode(seconds: int = typer.Option(None, help="Length of the generated scene.")) -> int:
     """The GOP plan against decoding everything and against the ffmpeg command."""
-    return _run("decode", as_json, seconds=seconds)
+    return _run("decode", seconds=seconds)
 
 
 @app.command()
-def reduce(as_json: bool = _JSON) -> int:
+def reduce() -> int:
     """The reduction against the reference's order of operations, and its share of encoding."""
-    return _run("reduce", as_json)
+    return _run("reduce")
 
 
 @app.command()
-def ingest(
-    seconds: int = typer.Option(None, help="Length of the generated video."),
-    as_json: bool = _JSON,
-) -> int:
+def ingest(seconds: int = typer.Option(None, help="Length of the generated video.")) -> int:
     """The whole path against its bare parts, and its memory."""
-    return _run("ingest", as_json, seconds=seconds)
+    return _run("ingest", seconds=seconds)
 
 
 @app.command()
-def query(as_json: bool = _JSON) -> int:
+def query() -> int:
     """Index, reads and the first token of an hour-long cache."""
-    return _run("query", as_json)
+    return _run("query")
 
 
 @app.command()
-def quality(as_json: bool = _JSON) -> int:
+def quality() -> int:
     """Answers kept per token dropped, for every reducer."""
-    return _run("quality", as_json)
+    return _run("quality")

@@ -4,8 +4,9 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
@@ -13,15 +14,15 @@ from pipeline.cli.output import (
     escape,
     hms,
     megabytes,
+    note,
     one_line,
     print_json,
     settings_of,
     to_plain,
 )
-from workers.redact import redact_url
 
 if TYPE_CHECKING:
-    from pipeline.ingest.run import IngestRequest
+    from pipeline.ingest.request import IngestRequest
     from pipeline.settings import Settings
     from workers.session import Progress
 
@@ -38,6 +39,15 @@ def ingest(
     start_time: str = typer.Option(None, "--start-time", help="Wall time of second 0, ISO 8601."),
     resume: bool = typer.Option(
         False, "--resume", help="Go on with the stream although its file was moved."
+    ),
+    restart: bool = typer.Option(
+        False, "--restart", help="Have this video instead of what the stream holds."
+    ),
+    zone: str = typer.Option(
+        None, "--zone", help="Zone of the stream's wall times: Europe/Berlin, +02:00."
+    ),
+    recursive: bool = typer.Option(
+        False, "--recursive", "-r", help="Look for videos in the folders below a folder too."
     ),
     detach: bool = typer.Option(False, "--detach", help="Go on after this command has ended."),
     workers: int = typer.Option(None, "--workers", help="Compress workers."),
@@ -57,13 +67,23 @@ def ingest(
         "ray": {"workers": workers, **_ray(ray)},
         "store": {"url": store},
     }
+    from pipeline.errors import InvalidQuery
+    from pipeline.ingest.request import find_videos
+
     settings = settings_of(context, overrides)
-    requests = _requests(settings, urls, stream, start_time, resume)
+    found = [file for url in urls for file in find_videos(url, recursive=recursive)]
+    files = list(dict.fromkeys(found))
+    if resume and restart:
+        raise InvalidQuery("got --resume and --restart; the one goes on, the other starts anew")
+    requests = [
+        replace(request, resume=resume, restart=restart, zone=_zone(zone, start_time))
+        for request in _requests(settings, files, stream, start_time)
+    ]
     if detach:
-        return _detach(settings, requests, as_json)
+        return start_detached(settings, requests, as_json)
     from pipeline.ingest.run import ingest as run
 
-    return _watch(run(settings, requests, keep_going=len(requests) > 1), as_json)
+    return watch(run(settings, requests, keep_going=len(requests) > 1), as_json)
 
 
 def _ray(choice: str | None) -> dict[str, Any]:
@@ -73,44 +93,51 @@ def _ray(choice: str | None) -> dict[str, Any]:
 
 
 def _requests(
-    settings: "Settings", urls: list[str], stream: str | None, start_time: str | None, resume: bool
+    settings: "Settings",
+    files: list[str],
+    stream: str | None,
+    start_time: str | None,
 ) -> list["IngestRequest"]:
     from pipeline.errors import InvalidQuery
-    from pipeline.ingest.run import IngestRequest, find_videos
+    from pipeline.ingest.request import IngestRequest, stream_names
     from pipeline.times import parse_wall_time
     from workers.types import VideoSource
 
-    files = [file for url in urls for file in find_videos(url)]
     if stream is not None and len(files) > 1:
         raise InvalidQuery(f"got one stream id for {len(files)} videos; leave --stream out")
-    wall_start_s = None if start_time is None else parse_wall_time(start_time)
-    sources = [
-        VideoSource(
-            file, stream or stream_name(file), settings.ingest.fps, wall_start_s=wall_start_s
+    if start_time is not None and len(files) > 1:
+        raise InvalidQuery(
+            f"got one start time for {len(files)} videos, which did not all begin at {start_time}; "
+            "ingest them one by one, each with its own --start-time"
         )
-        for file in files
+    wall_start_s = None if start_time is None else parse_wall_time(start_time)
+    names = [stream] if stream is not None else stream_names(files)
+    return [
+        IngestRequest(VideoSource(file, name, settings.ingest.fps, wall_start_s=wall_start_s))
+        for file, name in zip(files, names, strict=True)
     ]
-    _refuse_twins(sources)
-    return [IngestRequest(source, resume) for source in sources]
 
 
-def _refuse_twins(sources: list) -> None:
+def _zone(zone: str | None, start_time: str | None) -> str | None:
+    """As given, else the offset that the start time has."""
     from pipeline.errors import InvalidQuery
 
-    names = [source.stream_id for source in sources]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InvalidQuery(f"several videos would be stream {twice[0]}; ingest them one by one")
+    if zone is None:
+        offset = re.search(r"(Z|[+-]\d\d:?\d\d)$", start_time or "")
+        return None if offset is None else offset[1]
+    if not re.fullmatch(r"[+-]\d\d:\d\d", zone):
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise InvalidQuery(
+                f"got zone {zone!r}, expected a name such as Europe/Berlin or an offset such as "
+                "+02:00"
+            ) from None
+    return zone
 
 
-def stream_name(url: str) -> str:
-    """A stream id from a file's name: what an id cannot hold becomes `_`."""
-    stem = Path(redact_url(url).rpartition("/")[2]).stem
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:64].strip("_") or "video"
-
-
-def _detach(settings: "Settings", requests: list["IngestRequest"], as_json: bool) -> int:
-    from pipeline.ingest.run import detach
+def start_detached(settings: "Settings", requests: list["IngestRequest"], as_json: bool) -> int:
+    from pipeline.ingest.on_ray import detach
 
     started = detach(settings, requests, keep_going=len(requests) > 1)
     if as_json:
@@ -120,34 +147,56 @@ def _detach(settings: "Settings", requests: list["IngestRequest"], as_json: bool
     return 0 if len(started) == len(requests) else 1
 
 
-def _watch(progress: Iterable["Progress"], as_json: bool) -> int:
+def watch(progress: Iterable["Progress"], as_json: bool) -> int:
+    """Show how far it is; say at the end, however it comes, what became of every video."""
     last: dict[str, Progress] = {}
-    with _view() as show:
-        for value in progress:
-            last[value.stream_id] = value
-            show(value)
-    for value in last.values():
-        if as_json:
-            print_json(_as_json(value))
-        else:
-            print(_summary(value))
-    return 1 if any(value.state == "failed" for value in last.values()) else 0
+    try:
+        with _view() as show:
+            for value in progress:
+                last[value.stream_id] = value
+                show(value)
+    finally:
+        for value in last.values():
+            _print_result(value if value.done else replace(value, state="stopped"), as_json)
+    failed = [value.stream_id for value in last.values() if value.state == "failed"]
+    if len(last) > 1:
+        some = f"; not: {', '.join(failed)}" if failed else ""
+        note(f"{len(last) - len(failed)} of {len(last)} videos stored{some}")
+    return 1 if failed else 0
+
+
+def _print_result(value: "Progress", as_json: bool) -> None:
+    if as_json:
+        print_json(_as_json(value))
+    else:
+        print(_summary(value))
 
 
 def _as_json(value: "Progress") -> dict[str, Any]:
     fields = {**to_plain(value), "retention": value.retention, "x_realtime": value.x_realtime}
     if value.error is not None:
-        fields["error"] = {"code": _code(value.error), "message": one_line(value.error)}
+        fields["error"] = {"code": _code(value.error), "message": _message(value.error)}
     return fields
 
 
 def _code(error: Exception) -> str:
-    return getattr(error, "code", type(error).__name__)
+    from aot.errors import AOTError
+    from pipeline.errors import PipelineError
+    from workers.errors import WorkerError
+
+    if isinstance(error, (PipelineError, WorkerError, AOTError)):
+        return error.code
+    return "InternalError"
+
+
+def _message(error: Exception) -> str:
+    kind = f"{type(error).__name__}: " if _code(error) == "InternalError" else ""
+    return kind + one_line(error)
 
 
 def _summary(value: "Progress") -> str:
     if value.error is not None:
-        return f"{value.stream_id}: failed: {_code(value.error)}: {one_line(value.error)}"
+        return f"{value.stream_id}: failed: {_code(value.error)}: {_message(value.error)}"
     if value.state == "complete" and not value.clips and value.resumed_s is not None:
         return f"{value.stream_id}: already complete, {hms(value.position_s)} stored"
     return (

@@ -2,8 +2,9 @@
 
 What would end a session at its start comes out here in milliseconds instead: the stream is being
 written by another, holds another source, or its file cannot be read. The errors are the session's
-own. A file that is refused is kept as the stream's failure, as a session would keep it. What is
-found good may still fail later: a session trusts none of this. Knows of no model and no cluster.
+own. A file that is there and is refused is kept as the stream's failure, as a session would keep
+it. What is found good may still fail later: a session trusts none of this. Knows of no model and
+no cluster.
 """
 
 import time
@@ -11,16 +12,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.errors import PipelineError
-from pipeline.ingest.sink import (
+from pipeline.ingest.identity import (
+    Comparison,
     known_info,
-    new_writer,
-    require_free,
+    require_same_settings,
     require_same_source,
-    take_lease,
 )
+from pipeline.ingest.lease import new_writer, require_free, take_lease
 from pipeline.store import ClipStore
 from pipeline.types import StreamInfo
-from workers.errors import SourceError
+from workers.errors import SourceError, SourceRefused, SourceUnreachable
+
+Compare = Callable[[StreamInfo], Comparison]
 
 
 def admit(
@@ -28,37 +31,68 @@ def admit(
     info: StreamInfo,
     look: Callable[[], None],
     *,
+    compare: Compare = lambda known: (None, None),
     moved: bool = False,
+    restart: bool = False,
     lease_s: float = 30.0,
-) -> None:
-    """Return when nothing that can be known without a model speaks against ingesting.
+) -> bool:
+    """Whether there is something to ingest, and nothing that is known without a model against it.
 
     Args:
         info: the stream as it is to be known should its file be refused.
-        look: looks at the file; raises a `SourceError`. Not called for a stream that is complete,
-            whose file is not read again and may be gone.
+        look: looks at the file; raises a `SourceError`. Not called for a stream that is complete
+            and whose file is what it was, or is gone.
+        compare: says what the file is now, and what became of the one that is known.
         moved: accept that the stream is known under another source.
+        restart: remove what is stored, once the file was found good.
 
     Raises:
         LeaseHeld: somebody else writes the stream.
         Conflict: it came from another source, or began at another time.
-        SourceError: what `look` raised; the stream's status is `failed` then.
+        FingerprintMismatch: it holds tokens made with other settings.
+        SourceError: what `look` raised; the stream's status is `failed` then, unless there is no
+            such stream and no such file: a mistyped path leaves nothing behind.
     """
     require_free(store, info.stream_id)
     known = known_info(store, info.stream_id)
     begun = known is not None and store.get_position(info.stream_id) is not None
-    if known is not None and begun:
-        require_same_source(known, info, moved=moved)
-        if known.status == "complete":
-            return
+    if known is not None and begun and not restart and not _goes_on(known, info, compare, moved):
+        return False
     try:
         look()
     except SourceError as error:
-        try:
-            _keep_failure(store, known if begun else None, info, error, lease_s)
-        except PipelineError as record_error:  # it must not hide why the file was refused
-            error.add_note(f"the store could not record it: {record_error}")
+        if known is not None or not isinstance(error, (SourceUnreachable, SourceRefused)):
+            _try_to_keep(store, known if begun else None, info, error, lease_s)
         raise
+    if known is not None and restart:
+        store.delete_stream(info.stream_id)
+    return True
+
+
+def _goes_on(known: StreamInfo, info: StreamInfo, compare: Compare, moved: bool) -> bool:
+    """Whether a stream that has clips may get more of this source."""
+    require_same_settings(known, info)
+    file, change = compare(known)
+    now = replace(info, file=file)
+    has_more = require_same_source(known, now, moved=moved, change=change)
+    return has_more or known.status != "complete" or not _is_same_model(known, info)
+
+
+def _is_same_model(known: StreamInfo, info: StreamInfo) -> bool:
+    """By name alone; where the names differ, the model's digest decides."""
+    if known.made_with is None or info.made_with is None:
+        return True
+    was, now = known.made_with.model, info.made_with.model
+    return (was.id, was.revision, was.dtype) == (now.id, now.revision, now.dtype)
+
+
+def _try_to_keep(
+    store: ClipStore, begun: StreamInfo | None, info: StreamInfo, error: SourceError, lease_s: float
+) -> None:
+    try:
+        _keep_failure(store, begun, info, error, lease_s)
+    except PipelineError as record_error:  # it must not hide why the file was refused
+        error.add_note(f"the store could not record it: {record_error}")
 
 
 def _keep_failure(

@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import InvalidSettings
 from pipeline.store.base import ClipStore, StoreConfig
-from workers.redact import redact_url
+from pipeline.types import without_credentials
 
 __all__ = ["ClipStore", "StoreConfig", "open_store"]
 
@@ -32,7 +32,7 @@ def open_store(config: StoreConfig) -> ClipStore:
 
         return RedisStore(config)
     raise InvalidSettings(
-        f"store URL {redact_url(config.url)!r}: expected embedded:///folder, "
+        f"store URL {without_credentials(config.url)!r}: expected embedded:///folder, "
         "unix:///socket, redis://host:port/db or rediss://host:port/db"
     )
 

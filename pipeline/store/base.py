@@ -40,8 +40,8 @@ from pipeline.types import (
     StoreStats,
     StreamInfo,
     VerifyReport,
+    without_credentials,
 )
-from workers.redact import redact_url
 
 if TYPE_CHECKING:
     from pipeline.store.arrow import ClipRecord, TokenDtype
@@ -73,7 +73,7 @@ class StoreConfig:
     """Embedded server only: what a power cut may cost, up to a second of clips or none."""
 
     def __repr__(self) -> str:
-        return f"StoreConfig({redact_url(self.url)}, {self.namespace}, {self.dtype})"
+        return f"StoreConfig({without_credentials(self.url)}, {self.namespace}, {self.dtype})"
 
 
 class ClipStore(Protocol):

@@ -22,8 +22,7 @@ from pipeline.errors import (
 )
 from pipeline.store.base import StoreConfig
 from pipeline.store.keys import Keys
-from pipeline.types import ClipSpan
-from workers.redact import redact_url
+from pipeline.types import ClipSpan, without_credentials
 
 OLDEST_SERVER = (6, 2)
 """Below 6.0.9 a watched key that expires does not stop a transaction, and fencing would leak."""
@@ -50,11 +49,11 @@ def connect(config: StoreConfig) -> redis.Redis:
             ),
             socket_read_size=READ_BYTES,
         )
-    except ValueError:  # its text may hold a part of the password
+    except ValueError as error:
         raise InvalidSettings(
-            f"store URL {redact_url(config.url)!r} does not read, expected redis://host:port/db; "
-            "check the port and the database"
-        ) from None
+            f"store URL {without_credentials(config.url)!r} does not read: {error}; "
+            "expected redis://user:password@host:port/db"
+        ) from error
 
 
 def iter_plain_values(config: StoreConfig, spans: list[ClipSpan]) -> Iterator[bytes]:

@@ -58,8 +58,8 @@ from pipeline.types import (
     StoreHealth,
     StoreStats,
     StreamInfo,
+    without_credentials,
 )
-from workers.redact import redact_url
 
 if TYPE_CHECKING:
     from pipeline.store.bulk import BulkReader
@@ -395,7 +395,7 @@ class RedisStore(VerifiedReads):
 
     @property
     def _where(self) -> str:
-        return f"store {redact_url(self._config.url)}"
+        return f"store {without_credentials(self._config.url)}"
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:

@@ -83,7 +83,7 @@ def lease_from_text(stream_id: str, text: bytes) -> Lease:
 
 def info_to_hash(info: StreamInfo) -> dict[str, str]:
     """One field per fact, JSON values."""
-    return {field.name: json.dumps(getattr(info, field.name)) for field in fields(info)}
+    return {name: json.dumps(value) for name, value in asdict(info).items()}
 
 
 def info_from_hash(stream_id: str, values: Mapping[bytes, bytes]) -> StreamInfo:

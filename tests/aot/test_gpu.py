@@ -7,10 +7,7 @@ from aot import REDUCERS, FrameFeatures, make_reducer
 from tests.aot.support import features
 
 GRID, FRAMES = (12, 12), 8
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def move(clip: FrameFeatures) -> FrameFeatures:

@@ -13,7 +13,8 @@ from demo.world.questions import ask, open_window
 from demo.world.render import render
 from demo.world.video import write_video
 from pipeline import Pipeline
-from pipeline.ingest.run import IngestRequest, ingest
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.run import ingest
 from pipeline.store.embedded import stop_embedded
 from workers.decode.reader import iter_frames
 from workers.models import open_vision_encoder

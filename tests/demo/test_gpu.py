@@ -14,10 +14,7 @@ from demo.training.language import train_language
 from demo.training.refine import train_refine
 from demo.training.tower import train_tower
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def test_attention_agrees_with_the_cpu_s():

@@ -55,7 +55,9 @@ def aot(*arguments: str | Path, **options: Any) -> Ran:
 
 
 def start_aot(
-    *arguments: str | Path, environment: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[str]:
     """`aot ...`, started.
 
@@ -66,7 +68,7 @@ def start_aot(
     command = [sys.executable, "-c", f"{hear}; {run}"]
     return subprocess.Popen(
         [*command, *map(os.fspath, arguments)],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -8,7 +8,10 @@ import time
 import pytest
 import ray
 
-from pipeline.ingest.run import IngestRequest, _shared_config, _start_on_ray, _watched, ingest
+from pipeline.ingest.job import IngestJob
+from pipeline.ingest.on_ray import RayRunner
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
 from tests.pipeline.support import aot, digests, rows, start_aot, wait_until
 from tests.videos import write_video
@@ -66,7 +69,7 @@ def test_a_killed_command_is_finished_by_the_next(opened, undisturbed, long_vide
 
 
 @pytest.mark.parametrize("mode", list(MODES))
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_command_ends_soon_and_is_resumed(
     opened, undisturbed, long_video, number, mode
 ):
@@ -98,11 +101,11 @@ def start(cluster, long_video, **given):
     """A session in the shared cluster, as `aot ingest` starts it."""
     settings = load_settings(None, {"ray": {"enabled": True, **given}})
     request = IngestRequest(VideoSource(str(long_video), "long", FPS))
-    return _start_on_ray(settings, _shared_config(settings.store_config()), request, cluster)
+    return RayRunner(IngestJob.of(settings), cluster).start(request)
 
 
 def finish(session) -> str:
-    state = list(_watched(session))[-1].state
+    state = list(session.watch())[-1].state
     session.stop()
     return state
 

@@ -21,17 +21,18 @@ def check_on_cluster(
     cpus: float,
     resources: dict[str, float],
     timeout_s: float,
-) -> None:
-    """Run a check with the resources of a session, and raise what it raises.
+) -> Any:
+    """Run a check with the resources of a session; return what it gives, raise what it raises.
 
     A cluster without a free place, or whose worker died over it, has said nothing about the
-    source: that is logged and left to the session, which waits for a place and is restarted.
+    source: that is logged and left to the session, which waits for a place and is restarted; None
+    comes back.
     """
     task: Any = ray.remote(_run)
     options = {"num_cpus": cpus, "resources": resources, "max_retries": 0}
     answer = task.options(**options).remote(check, source)
     try:
-        ray.get(answer, timeout=timeout_s)
+        return ray.get(answer, timeout=timeout_s)
     except RayTaskError as error:
         raise original_error(error) from None
     except GetTimeoutError:
@@ -41,7 +42,8 @@ def check_on_cluster(
         logger.warning(
             "stream %s: its source was not looked at: %s", source.stream_id, one_line(error)
         )
+    return None
 
 
-def _run(check: CheckSource, source: VideoSource) -> None:
-    check(source)
+def _run(check: CheckSource, source: VideoSource) -> Any:
+    return check(source)

@@ -16,7 +16,12 @@ from ray.exceptions import RayError
 from workers.answer import AnswerSettings
 from workers.cluster.answer import ClusterAnswer, open_answer
 from workers.cluster.check import check_on_cluster
-from workers.cluster.connect import ClusterSettings, connect, start_local_cluster
+from workers.cluster.connect import (
+    ClusterSettings,
+    connect,
+    start_local_cluster,
+    stop_local_cluster,
+)
 from workers.cluster.pool import PoolSettings, close_pool, open_pool
 from workers.cluster.session import (
     SessionHandle,
@@ -38,6 +43,7 @@ __all__ = [
     "SessionHandle",
     "open_cluster",
     "start_local_cluster",
+    "stop_local_cluster",
 ]
 
 CHECK_TIMEOUT_S = 30.0
@@ -71,12 +77,12 @@ class Cluster:
             mine.extend(handles[len(mine) :])
         return name, info
 
-    def check_source(self, check: CheckSource, source: VideoSource) -> None:
-        """Look at a source where its session would run; raises what `check` raises there.
+    def check_source(self, check: CheckSource, source: VideoSource) -> Any:
+        """Look at a source where its session would run: gives and raises what `check` does there.
 
-        Returns without having looked where the cluster has no place for it in time.
+        Returns None without having looked where the cluster has no place for it in time.
         """
-        check_on_cluster(
+        return check_on_cluster(
             check,
             source,
             cpus=self._settings.session_cpus,
@@ -120,6 +126,11 @@ class Cluster:
         if not detached:
             self._sessions.append(session)
         return session
+
+    def count_places(self, pool: PoolSettings) -> int:
+        """How many sessions find a CPU beside the workers of such a pool."""
+        cpus = ray.cluster_resources().get("CPU", 0.0) - pool.workers * (pool.worker_cpus or 0.0)
+        return int(cpus / self._settings.session_cpus) if self._settings.session_cpus else 1
 
     def find_session(self, stream_id: str) -> SessionHandle | None:
         """The running session of a stream, whoever started it."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import psutil  # carried by Ray
 import ray
 from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import (
@@ -53,6 +54,13 @@ class ClusterSettings:
     connect_timeout_s: float = 10.0
     local_port: int = 26379
     """Where `start_local_cluster` listens. Not Ray's own default, which is Redis's."""
+
+    def with_room_for(self, cpus: int) -> "ClusterSettings":
+        """The same with at least so many of Ray's CPUs where the cluster is a private one.
+
+        They only say how many processes there may be: on few cores they share them.
+        """
+        return replace(self, num_cpus=max(_local_cpus(self), cpus))
 
     def __post_init__(self) -> None:
         if self.address in (None, "auto"):
@@ -174,11 +182,14 @@ def _ray_command(*arguments: str, timeout_s: float) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
 
 
-def start_local_cluster(settings: ClusterSettings, *, timeout_s: float = 60.0) -> ClusterSettings:
+def start_local_cluster(
+    settings: ClusterSettings, *, timeout_s: float = 60.0
+) -> tuple[ClusterSettings, bool]:
     """A cluster on this machine that goes on after the process, for detached sessions.
 
     Nothing is started when it runs already. It asks for the token in ~/.ray/auth_token, which is
-    made if need be, and ends with `ray stop`. Returns the settings to join it with.
+    made if need be, and ends with `ray stop`. Returns the settings to join it with, and whether
+    it was started here: see `stop_local_cluster`.
 
     Raises:
         ClusterUnreachable: it did not start in `timeout_s`.
@@ -187,7 +198,7 @@ def start_local_cluster(settings: ClusterSettings, *, timeout_s: float = 60.0) -
     joined = replace(settings, address=f"127.0.0.1:{settings.local_port}", num_cpus=None)
     with suppress(ClusterUnreachable):
         _checked_address(joined)
-        return joined
+        return joined, False
     _ray_command("get-auth-token", "--generate", timeout_s=timeout_s)
     _use_token()
     options = ["--head", f"--port={settings.local_port}"]
@@ -205,7 +216,40 @@ def start_local_cluster(settings: ClusterSettings, *, timeout_s: float = 60.0) -
             f"`ray start` failed with {done.returncode}: {one_line(done.stderr or done.stdout)}; "
             "run it by hand, or ingest without --detach"
         )
-    return joined
+    return joined, True
+
+
+def stop_local_cluster(settings: ClusterSettings, *, timeout_s: float = 20.0) -> None:
+    """End the cluster that `start_local_cluster` started, and no other of this machine.
+
+    `ray stop` would end them all; here it is the processes that name the cluster's session.
+    """
+    name = _session_of_port(settings.local_port)
+    if name is None:
+        logger.warning("no cluster found at port %d to be stopped", settings.local_port)
+        return
+    ours = [process for process in _processes() if name in process.info["cmdline"]]
+    for process in ours:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(ours, timeout=timeout_s / 2)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(ours, timeout=timeout_s / 2)
+
+
+def _session_of_port(port: int) -> str | None:
+    """The word `--session-name=...` of the head that listens at a port."""
+    for process in _processes():
+        words = process.info["cmdline"]
+        if f"--gcs_server_port={port}" in words:
+            return next((word for word in words if word.startswith("--session-name=")), None)
+    return None
+
+
+def _processes() -> list[Any]:
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if process.info["cmdline"]]
 
 
 def _local_cpus(settings: ClusterSettings) -> int:

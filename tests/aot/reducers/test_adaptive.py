@@ -1,22 +1,15 @@
 """The own reducer: anchors stay anchors, nothing comes out twice, the budget follows the scene."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
 from aot import AOTConfig, FrameFeatures, InvalidConfig, InvalidFeatures, TokenKind
 from aot.reducers.adaptive import AdaptiveReducer, AdaptiveRule
-from aot.reducers.cell_memory import find_known, learn_frame, read_state, write_state
-from aot.reducers.cells import highest_unlike
-from aot.reducers.saliency import (
-    FrameView,
-    find_contrast,
-    find_novelty,
-    measure_distances,
-    mix_signals,
-)
+from aot.reducers.cell_memory import Frame, compare, learn, learn_first, open_memory
+from aot.reducers.cells import CellBatch, choose_unlike, leave_over, normalise
+from aot.reducers.saliency import find_contrast, measure_distances, weigh_frames, weigh_novelty
 
 GRID = (6, 6)
 CONFIG = AOTConfig(pooling="none", clip_frames=8)
@@ -103,15 +96,15 @@ def test_an_anchor_takes_small_steps_towards_tokens_like_it():
     reducer = make(keep_mode="absolute", merge_similarity=0.5)
     [(_, state)] = reducer.push_many([make_features(tokens[:2])], [None])
     first, second = tokens[0, 20], tokens[1, 20]
-    assert torch.allclose(state.anchors[20], (first + second) / 2, atol=1e-6)
+    assert torch.allclose(state.anchors[0, 0, 20], (first + second) / 2, atol=1e-6)
 
 
 def test_an_anchor_is_not_blurred_by_what_is_unlike_it():
     tokens = with_visitor(frame=1)
     [(_, state)] = make(0.01).push_many([make_features(tokens[:2])], [None])
-    assert torch.equal(state.anchors[14], tokens[0, 14])
-    assert torch.equal(state.anchors[36], tokens[1, 14])
-    assert state.cell[36] % 36 == 14
+    assert torch.equal(state.anchors[0, :2, 14], tokens[:2, 14])
+    assert state.filled[0].nonzero()[:, 0].tolist() == list(range(36))
+    assert (state.filled[0] == 2).nonzero()[:, 0].tolist() == [14]
 
 
 def with_slide(frame=2, stays=6):
@@ -137,16 +130,30 @@ def test_what_went_before_it_could_be_paid_is_not_told():
     assert {frame for frame, cell in places(kept)[:-1] if cell in cells} == {2}
 
 
+def remember(tokens, kept, *, slots=8):
+    """The memory of one clip after a frame of which the cells `kept` came out, all being worthy."""
+    marked = torch.zeros(1, 36, dtype=torch.bool)
+    marked[0, kept] = True
+    everything = torch.ones_like(marked)
+    frame = Frame(tokens[None], torch.zeros(1, dtype=torch.long), marked, everything, None)
+    memory = open_memory(1, slots, GRID, tokens.shape[1], tokens.dtype, tokens.device)
+    return learn_first(memory, frame), frame
+
+
 def test_where_everything_is_owed_all_of_it_is_known():
     tokens = draw_still()[0]
-    nothing, everything = torch.zeros(0, dtype=torch.long), torch.ones(36, dtype=torch.bool)
-    given = {"merge_similarity": 0.8, "patience": 8.0, "memory": 8}
-    anchors = learn_frame(tokens, nothing, everything, None, GRID, **given)
-    assert anchors.owed.all()
-    assert find_known(anchors).tolist() == list(range(36))
-    paid = learn_frame(tokens, torch.tensor([4, 5]), everything, anchors, GRID, **given)
-    assert find_known(paid).tolist() == [4, 5]
-    assert torch.equal(read_state(write_state(paid)).owed, paid.owed)
+    unit, offset = normalise(tokens)[None], torch.ones(36, 36)
+    everything, frame = remember(tokens, [])
+    assert everything.owed[0, 0].all()
+    novelty, own = compare(everything, unit, offset)
+    assert torch.allclose(novelty, torch.zeros(36), atol=1e-6)
+    paid = Frame(frame.tokens, frame.position, frame.kept.clone(), frame.worthy, None)
+    paid.kept[0, [4, 5]] = True
+    paid = learn(everything, paid, own, merge_similarity=0.8, patience=8.0, drops=False)
+    novelty, _ = compare(paid, unit, offset)
+    known = normalise(tokens[[4, 5]])
+    expected = (1 - normalise(tokens) @ known.mT).amin(dim=1)
+    assert torch.allclose(novelty[0], expected.clamp(min=0), atol=1e-6)
 
 
 def test_what_a_cell_has_shown_before_is_not_new_when_it_comes_back():
@@ -166,11 +173,12 @@ def test_a_cell_forgets_its_oldest_state_and_keeps_its_mass():
     for frame in range(1, 8):
         tokens[frame, 14] = torch.randn(16, generator=torch.Generator().manual_seed(frame)) * 3
     [(emitted, state)] = make(0.02, memory=3).push_many([make_features(tokens)], [None])
-    rows = (state.cell % 36 == 14).nonzero()[:, 0]
-    assert len(rows) == 3
-    assert torch.equal(state.anchors[rows[-1]], tokens[7, 14])
+    assert state.filled[0].tolist() == [3 if cell == 14 else 1 for cell in range(36)]
+    newest = state.anchors[0, state.born[0, :, 14].argmax(), 14]
+    assert torch.equal(newest, tokens[7, 14])
+    held = state.mass[0, :, 14].sum()
+    assert float(held) == 8 - sum(cell == 14 for _, cell in places(emitted))
     assert float(state.mass.sum()) + len(emitted) == 8 * 36
-    assert len(state.cell) == 36 + 2
 
 
 def test_steps_do_not_get_smaller_than_patience_allows():
@@ -178,7 +186,7 @@ def test_steps_do_not_get_smaller_than_patience_allows():
     tokens[29, 3] += 0.2
     reducer = make(keep_mode="absolute", patience=5.0, merge_similarity=0.5)
     [(_, state)] = reducer.push_many([make_features(tokens)], [None])
-    moved = (state.anchors[3] - tokens[0, 3]) / (tokens[29, 3] - tokens[0, 3])
+    moved = (state.anchors[0, 0, 3] - tokens[0, 3]) / (tokens[29, 3] - tokens[0, 3])
     assert torch.allclose(moved, torch.full_like(moved, 0.2), atol=1e-3)
 
 
@@ -198,6 +206,7 @@ def test_mass_in_the_state_tells_what_was_spent(retention):
     reducer = make(retention)
     [(emitted, state)] = reducer.push_many([make_features(draw_still(5))], [None])
     assert float(state.mass.sum()) + len(emitted) == 5 * 36
+    assert state.spent.tolist() == [len(emitted)]
 
 
 def test_a_state_of_another_model_is_refused():
@@ -223,54 +232,62 @@ def test_rules_are_checked(constants):
         AdaptiveRule(**constants)
 
 
-def view(tokens, anchors=None, position_weight=0.0):
-    flat = torch.ones(36)
-    unit = torch.nn.functional.normalize(tokens, dim=1)
-    if anchors is None:
-        return FrameView(unit, flat, flat, None, None, position_weight)
-    distance = measure_distances(GRID, torch.device("cpu"))
-    anchors = torch.nn.functional.normalize(anchors, dim=1)
-    return FrameView(unit, flat, flat, anchors, distance, position_weight)
+def find_novelty(tokens, anchors, position_weight=0.0):
+    """Of the cells of one frame, to anchors of which each cell has one."""
+    memory, _ = remember(anchors, list(range(36)))
+    offset = 1 + position_weight * measure_distances(GRID, torch.device("cpu"))
+    return compare(memory.first(1), normalise(tokens)[None], offset)[0][0]
 
 
 def test_novelty_is_the_cost_of_the_cheapest_transport():
     tokens, anchors = torch.randn(36, 16), torch.randn(36, 16)
-    seen = view(tokens, anchors, 0.5)
+    unit, known = normalise(tokens), normalise(anchors)
     distance = measure_distances(GRID, torch.device("cpu"))
     expected = [
-        min(
-            1 - float(seen.unit[i] @ seen.anchors[j]) + 0.5 * float(distance[i, j])
-            for j in range(36)
-        )
+        min(1 - float(unit[i] @ known[j]) + 0.5 * float(distance[i, j]) for j in range(36))
         for i in range(36)
     ]
-    assert torch.allclose(find_novelty(seen), torch.tensor(expected), atol=1e-5)
+    assert torch.allclose(find_novelty(tokens, anchors, 0.5), torch.tensor(expected), atol=1e-5)
 
 
 def test_the_floor_is_added_to_novelty():
-    tokens = draw_still(1)[0]
-    seen = replace(view(tokens, tokens), novelty_floor=0.25)
-    assert torch.allclose(find_novelty(seen), torch.full((36,), 0.25), atol=1e-5)
+    novelty = torch.tensor([[0.0, 0.5]])
+    weighed = weigh_novelty(novelty, 0.25, {"novelty": 2.0})
+    assert torch.allclose(weighed, torch.tensor([[0.0625, 0.5625]]))
+    assert weigh_novelty(novelty, 0.25, {"attention": 1.0}) == 1.0
 
 
 def test_a_shift_by_one_cell_costs_the_distance():
     tokens = draw_still(1)[0]
-    shifted = tokens.roll(1, dims=0)
-    cost = find_novelty(view(shifted, tokens, 0.1))
+    cost = find_novelty(tokens.roll(1, dims=0), tokens, 0.1)
     assert float(cost[1:].max()) <= 0.1 * math.sqrt(1 + 1 / 25) + 1e-5
 
 
 def test_contrast_is_highest_where_a_frame_differs_from_itself():
     tokens = draw_still(1)[0]
     tokens[17] = -tokens[17]
-    assert int(find_contrast(view(tokens)).argmax()) == 17
+    assert int(find_contrast(normalise(tokens)).argmax()) == 17
 
 
-def test_a_power_of_zero_leaves_a_signal_out():
-    seen = view(torch.randn(36, 16), torch.randn(36, 16))
-    alone = mix_signals(seen, {"novelty": 2.0})
-    assert torch.equal(mix_signals(seen, {"novelty": 2.0, "attention": 0.0}), alone)
-    assert torch.allclose(alone, find_novelty(seen) ** 2)
+def test_signals_are_mixed_by_their_powers_and_a_power_of_zero_leaves_one_out():
+    maps = torch.rand(2, 1, 3, 36) + 0.1
+    cells = CellBatch(torch.randn(1, 3, 36, 16), maps[0], maps[1], GRID)
+    contrast = find_contrast(normalise(cells.tokens))
+    relative = maps / maps.mean(dim=3, keepdim=True)
+    mixed = weigh_frames(cells, contrast, {"attention": 0.5, "local": 2.0, "contrast": 0.0})
+    torch.testing.assert_close(mixed, relative[0] ** 0.5 * relative[1] ** 2)
+    alone = weigh_frames(cells, contrast, {"contrast": 1.0})
+    torch.testing.assert_close(alone, contrast.clamp(min=1e-6))
+    assert torch.equal(weigh_frames(cells, contrast, {"novelty": 1.0}), torch.ones(1, 3, 36))
+
+
+def highest_unlike(scores, tokens, count, spread):
+    """Places chosen in each of two clips, the same one twice, which must agree."""
+    left_over = leave_over(normalise(tokens), spread)
+    both = (values.expand(2, *values.shape) for values in (scores, left_over))
+    first, second = choose_unlike(*both, torch.tensor([count, count]), spread)
+    assert torch.equal(first, second)
+    return first.nonzero()[:, 0]
 
 
 def _things(*counts: int) -> torch.Tensor:
@@ -291,7 +308,13 @@ def test_tokens_with_little_in_common_take_nothing_from_each_other():
     assert highest_unlike(torch.tensor([1.0, 0.9, 0.8]), half, 2, 1.0).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 39, 40, 50])
+def test_scores_of_nothing_are_chosen_only_where_they_are_asked_for():
+    scores = torch.tensor([0.0, 1.0, 0.0])
+    assert highest_unlike(scores, torch.eye(3), 1, 0.5).tolist() == [1]
+    assert highest_unlike(scores, torch.eye(3), 2, 0.5).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 39, 40])
 def test_as_many_as_asked_are_chosen_each_once(count):
     generator = torch.Generator().manual_seed(count)
     scores, tokens = torch.rand(40, generator=generator), torch.randn(40, 6, generator=generator)

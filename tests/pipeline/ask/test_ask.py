@@ -15,7 +15,8 @@ from pipeline.errors import (
     QueryTooLarge,
     UnknownStream,
 )
-from pipeline.ingest.run import IngestRequest, ingest
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.connection import connect

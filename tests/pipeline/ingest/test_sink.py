@@ -1,19 +1,16 @@
 """The sink: who may write, what becomes of a stream's status, where it goes on."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from aot import ClipTokens
 from pipeline.errors import Conflict, FingerprintMismatch, LeaseHeld, LeaseLost
-from pipeline.ingest.sink import StoreSinkFactory, describe_source
+from pipeline.ingest.identity import describe_source
+from pipeline.ingest.lease import holder_text
+from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.types import StreamInfo
 from workers.seams import SessionReport
 from workers.types import ClipStats, CompressedClip, StreamGap
@@ -49,12 +46,6 @@ def factory(environment):
 
 def hold(store, holder: str, ttl_s: float = 30.0):
     return store.acquire_lease("lobby", holder, ttl_s=ttl_s)
-
-
-def gone_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait(timeout=30)
-    return process.pid
 
 
 def test_a_new_stream_becomes_known_as_running(factory, opened):
@@ -101,43 +92,10 @@ def test_a_closed_sink_gives_the_stream_back(factory, opened):
     assert opened.get_lease("lobby") is None
 
 
-def test_a_living_writer_is_not_taken_over_from_and_is_named(factory, opened):
-    hold(opened, f"other@{socket.gethostname()}:{os.getpid()}")
-    with pytest.raises(LeaseHeld, match=rf"other@{socket.gethostname()}:{os.getpid()}"):
+def test_a_living_writer_is_not_taken_over_from(factory, opened):
+    hold(opened, holder_text("other"))
+    with pytest.raises(LeaseHeld, match="other@"):
         factory().open()
-
-
-def test_a_writer_of_another_host_is_not_taken_over_from(factory, opened):
-    hold(opened, f"other@elsewhere:{gone_pid()}")
-    with pytest.raises(LeaseHeld, match="other@elsewhere"):
-        factory().open()
-
-
-@pytest.mark.parametrize("holder", ["by hand", "other@", "other@host:x"])
-def test_a_holder_that_says_nothing_of_a_process_is_waited_for(factory, opened, holder):
-    hold(opened, holder)
-    with pytest.raises(LeaseHeld):
-        factory().open()
-
-
-def test_a_dead_process_of_this_host_is_taken_over_from(factory, opened):
-    hold(opened, f"other@{socket.gethostname()}:{gone_pid()}")
-    sink = factory(writer="me").open()
-    assert opened.get_lease("lobby").holder.startswith("me@")
-    sink.close()
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
-def test_a_dead_process_nobody_waited_for_is_taken_over_from(factory, opened):
-    zombie = subprocess.Popen([sys.executable, "-c", ""])
-    until_s = time.monotonic() + 30
-    while Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
-    hold(opened, f"other@{socket.gethostname()}:{zombie.pid}")
-    factory().open().close()
-    zombie.wait(timeout=30)
-    assert opened.get_lease("lobby") is None
 
 
 def test_a_writer_that_starts_again_takes_over_from_itself(factory, opened):

@@ -75,7 +75,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def local() -> ClusterSettings:
-    settings = start_local_cluster(ClusterSettings(local_port=free_port(), num_cpus=2))
+    settings, _ = start_local_cluster(ClusterSettings(local_port=free_port(), num_cpus=2))
     yield settings
     with open_cluster(settings):
         session_folder = ray.get_runtime_context().get_session_name()
@@ -146,7 +146,7 @@ def test_a_detached_session_is_found_and_stopped_by_another_command(local, comma
 
 def test_a_running_local_cluster_is_joined_not_started_again(local):
     started_s = time.monotonic()
-    again = start_local_cluster(ClusterSettings(local_port=int(local.address.split(":")[1])))
+    again, _ = start_local_cluster(ClusterSettings(local_port=int(local.address.split(":")[1])))
     assert again.address == local.address
     assert time.monotonic() - started_s < 30
 

@@ -7,10 +7,7 @@ from aot import pool_grid
 from tests.checkpoints import random_frames, write_tiny_checkpoint
 from workers.models import VisualSegment, open_language_model, open_vision_encoder
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine"),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,136 @@
+"""What all videos of one ingest share: the settings, the store, and the parts made from them.
+
+The parts are handed to a runner: how a source is opened, where its clips go, what compresses
+them. Knows of no cluster but its settings.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.ingest.admission import admit
+from pipeline.ingest.describe import first_fingerprint, stream_info, unread_stream_info
+from pipeline.ingest.identity import Comparison, find_change
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.sink import StoreSinkFactory
+from pipeline.settings import Settings
+from pipeline.store import StoreConfig, open_store
+from pipeline.types import StreamInfo
+from workers.clips import check_source, open_clips
+from workers.cluster.cluster import Cluster, ClusterSettings, PoolSettings
+from workers.compress import CompressSettings
+from workers.seams import WorkerInfo
+from workers.session import CheckSource, OpenClips, Progress
+from workers.types import VideoSource
+
+AHEAD = 2
+"""Sessions of several files that have a place at least: one starts while another works."""
+
+
+@dataclass(frozen=True)
+class IngestJob:
+    """Settings, and the store as workers open it."""
+
+    settings: Settings
+    store: StoreConfig
+
+    @classmethod
+    def of(cls, settings: Settings) -> "IngestJob":
+        """An embedded server is started here, once, and joined by the workers."""
+        with open_store(settings.store_config()) as store:
+            return cls(settings, store.config)
+
+    @property
+    def joins_cluster(self) -> bool:
+        """Sessions may then run on another machine, with files of its own."""
+        return self.settings.ray.enabled and self.settings.ray.address is not None
+
+    @property
+    def compress(self) -> CompressSettings:
+        """What the workers load."""
+        return self.settings.compress_settings()
+
+    @property
+    def pool(self) -> PoolSettings:
+        """How many workers there are, and what each takes."""
+        ray = self.settings.ray
+        return PoolSettings(
+            workers=ray.workers,
+            worker_cpus=ray.worker_cpus,
+            worker_gpus=ray.worker_gpus,
+            clips_in_flight=ray.clips_in_flight,
+        )
+
+    def cluster(self, num_videos: int = 1) -> ClusterSettings:
+        """The cluster, which has room for several sessions where it is started for several."""
+        ray = self.settings.ray
+        settings = ClusterSettings(address=ray.address, local_port=ray.local_port)
+        if num_videos < 2 or ray.address is not None:
+            return settings
+        sessions = min(num_videos, max(AHEAD, ray.workers))
+        return settings.with_room_for(
+            math.ceil(sessions * settings.session_cpus + ray.workers * ray.worker_cpus)
+        )
+
+    @property
+    def open_clips(self) -> OpenClips:
+        """How a source is read."""
+        return partial(open_clips, roots=self._roots)
+
+    def sink(self, request: IngestRequest, info: WorkerInfo) -> StoreSinkFactory:
+        """Where a video's clips go."""
+        source, ingest, dtype = request.source, self.settings.ingest, self.settings.store.dtype
+        return StoreSinkFactory(
+            self.store,
+            stream_info(source, info, self.settings, zone=request.zone),
+            lease_s=ingest.lease_s,
+            moved=request.resume,
+            path=source.url,
+            first_fingerprint=first_fingerprint(info, dtype, source.fps, ingest.retention),
+        )
+
+    def admit(self, request: IngestRequest, cluster: Cluster | None = None) -> Progress | None:
+        """Raise what is wrong with a request as far as it shows without a model; see `admit`.
+
+        The file is looked at from here, or from where the cluster would run its session. Returns
+        the stream's end where it is complete, so that there is nothing to run.
+        """
+        source = request.source
+        check: CheckSource = partial(check_source, roots=self._roots)
+        compare = partial(_compare, source)
+        if cluster is not None:
+            check = partial(cluster.check_source, check)
+            compare = partial(_compare_there, cluster, source)
+        with open_store(self.store) as store:
+            wanted = admit(
+                store,
+                unread_stream_info(source, self.settings, zone=request.zone),
+                partial(check, source),
+                compare=compare,
+                moved=request.resume,
+                restart=request.restart,
+                lease_s=self.settings.ingest.lease_s,
+            )
+            position = None if wanted else store.get_position(source.stream_id)
+        if wanted:
+            return None
+        end_s = 0.0 if position is None else position.end_s
+        return Progress(source.stream_id, state="complete", resumed_s=end_s, position_s=end_s)
+
+    @property
+    def _roots(self) -> tuple[Path, ...]:
+        return tuple(Path(root) for root in self.settings.ingest.roots)
+
+
+def _compare(source: VideoSource, known: StreamInfo) -> Comparison:
+    return find_change(known, source.url)
+
+
+def _compare_there(cluster: Cluster, source: VideoSource, known: StreamInfo) -> Comparison:
+    """Where the file is; nothing is known where the cluster has no place to look from."""
+    return cluster.check_source(partial(_find_change, known), source) or (None, None)
+
+
+def _find_change(known: StreamInfo, source: VideoSource) -> Comparison:
+    return find_change(known, source.url)

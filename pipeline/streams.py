@@ -1,0 +1,110 @@
+"""What is done to a stream that is known already: end its session, start it again.
+
+Knows of no terminal.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import Conflict, InvalidQuery
+from pipeline.ingest.lease import is_lease_held
+from pipeline.made_with import MadeWith
+from pipeline.settings import Settings
+from pipeline.store import open_store
+from pipeline.types import StreamInfo
+
+if TYPE_CHECKING:
+    from pipeline.ingest.request import IngestRequest
+
+
+def pause(settings: Settings, stream_id: str) -> str | None:
+    """End a detached session; its last state, None where none was running.
+
+    What it stored stays. No cluster is looked for where nobody writes the stream.
+
+    Raises:
+        UnknownStream: there is none of that id.
+        ClusterUnreachable: somebody writes it, and not in a cluster that can be reached.
+    """
+    from pipeline.ingest.on_ray import cluster_of  # Ray, only where something is to be ended
+
+    with open_store(settings.store_config()) as store:
+        store.get_info(stream_id)
+        if not is_lease_held(store, stream_id):
+            return None
+    with cluster_of(settings) as cluster:
+        session = cluster.find_session(stream_id)
+        return None if session is None else session.stop().state
+
+
+def prepare_resume(
+    settings: Settings, stream_id: str, url: str | None = None
+) -> "tuple[Settings, IngestRequest]":
+    """What goes on with a stream as it was begun: its own settings, source, range and start.
+
+    Store and cluster are those of `settings`. `url`: the source where it lies elsewhere now, or
+    where it has credentials, which no store keeps.
+
+    Raises:
+        UnknownStream: there is none of that id.
+        Conflict: an earlier release began it and did not write down what it takes.
+        InvalidQuery: the source needs its credentials.
+    """
+    from pipeline.ingest.request import IngestRequest
+    from workers.types import VideoSource  # what decodes, only where something is to be started
+
+    with open_store(settings.store_config()) as store:
+        info = store.get_info(stream_id)
+    made = _made_with(info)
+    if made.source.needs_credentials and url is None:
+        raise InvalidQuery(
+            f"stream {stream_id} reads {made.source.url}, whose user and password are kept "
+            "nowhere; give its whole URL again: --source URL"
+        )
+    source = VideoSource(
+        url or made.source.url,
+        stream_id,
+        made.source.fps,
+        start_s=made.source.start_s,
+        end_s=made.source.end_s,
+        wall_start_s=made.source.wall_start_s,
+    )
+    request = IngestRequest(source, resume=url is not None, zone=made.source.zone)
+    return settings_of(settings, made), request
+
+
+def _made_with(info: StreamInfo) -> MadeWith:
+    if info.made_with is None:
+        raise Conflict(
+            f"stream {info.stream_id} was begun by an earlier release, which did not keep how; "
+            "give its source to `aot ingest` with the settings of then: it goes on behind what is "
+            "stored"
+        )
+    return info.made_with
+
+
+def settings_of(settings: Settings, made: MadeWith) -> Settings:
+    """`settings` with all that decides the stream's tokens as the stream has it."""
+    tokens, model = made.tokens, made.model
+    changes: Mapping[str, Mapping[str, Any]] = {
+        "model": {
+            "id": model.id,
+            "revision": model.revision,
+            "device": model.device,
+            "dtype": model.dtype,
+        },
+        "ingest": {
+            "fps": made.source.fps,
+            "clip_frames": tokens.clip_frames,
+            "retention": tokens.retention,
+            "reducer": tokens.reducer,
+            "constants": dict(tokens.constants),
+        },
+        "store": {"dtype": tokens.stored_dtype},
+        "ray": {"threads": tokens.threads},
+    }
+    groups = {
+        name: getattr(settings, name).model_copy(update=dict(values))
+        for name, values in changes.items()
+    }
+    return settings.model_copy(update=groups)
