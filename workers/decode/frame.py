@@ -91,9 +91,14 @@ def read_orientation(frame: VideoFrame) -> Orientation:
     except (ValueError, LookupError, struct.error):
         # PyAV looks at all side data at once and stumbles over kinds that it has no name for
         # (views of spatial video, EXIF); the angle it finds without them.
-        return round(frame.rotation / 90) % 4, False
+        return orientation_of_angle(frame.rotation)
     a, b, c, d = (np.sign(values[i]) for i in (0, 1, 3, 4))
     return _ORIENTATIONS.get((int(a), int(b), int(c), int(d)), UPRIGHT)
+
+
+def orientation_of_angle(degrees: int) -> Orientation:
+    """The nearest quarter turns, counter-clockwise."""
+    return round(degrees / 90) % 4, False
 
 
 _ORIENTATIONS: dict[tuple[int, int, int, int], Orientation] = {

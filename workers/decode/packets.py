@@ -70,7 +70,7 @@ class PacketReader:
         track = self._track
         if not track.container.format.name.startswith("mov"):
             return False
-        ticks = track.origin + round(pts_s / float(track.time_base))
+        ticks = (track.origin + round(pts_s / float(track.time_base))) // track.scale
         try:
             track.container.seek(ticks, stream=track.stream)
             packet = next(p for p in track.container.demux(track.stream))
@@ -85,6 +85,10 @@ class PacketReader:
 
     def _count(self, packet: Packet) -> Packet:
         self.count += 1
+        if (scale := self._track.scale) > 1:
+            packet.pts = None if packet.pts is None else packet.pts * scale
+            packet.dts = None if packet.dts is None else packet.dts * scale
+            packet.duration = (packet.duration or 0) * scale
         if packet.pos is not None:
             self.last_position = max(self.last_position, packet.pos + packet.size)
         clock = packet.dts if packet.dts is not None else packet.pts

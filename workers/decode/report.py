@@ -20,6 +20,10 @@ MAX_REFUSED_TAIL = 16
 class VideoInfo:
     """What a file says of itself."""
 
+    track: int
+    """Number of the video track among all tracks."""
+    start_s: float
+    """What the container's clock shows at stream second 0."""
     container: str
     codec: str
     width: int
@@ -77,6 +81,8 @@ def describe_video(track: OpenTrack) -> VideoInfo:
     """What an open file declares."""
     context = track.stream.codec_context
     return VideoInfo(
+        track=track.stream.index,
+        start_s=float(track.origin * track.time_base),
         container=track.container.format.name,
         codec=track.bitstream.codec,
         width=context.width,

@@ -82,6 +82,9 @@ CODECS = (
 """FFmpeg's names of the decoders used. Still-picture codecs (PNG and its like) are left out: they
 can pack a gigapixel into a few kilobytes."""
 
+COARSE_TICK = Fraction(1, 1000)
+"""Coarser ticks of a container are cut into parts, each no finer than this."""
+
 DEFAULT_FPS = Fraction(25)
 """Taken where a container tells no plausible rate; only distances in time depend on it."""
 
@@ -94,6 +97,9 @@ class OpenTrack:
     stream: VideoStream
     bitstream: Bitstream
     time_base: Fraction
+    """Seconds of a tick."""
+    scale: int
+    """Ticks in one of the container's: AVI counts frames, and a held picture is sampled between."""
     origin: int
     """Tick of stream second 0: the container's start, which is what players call 0:00."""
     rate: Fraction
@@ -276,7 +282,9 @@ def describe_track(
     Raises:
         UnsupportedCodec: the file is encrypted.
     """
-    time_base = stream.time_base or Fraction(1, 90_000)
+    container_tick = stream.time_base or Fraction(1, 90_000)
+    scale = max(1, int(container_tick / COARSE_TICK))
+    time_base = container_tick / scale
     rate = next(
         (r for r in (stream.average_rate, stream.guessed_rate) if r and 0 < r <= 1000), DEFAULT_FPS
     )
@@ -286,17 +294,20 @@ def describe_track(
     if start is not None:
         origin = round(Fraction(start, av.time_base) / time_base)
     else:
-        origin = next((p.pts for p in head if p.pts is not None), track_start or 0)
+        origin = scale * next((p.pts for p in head if p.pts is not None), track_start or 0)
     codec = stream.codec_context.codec.canonical_name
     return OpenTrack(
         container,
         stream,
         Bitstream.of(codec, stream.codec_context.extradata),
         time_base,
+        scale,
         origin,
         Fraction(rate),
         by_decode_order=container.format.name == "avi" and codec not in ("mjpeg", "dnxhd"),
-        declared_end_s=_declared_end_s(container, stream, origin, track_start, time_base),
+        declared_end_s=_declared_end_s(
+            container, stream, track_start, origin * time_base, container_tick
+        ),
         file=file,
         head=head,
     )
@@ -305,17 +316,16 @@ def describe_track(
 def _declared_end_s(
     container: InputContainer,
     stream: VideoStream,
-    origin: int,
     track_start: int | None,
-    time_base: Fraction,
+    origin_s: Fraction,
+    tick: Fraction,
 ) -> float | None:
     """Stream time of the end as the container states it, of the track or else of the whole."""
     if stream.duration is not None:
-        start = origin if track_start is None else track_start
-        return float((start + stream.duration - origin) * time_base)
+        start_s = origin_s if track_start is None else track_start * tick
+        return float(start_s + stream.duration * tick - origin_s)
     if container.duration is None:
         return None
     # Matroska and FLV write the time of the end there, not a length, where they start late.
     states_end = container.format.name in ("matroska,webm", "flv")
-    start_s = float(max(0, origin) * time_base) if states_end else 0.0
-    return container.duration / av.time_base - start_s
+    return container.duration / av.time_base - (max(0.0, float(origin_s)) if states_end else 0.0)

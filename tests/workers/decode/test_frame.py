@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.videos import draw_frame, read_index, write_video
 from tests.workers.decode.oracle import SMALL, read_all
-from workers.decode.frame import FrameConverter, resize, turn
+from workers.decode.frame import FrameConverter, orientation_of_angle, resize, turn
 from workers.types import PixelFormat
 
 SIGLIP = PixelFormat(height=384, width=384)
@@ -126,3 +126,33 @@ def test_every_size_is_resized_without_keeping_its_aspect(tmp_path: Path, width:
         options={},
     )
     assert [f.pixels.shape for f in read_all(path, fps=None)] == [(64, 72, 3)] * 3
+
+
+def test_side_data_without_a_name_does_not_end_a_stream(tmp_path: Path):
+    """Motion JPEG with EXIF: PyAV has no name for the side data, FFmpeg turns by it."""
+    path = tmp_path / "camera.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
+        for index in range(10):
+            frame = av.VideoFrame.from_ndarray(draw_frame(index, 96, 128))
+            for packet in stream.encode(frame.reformat(format="yuvj420p")):
+                with_exif = av.Packet(_with_exif(bytes(packet), orientation=3))
+                with_exif.stream, with_exif.time_base = stream, packet.time_base
+                with_exif.pts, with_exif.dts, with_exif.is_keyframe = packet.pts, packet.dts, True
+                container.mux(with_exif)
+    frames = read_all(path, fps=None)
+    assert [read_index(f.pixels[::-1, ::-1]) for f in frames] == list(range(10))
+
+
+def _with_exif(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG with an APP1 segment that tells its orientation (Exif 2.3, 4.6.4)."""
+    entry = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00" + bytes([orientation]) + b"\x00\x00"
+    tiff = b"MM\x00\x2a\x00\x00\x00\x08\x00\x01" + entry + b"\x00\x00\x00\x00"
+    body = b"Exif\x00\x00" + tiff
+    return jpeg[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + jpeg[2:]
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(0, 0), (90, 1), (180, 2), (-180, 2), (-90, 3)])
+def test_an_angle_is_a_number_of_quarter_turns(degrees: int, turns: int):
+    assert orientation_of_angle(degrees) == (turns, False)

@@ -58,6 +58,26 @@ def test_only_a_proof_makes_a_gop_closed(codec: str, extradata, data: bytes, clo
     assert Bitstream.of(codec, extradata).starts_closed_gop(packet(data)) is closed
 
 
+RECOVERY = b"\x06\x06\x01\xc4\x80"  # recovery_frame_cnt 0
+RECOVERY_IN_TEN = b"\x06\x05\x02ab\x06\x02\x16\x10\x80"  # behind user data; ue(v) of 10
+
+
+@pytest.mark.parametrize(
+    ("codec", "data", "key", "packets"),
+    [
+        ("h264", annex_b(SPS, IDR), True, 0),
+        ("h264", annex_b(RECOVERY, P_SLICE), True, 0),
+        ("h264", annex_b(RECOVERY_IN_TEN, P_SLICE), True, 10),
+        ("h264", annex_b(RECOVERY_IN_TEN, P_SLICE), False, 10),
+        ("h264", annex_b(P_SLICE), False, None),
+        ("mpeg2video", b"\0\0\1\xb3", True, 0),
+        ("mpeg2video", b"\0\0\1\x00", False, None),
+    ],
+)
+def test_where_damage_has_healed(codec: str, data: bytes, key: bool, packets: int | None):
+    assert Bitstream(codec).recovers_after(packet(data, key=key)) == packets
+
+
 def parts(packets: list[av.Packet], epochs: list[int] | None = None):
     epochs = epochs or [0] * len(packets)
     timed = [TimedPacket(p, Timeline(e), True) for p, e in zip(packets, epochs, strict=True)]

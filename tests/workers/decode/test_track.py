@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import socket
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.videos import VideoSpec, write_video
+from tests.videos import VideoSpec, draw_frame, write_video
 from tests.workers.decode.oracle import SMALL, read_all
 from workers.decode.file import redact_url
 from workers.decode.reader import VideoReader
@@ -103,6 +104,26 @@ def test_still_picture_codec(tmp_path: Path):
     spec = VideoSpec(codec="png", pix_fmt="rgb24", options={}, gop=None, frames=3)
     path = write_video(tmp_path / "png.mov", spec)
     assert "png" in refusal(path, UnsupportedCodec)
+
+
+def test_an_encrypted_file_is_refused_before_anything_is_read(shared: Path):
+    path = shared / "cases" / "real_drm_encrypted.mp4"
+    assert "is encrypted" in refusal(path, UnsupportedCodec)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_still_picture_first_is_not_the_video(tmp_path: Path, suffix: str):
+    path = tmp_path / f"still{suffix}"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=10) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for stream, count in zip(streams, (1, 40), strict=True):
+            for index in range(count):
+                frame = av.VideoFrame.from_ndarray(draw_frame(index, 96, 128))
+                container.mux(stream.encode(frame.reformat(format="yuv420p")))
+            container.mux(stream.encode(None))
+    assert len(read_all(path)) == 4
 
 
 def test_no_keyframe(tmp_path: Path):
@@ -422,6 +443,14 @@ def test_frames_are_read_without_ffmpegs_log(capfd, tmp_path: Path):
 def test_a_reader_that_is_not_open_says_so(video: Path):
     with pytest.raises(RuntimeError, match="open the reader first"):
         list(VideoReader(VideoSource(str(video), "x"), SMALL))
+
+
+def test_an_error_names_its_source_once(tmp_path: Path):
+    error = NoFrames("no picture").at("a.mp4").at("b.mp4")
+    assert (str(error), error.source) == ("a.mp4: no picture", "a.mp4")
+    assert str(pickle.loads(pickle.dumps(error))) == "a.mp4: no picture"
+    message = refusal(tmp_path / "no.mp4", SourceUnreachable)
+    assert message.count("no.mp4") == 1
 
 
 def test_nothing_stays_open(video: Path):

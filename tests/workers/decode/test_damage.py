@@ -1,0 +1,109 @@
+"""Damage: how far it is marked, that it heals, and that it moves no other frame in time."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.videos import CASES, VideoSpec, read_index, write_video
+from tests.workers.decode.oracle import SMALL
+from workers.decode.plan import MAX_BROKEN_PLANS, MAX_PAUSE, _Trust
+from workers.decode.reader import VideoReader
+from workers.types import Frame, VideoSource
+
+
+def spoil(path: Path, numbers: set[int], how: Callable[[bytearray], None]) -> Path:
+    """The file with the packets of these numbers overwritten where they lie."""
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        for number in numbers:
+            packet = packets[number]
+            piece = bytearray(bytes(packet))
+            at = data.find(bytes(piece), max(0, (packet.pos or 0) - 64))
+            assert at >= 0, "the packet lies in one piece"
+            how(piece)
+            data[at : at + len(piece)] = piece
+    path.write_bytes(data)
+    return path
+
+
+def ruin(piece: bytearray) -> None:
+    """Zeros from the slice header on: nothing of it can be decoded."""
+    piece[4:] = bytes(len(piece) - 4)
+
+
+def scramble(piece: bytearray) -> None:
+    """Noise in its second half: MPEG-2 takes zeros for no picture at all, without complaint."""
+    half = len(piece) // 2
+    piece[half:] = random.Random(3).randbytes(len(piece) - half)
+
+
+def read(path: Path) -> list[Frame]:
+    with VideoReader(VideoSource(str(path), "x", fps=None), SMALL) as reader:
+        return list(reader)
+
+
+HEALING = {
+    "h264_open_gop": (CASES["h264_open_gop"], ruin, 40),
+    "mpeg2": (CASES["mpeg2_ts"], scramble, 40),
+    "mpeg4": (CASES["mpeg4_avi_b"], ruin, 40),
+    "h264_intra_refresh": (CASES["h264_intra_refresh_ts"], ruin, 60),
+    "h264_closed": (CASES["h264_closed_p"], ruin, 24),
+}
+
+
+@pytest.mark.parametrize("name", HEALING)
+def test_damage_ends_where_decoding_could_begin(tmp_path: Path, name: str):
+    spec, how, longest = HEALING[name]
+    path = write_video(tmp_path / "v.mkv", spec, frames=200)
+    frames = read(spoil(path, {25}, how))
+    marked = [i for i, f in enumerate(frames) if f.damaged]
+    assert 0 < len(marked) <= longest
+    assert marked[-1] - marked[0] < longest
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        VideoSpec(suffix=".avi", gop=20),
+        replace(CASES["mpeg4_avi_b"], b_frames=0),
+        CASES["mpeg4_avi_b"],
+        CASES["h264_avi_b"],
+    ],
+    ids=["h264", "mpeg4", "mpeg4_b", "h264_b"],
+)
+def test_a_lost_picture_moves_no_later_one_in_an_avi(tmp_path: Path, spec: VideoSpec):
+    path = write_video(tmp_path / "v.avi", spec, frames=120)
+    whole = {read_index(f.pixels): f.pts_s for f in read(path)}
+    frames = read(spoil(path, {25, 31, 47}, ruin))
+    later = {read_index(f.pixels): f.pts_s for f in frames[-50:]}
+    assert later
+    assert {n: whole[n] for n in later} == pytest.approx(later)
+
+
+def test_a_plan_is_tried_again_when_gops_are_sound(tmp_path: Path):
+    path = write_video(tmp_path / "v.mp4", frames=1200, gop=20, width=64, height=64)
+    spoil(path, {45, 85, 125}, ruin)
+    with VideoReader(VideoSource(str(path), "x"), SMALL) as reader:
+        list(reader)
+        report = reader.report
+    assert report.gops_whole < 20
+    assert report.gops_planned + report.gops_skipped > 40
+
+
+def test_trust_is_lost_for_longer_each_time_and_never_for_good():
+    trust = _Trust()
+    pauses = []
+    for _ in range(12):
+        asked = 1
+        while not trust.allows():
+            asked += 1
+        pauses.append(asked - 1)
+        trust.lose()
+    assert pauses[:MAX_BROKEN_PLANS] == [0] * MAX_BROKEN_PLANS
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == MAX_PAUSE
