@@ -59,6 +59,13 @@ class Budget:
         low = torch.minimum(torch.maximum((self.per_frame * owing).round(), unspendable), budget)
         return low.long(), high.long()
 
+    def limits_of_opening(
+        self, clips: int, frames: int, device: torch.device
+    ) -> tuple[Int[Tensor, "c t"], Int[Tensor, "2 c t"]]:
+        """Positions and limits of the first frames of clips, made once."""
+        position, limits = _opening(self, frames, device)
+        return position.repeat(clips, 1), limits[:, None].repeat(1, clips, 1)
+
     def left(self, frames: Int[Tensor, " c"], spent: Int[Tensor, " c"]) -> Int[Tensor, " c"]:
         """Tokens of the budget that the frames so far have left over for the clip's end."""
         if self.keep_mode == "absolute":
@@ -76,6 +83,15 @@ class Budget:
     def room_to_finish(self) -> int:
         """Most tokens that can end a clip of any length."""
         return min(self.num_cells, max(self.merged_tokens, _most_left(self)))
+
+
+@lru_cache(maxsize=32)
+def _opening(
+    budget: Budget, frames: int, device: torch.device
+) -> tuple[Int[Tensor, " t"], Int[Tensor, "2 t"]]:
+    """Never written to."""
+    position = torch.arange(frames, device=device)
+    return position, torch.stack(budget.limits(position))
 
 
 @lru_cache(maxsize=64)

@@ -65,6 +65,7 @@ def open_memory(
     """Clips whose cells have shown nothing."""
     cells = grid[0] * grid[1]
     numbers = torch.zeros(2, clips, dtype=torch.int64, device=device)
+    measures = torch.zeros(2, clips, slots, cells, dtype=dtype, device=device)
     marks = torch.zeros(2, clips, slots, cells, dtype=torch.bool, device=device)
     return AdaptiveState(
         grid=grid,
@@ -73,8 +74,8 @@ def open_memory(
         spent=numbers[1],
         filled=torch.zeros(clips, cells, dtype=torch.int64, device=device),
         anchors=torch.zeros(clips, slots, cells, width, dtype=dtype, device=device),
-        inverse=torch.zeros(clips, slots, cells, dtype=dtype, device=device),
-        mass=torch.zeros(clips, slots, cells, dtype=dtype, device=device),
+        inverse=measures[0],
+        mass=measures[1],
         emitted=marks[0],
         owed=marks[1],
         # Slots are filled in order; only frames that may drop an anchor have to tell its place.

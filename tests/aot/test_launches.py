@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from aot import CausalReducer, FeatureBatch, PackedTokens, make_reducer
-from aot.reducers import adaptive
+from aot.kernels import has_triton
+from aot.reducers import adaptive, scan
 from tests.aot.launches import LaunchCounter, count_launches
 
 GRID, FRAMES, WIDTH = (27, 27), 8, 896
@@ -43,20 +44,29 @@ def compress(clips: int) -> LaunchCounter:
     return count_launches(lambda: reducer.compress_batch(given))
 
 
-def test_adaptive_takes_few_launches_without_kernels():
-    assert compress(1).launches <= 850
-    assert push(1).launches <= 770
-    assert push_onto_states(1).launches <= 900
-    assert push_onto_states(1, frames=1).launches <= 250
+@pytest.fixture(params=["kernels", "plain"])
+def kernels(request, monkeypatch) -> bool:
+    """Whether the scan is by kernels, each of which is one operator here."""
+    if request.param == "kernels" and not has_triton():
+        pytest.skip("Triton is not installed")
+    monkeypatch.setattr(adaptive, "fits_kernels", lambda frames: request.param == "kernels")
+    return request.param == "kernels"
+
+
+def test_adaptive_takes_few_launches(kernels):
+    assert push(1).launches <= (85 if kernels else 760)
+    assert compress(1).launches <= (160 if kernels else 850)
+    assert push_onto_states(1).launches <= (150 if kernels else 890)
+    assert push_onto_states(1, frames=1).launches <= (140 if kernels else 240)
 
 
 @pytest.mark.parametrize("measure", [push, push_onto_states, compress])
-def test_more_clips_are_no_more_launches(measure):
+def test_more_clips_are_no_more_launches(measure, kernels):
     assert measure(1).launches == measure(16).launches
 
 
 @pytest.mark.parametrize("measure", [push, push_onto_states, compress])
-def test_the_host_waits_for_nothing(measure):
+def test_the_host_waits_for_nothing(measure, kernels):
     assert not measure(4).waits
 
 
@@ -75,13 +85,14 @@ def test_what_comes_out_has_room_for_a_tenth_more_than_the_budget():
 
 def spoil(monkeypatch, spoiled: Callable[[torch.Tensor], object]) -> None:
     """Have every choice of tokens look at a value in some way."""
-    choose = adaptive.choose_unlike
+    choose = scan.choose_unlike
 
     def looking(score, *rest):
         spoiled(score)
         return choose(score, *rest)
 
-    monkeypatch.setattr(adaptive, "choose_unlike", looking)
+    monkeypatch.setattr(adaptive, "fits_kernels", lambda frames: False)
+    monkeypatch.setattr(scan, "choose_unlike", looking)
 
 
 def test_the_bars_see_a_launch_for_every_clip(monkeypatch):

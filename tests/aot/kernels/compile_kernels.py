@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from aot.kernels import sinkhorn
+from aot.kernels import scan, sinkhorn
 
 CAPABILITY = 90
 """Hopper's."""
@@ -72,5 +72,32 @@ def sinkhorn_variants() -> dict[str, dict]:
     return variants
 
 
+def scan_variants() -> dict[str, dict]:
+    """Clips that open and clips that go on, of the grids of two families."""
+    floats = (
+        "novelty", "gram", "weights", "inverse", "offset", "mass", "signals", "contrast", "length",
+    )  # fmt: skip
+    whole = ("filled", "known", "spent", "born", "limits", "position")
+    numbers = ("clips", "step", "used_slots", "rounds")
+    constants = (
+        "threshold", "novelty_floor", "novelty_power", "spread", "unlike", "merge_similarity",
+        "patience",
+    )  # fmt: skip
+    types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(whole, "*i64")
+    types |= dict.fromkeys(("owed", "kept", "emitted", "active"), "*u8")
+    types |= dict.fromkeys(numbers, "i32") | dict.fromkeys(constants, "fp32")
+    variants = {}
+    for cells, basis in ((196, 8), (196, 16), (729, 16)):
+        sizes = {"SLOTS": 8, "BASIS": basis, "STEPS": 8, "CELLS": cells}
+        name = f"{cells} cells, basis {basis}"
+        compare = sizes | {"BLOCK": scan._BLOCK}
+        variants[f"novelty {name}"] = measure(scan._find_novelty, types, compare, 4)
+        lanes = 1 << (cells - 1).bit_length()
+        take = sizes | {"LANES": lanes, "HAS_ACTIVE": True}
+        warps = scan.warps_for(lanes)
+        variants[f"frame {name}"] = measure(scan._take_frame, types, take, warps)
+    return variants
+
+
 if __name__ == "__main__":
-    print(json.dumps(sinkhorn_variants()))
+    print(json.dumps(sinkhorn_variants() | scan_variants()))

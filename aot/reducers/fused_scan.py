@@ -1,0 +1,88 @@
+"""The scan of `aot.reducers.scan` by kernels: two launches a frame, whatever the number of clips.
+
+An anchor is a sum of tokens of its own cell, each with a weight. One product of all tokens with all
+tokens, made before the scan, therefore holds every product the scan needs; what moves in it are
+weights, and the width of a token occurs in none of it. Needs `aot.kernels`.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from aot.kernels import runs_kernels
+from aot.reducers.cell_memory import AdaptiveState
+from aot.reducers.cells import ROUNDS, UNLIKE
+from aot.reducers.rule import AdaptiveRule
+from aot.reducers.scan import ScannedFrames
+
+_LEAST = 1e-30
+"""Of what divides."""
+MOST_CELLS = 1024
+"""Cells of a frame, which a program of the kernel holds at once."""
+
+
+def fits_kernels(frames: ScannedFrames) -> bool:
+    """Whether the kernels run there and take these frames."""
+    tokens = frames.tokens
+    fits = tokens.dtype == torch.float32 and tokens.shape[2] <= MOST_CELLS
+    return fits and runs_kernels(tokens.device)
+
+
+def scan_fused(
+    frames: ScannedFrames, memory: AdaptiveState, rule: AdaptiveRule
+) -> tuple[Bool[Tensor, "c t p"], AdaptiveState]:
+    """What `scan_frames` gives, up to rounding; `memory` is written to."""
+    from aot.kernels.scan import find_novelty, take_frame
+
+    clips, steps, cells, _ = frames.tokens.shape
+    slots = memory.slots
+    length = torch.linalg.vector_norm(frames.tokens, dim=3)
+    basis, weights = frames.unit, length.new_zeros(clips, slots, steps, cells)
+    if not frames.opens:  # what the clips already know are vectors of the basis too
+        known = memory.anchors * memory.inverse[..., None]
+        basis = torch.cat([known, basis], dim=1)
+        own = torch.eye(slots, device=length.device)[:, :, None]
+        lengths = own * (1 / memory.inverse.clamp(min=_LEAST))[:, :, None]
+        weights = torch.cat([lengths * (~memory.free)[:, :, None], weights], dim=2)
+    gram = torch.bmm(basis.flatten(1, 2), frames.unit.flatten(1, 2).mT)
+    novelty = torch.empty(clips, cells, dtype=length.dtype, device=length.device)
+    known = torch.empty(clips, dtype=torch.int64, device=length.device)
+    if not frames.opens:
+        known = (~memory.free & ~memory.owed).flatten(1).sum(dim=1)
+    kept = torch.empty(clips, steps, cells, dtype=torch.bool, device=length.device)
+    learnt = (weights, memory.inverse, memory.filled, memory.owed, known)
+    take = partial(
+        take_frame,
+        threshold=rule.threshold,
+        novelty_floor=rule.novelty_floor,
+        novelty_power=float(rule.powers.get("novelty", 0)),
+        spread=rule.spread,
+        unlike=UNLIKE,
+        rounds=ROUNDS if rule.spread else 1,
+        merge_similarity=rule.merge_similarity,
+        patience=rule.patience,
+    )
+    spent = memory.spent.clone()
+    for step in range(steps):
+        most = min(step, slots) if frames.opens else slots
+        if most:
+            find_novelty(novelty, gram, *learnt, frames.offset, step, most)
+        take(
+            kept, spent, *learnt, memory.mass, memory.emitted, memory.born,
+            gram, novelty, frames.weights, frames.contrast, length,
+            frames.limits, frames.position, frames.active, step, most,
+        )  # fmt: skip
+    return kept, replace(memory, anchors=_combine(weights, basis), spent=spent)
+
+
+def _combine(
+    weights: Float[Tensor, "c m b p"], basis: Float[Tensor, "c b p d"]
+) -> Float[Tensor, "c m p d"]:
+    """The anchors that the weights make of the basis, cell by cell."""
+    clips, slots, _, cells = weights.shape
+    by_cell = weights.permute(0, 3, 1, 2).contiguous().flatten(0, 1)
+    anchors = torch.bmm(by_cell, basis.transpose(1, 2).contiguous().flatten(0, 1))
+    return anchors.view(clips, cells, slots, -1).transpose(1, 2).contiguous()
