@@ -28,8 +28,8 @@ from aot import ClipTokens
 from bench.facts import measured_commit
 from bench.query_answer import first_token
 from pipeline.store import ClipStore, StoreConfig, open_store
-from pipeline.store.connection import iter_plain_values, wait_until_idle
 from pipeline.store.embedded import stop_embedded
+from pipeline.store.redis.connection import iter_plain_values, wait_until_idle
 from pipeline.types import ClipSpan, StreamInfo
 from workers.types import ClipStats, CompressedClip
 

@@ -4,7 +4,8 @@
       InvalidSettings        a setting that cannot be; names the setting and where it came from
       InvalidQuery           a time range, a question or a budget that cannot be
       StoreError             the store
-        StoreUnavailable       not there, no answer in time, or no permission
+        StoreUnavailable       not there, or no answer in time
+          StoreRefused           there, but takes no such login, command or kind of server
         StoreFull              out of memory or out of disk
         StoreReadOnly          a replica, or a server that takes no writes
         StoreUnsafe            a server set up so that it would lose records by itself
@@ -15,6 +16,7 @@
         Conflict               another value, or another writer, is there already
           LeaseHeld              somebody else writes this stream
         LeaseLost              this writer's lease ended or was taken over
+        StoreWentBack          the store has less than this writer was told it has
       UnknownStream          no such stream
       NoFootage              the range holds no clip
       FingerprintMismatch    tokens of another model or other settings
@@ -49,7 +51,11 @@ class StoreError(PipelineError):
 
 
 class StoreUnavailable(StoreError):
-    """Not there, no answer in time, or no permission."""
+    """Not there, or no answer in time; `store.patience` waits for it to come back."""
+
+
+class StoreRefused(StoreUnavailable):
+    """There, but it takes no such login, command or kind of server: waiting does not help."""
 
 
 class StoreFull(StoreError):
@@ -90,6 +96,18 @@ class LeaseHeld(Conflict):
 
 class LeaseLost(StoreError):
     """This writer's lease ended or was taken over; nothing was written."""
+
+
+class StoreWentBack(StoreError):
+    """The store has less than this writer was told it has; nothing was written.
+
+    A server that was restored, or restarted without its last writes. Go on from its position.
+    """
+
+    def __init__(self, text: str, *, last: tuple[int, int] | None = None) -> None:
+        super().__init__(text)
+        self.last = last
+        """(epoch, index) of the last clip it still has; None for none."""
 
 
 class UnknownStream(PipelineError):

@@ -74,6 +74,11 @@ class Gap:
     """A short stable word: `disconnected`, `overload`, `damaged`, `paused`, ..."""
     wall_start_s: float | None = None
 
+    @property
+    def identity(self) -> tuple[int, float, str]:
+        """What makes it this gap; told again with another end, it is still the same."""
+        return self.epoch, self.start_s, self.reason
+
     def __post_init__(self) -> None:
         require_stream_id(self.stream_id)
         if not (math.isfinite(self.start_s) and self.start_s <= self.end_s < math.inf):
@@ -107,6 +112,32 @@ class FileIdentity:
     head: str
     middle: str
     tail: str
+
+
+@dataclass(frozen=True)
+class StreamTotals:
+    """Sums over a stream's index, kept beside it so that they cost nothing to ask for."""
+
+    clips: int = 0
+    tokens: int = 0
+    size_bytes: int = 0
+    footage_s: float = 0.0
+    """Lengths of the clips, added up."""
+    start_s: float = 0.0
+    """Where the earliest clip begins; 0 without clips."""
+    end_s: float = 0.0
+    """Where the latest clip ends; 0 without clips."""
+
+    def plus(self, span: ClipSpan) -> "StreamTotals":
+        """With one clip more."""
+        return StreamTotals(
+            clips=self.clips + 1,
+            tokens=self.tokens + span.num_tokens,
+            size_bytes=self.size_bytes + span.size_bytes,
+            footage_s=self.footage_s + (span.end_s - span.start_s),
+            start_s=min(self.start_s, span.start_s) if self.clips else span.start_s,
+            end_s=max(self.end_s, span.end_s) if self.clips else span.end_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -173,6 +204,27 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class StreamOverview:
+    """What a list of streams shows of one: asked for at once, at a cost that does not grow."""
+
+    info: StreamInfo
+    totals: StreamTotals
+    num_gaps: int
+    position: Position | None
+    writer: Lease | None
+    """Who writes it now."""
+
+
+@dataclass(frozen=True)
+class BrokenStream:
+    """A stream that does not read, in its place of a list."""
+
+    stream_id: str
+    error: str
+    """`code: text`, on one line."""
+
+
+@dataclass(frozen=True)
 class DeletedCounts:
     """What `delete_stream` removed."""
 
@@ -191,11 +243,13 @@ class VerifyReport:
     size_bytes: int
     corrupt: tuple[tuple[ClipSpan, str], ...] = ()
     """The clips that cannot be read, each with the error's text."""
+    bad_rows: tuple[str, ...] = ()
+    """What of the index does not read, a line each: the clip behind it is out of reach."""
 
     @property
     def ok(self) -> bool:
         """True when every record is what was written."""
-        return not self.corrupt
+        return not self.corrupt and not self.bad_rows
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.ask.retrieval import covered_s
-from pipeline.errors import UnknownStream
 from pipeline.ingest.lease import is_lease_held
 from pipeline.store import ClipStore
-from pipeline.types import StreamInfo, StreamStatus
+from pipeline.types import BrokenStream, StreamInfo, StreamOverview, StreamStatus
 
-ShownStatus = StreamStatus | Literal["interrupted"]
+ShownStatus = StreamStatus | Literal["interrupted", "broken"]
 
 
 @dataclass(frozen=True)
@@ -23,19 +21,20 @@ class StreamView:
 
     stream_id: str
     status: ShownStatus
-    """`interrupted` where a session was begun and nobody writes any more."""
+    """`interrupted` where a session was begun and nobody writes any more, `broken` where the store
+    has what does not read."""
     error: str | None
-    clips: int
-    start_s: float
-    end_s: float
-    footage_s: float
-    tokens: int
-    tokens_per_s: float
-    bytes: int
-    bytes_per_hour: float
-    coverage: float
+    clips: int = 0
+    start_s: float = 0.0
+    end_s: float = 0.0
+    footage_s: float = 0.0
+    tokens: int = 0
+    tokens_per_s: float = 0.0
+    bytes: int = 0
+    bytes_per_hour: float = 0.0
+    coverage: float = 0.0
     """Footage over the time from start to end."""
-    gaps: int
+    gaps: int = 0
 
 
 def view_stream(store: ClipStore, stream_id: str) -> StreamView:
@@ -44,36 +43,37 @@ def view_stream(store: ClipStore, stream_id: str) -> StreamView:
     Raises:
         UnknownStream: there is none of that id.
     """
-    info, spans = store.get_info(stream_id), store.list_spans(stream_id)
-    footage_s = covered_s(spans, None, None)
-    end_s = max((span.end_s for span in spans), default=0.0)
-    start_s = min((span.start_s for span in spans), default=0.0)
-    size_bytes = sum(span.size_bytes for span in spans)
-    num_tokens = sum(span.num_tokens for span in spans)
-    return StreamView(
-        stream_id=stream_id,
-        status=shown_status(store, info),
-        error=info.error,
-        clips=len(spans),
-        start_s=start_s,
-        end_s=end_s,
-        footage_s=footage_s,
-        tokens=num_tokens,
-        tokens_per_s=num_tokens / footage_s if footage_s else 0.0,
-        bytes=size_bytes,
-        bytes_per_hour=size_bytes / footage_s * 3600 if footage_s else 0.0,
-        coverage=min(1.0, footage_s / (end_s - start_s)) if end_s > start_s else 0.0,
-        gaps=len(store.list_gaps(stream_id)),
-    )
+    return _view(store, store.get_overview(stream_id))
 
 
 def view_streams(store: ClipStore) -> Iterator[StreamView]:
-    """All streams; one that is removed meanwhile is passed over."""
-    for stream_id in store.list_streams():
-        try:
-            yield view_stream(store, stream_id)
-        except UnknownStream:
-            continue
+    """All streams; one that is removed meanwhile is passed over, one that does not read is shown
+    as `broken` and hides no other."""
+    for overview in store.iter_overviews():
+        if isinstance(overview, BrokenStream):
+            yield StreamView(overview.stream_id, "broken", overview.error)
+        else:
+            yield _view(store, overview)
+
+
+def _view(store: ClipStore, overview: StreamOverview) -> StreamView:
+    info, totals = overview.info, overview.totals
+    footage_s, length_s = totals.footage_s, totals.end_s - totals.start_s
+    return StreamView(
+        stream_id=info.stream_id,
+        status=shown_status(store, info),
+        error=info.error,
+        clips=totals.clips,
+        start_s=totals.start_s,
+        end_s=totals.end_s,
+        footage_s=footage_s,
+        tokens=totals.tokens,
+        tokens_per_s=totals.tokens / footage_s if footage_s else 0.0,
+        bytes=totals.size_bytes,
+        bytes_per_hour=totals.size_bytes / footage_s * 3600 if footage_s else 0.0,
+        coverage=min(1.0, footage_s / length_s) if length_s > 0 else 0.0,
+        gaps=overview.num_gaps,
+    )
 
 
 def shown_status(store: ClipStore, info: StreamInfo) -> ShownStatus:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.store import ClipStore
-from pipeline.store.base import lease_held
+from pipeline.store.checks import lease_held
 from pipeline.types import Lease
 
 ORPHAN_S = 15.0

@@ -1,10 +1,15 @@
-"""Where compressed clips are kept: records, keys, the store and its embedded server."""
+"""Where compressed clips are kept: records, keys, the store and its embedded server.
+
+Cheap to import: redis-py comes with the first store on a server, Arrow and tensors with the first
+record.
+"""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import InvalidSettings
-from pipeline.store.base import ClipStore, StoreConfig
+from pipeline.store.base import ClipStore
+from pipeline.store.config import StoreConfig
 from pipeline.types import without_credentials
 
 __all__ = ["ClipStore", "StoreConfig", "open_store"]
@@ -27,13 +32,13 @@ def open_store(config: StoreConfig) -> ClipStore:
 
         server = start_embedded(embedded_folder(config.url), appendfsync=config.appendfsync)
         return RedisStore.at_socket(config, server.socket)
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in ("redis", "rediss", "unix", "sentinel"):
         from pipeline.store.redis import RedisStore
 
         return RedisStore(config)
     raise InvalidSettings(
         f"store URL {without_credentials(config.url)!r}: expected embedded:///folder, "
-        "unix:///socket, redis://host:port/db or rediss://host:port/db"
+        "unix:///socket, redis://host:port/db, rediss://... or sentinel://host:port/service"
     )
 
 

@@ -5,6 +5,7 @@
     aot:{id}:clips                   zset    one span per clip, scored by start time
     aot:{id}:gaps                    zset    gaps, scored by start time
     aot:{id}:clip:{epoch}:{index}    string  header + digest + Arrow IPC stream
+    aot:{id}:clip:{epoch}:{index}:{level}    reserved: the same clip with fewer tokens
     aot:{id}:open                    string  reserved: the open clip of a live stream so far
     aot:{id}:lease                   string  who writes, with a fencing token; expires
     aot:{id}:fence                   string  the last fencing token given
@@ -64,9 +65,9 @@ class Keys:
     def fence(self, stream_id: str) -> str:
         return self._of(stream_id, "fence")
 
-    def of_stream(self, stream_id: str) -> str:
-        """A pattern that matches all keys of the stream and no others."""
-        return self._of(stream_id, "*")
+    def values_of(self, stream_id: str) -> str:
+        """A pattern that matches the values of the stream and no other key."""
+        return self._of(stream_id, "clip:*")
 
     def _of(self, stream_id: str, what: str) -> str:
         require_stream_id(stream_id)

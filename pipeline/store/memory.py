@@ -3,30 +3,28 @@
 It stores the same records, so that a test against it sees what a stored clip really looks like.
 """
 
-from __future__ import annotations
-
 import secrets
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
-from pipeline.errors import LeaseLost
-from pipeline.store import arrow
-from pipeline.store.base import (
-    StoreConfig,
-    VerifiedReads,
-    holds_already,
+from pipeline.errors import CorruptValue, LeaseLost
+from pipeline.store.checks import (
+    Place,
     in_order,
     lease_held,
     missing_value,
     require_current,
     require_fingerprint,
+    require_not_behind,
     require_own,
     require_range,
-    span_of,
     unknown_stream,
 )
+from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
+from pipeline.store.reads import VerifiedReads
+from pipeline.store.writes import REFILLED, NewRecord, RecordWrites
 from pipeline.types import (
     ClipSpan,
     DeletedCounts,
@@ -36,25 +34,24 @@ from pipeline.types import (
     StoreHealth,
     StoreStats,
     StreamInfo,
+    StreamOverview,
+    StreamTotals,
 )
-
-if TYPE_CHECKING:
-    from workers.types import CompressedClip
 
 
 class _Stream:
     def __init__(self) -> None:
         self.info: StreamInfo | None = None
-        self.rows: dict[tuple[int, int], ClipSpan] = {}
-        self.values: dict[tuple[int, int], bytes] = {}
-        self.gaps: set[Gap] = set()
+        self.rows: dict[Place, ClipSpan] = {}
+        self.values: dict[Place, bytes] = {}
+        self.gaps: dict[tuple[int, float, str], Gap] = {}
         self.position: Position | None = None
         self.lease: Lease | None = None
         self.lease_ends_s = 0.0
         self.fence = 0
 
 
-class MemoryStore(VerifiedReads):
+class MemoryStore(RecordWrites, VerifiedReads):
     """`ClipStore` in a dictionary. One lock, as Redis has one thread."""
 
     def __init__(self, config: StoreConfig | None = None) -> None:
@@ -98,13 +95,16 @@ class MemoryStore(VerifiedReads):
         alive = stream is not None and time.monotonic() < stream.lease_ends_s
         return stream.lease if stream is not None and alive else None
 
-    def put_info(self, info: StreamInfo, *, lease: Lease | None = None) -> None:
+    def put_info(
+        self, info: StreamInfo, *, lease: Lease | None = None, after: Place | None = None
+    ) -> None:
         with self._lock:
             if lease is not None:
                 self._fenced(info.stream_id, lease)
             stream = self._streams.setdefault(info.stream_id, _Stream())
             if stream.info is not None and stream.rows:
                 require_fingerprint(info.stream_id, stream.info.fingerprint, info.fingerprint)
+            require_not_behind(info.stream_id, stream.position, after)
             stream.info = info
 
     def get_info(self, stream_id: str) -> StreamInfo:
@@ -112,60 +112,74 @@ class MemoryStore(VerifiedReads):
         assert info is not None
         return info
 
-    def list_streams(self) -> list[str]:
-        return sorted(name for name, stream in self._streams.items() if stream.info is not None)
+    def get_overview(self, stream_id: str) -> StreamOverview:
+        with self._lock:
+            stream, totals = self._known(stream_id), StreamTotals()
+            for span in stream.rows.values():
+                totals = totals.plus(span)
+            writer = self.get_lease(stream_id)
+            info = self.get_info(stream_id)
+            return StreamOverview(info, totals, len(stream.gaps), stream.position, writer)
 
-    def delete_stream(self, stream_id: str) -> DeletedCounts:
+    def list_streams(self) -> list[str]:
+        with self._lock:
+            return sorted(name for name, stream in self._streams.items() if stream.info)
+
+    def delete_stream(self, stream_id: str, *, deep: bool = False) -> DeletedCounts:
         with self._lock:
             stream = self._known(stream_id)
             del self._streams[stream_id]
             size_bytes = sum(span.size_bytes for span in stream.rows.values())
             return DeletedCounts(len(stream.rows), len(stream.gaps), size_bytes)
 
-    def put_clip(self, clip: CompressedClip, lease: Lease, *, fingerprint: str) -> ClipSpan:
-        blob = arrow.encode_clip(clip, fingerprint=fingerprint, dtype=self._config.dtype)
-        return self._put(span_of(clip, len(blob)), blob, clip.pts_s[-1], fingerprint, lease)
-
-    def put_record(self, key: str, blob: bytes, lease: Lease) -> ClipSpan:
-        record = arrow.decode_clip(blob, key=key)
-        span = span_of(record.clip, len(blob))
-        return self._put(span, blob, record.clip.pts_s[-1], record.fingerprint, lease)
-
-    def _put(
-        self, span: ClipSpan, blob: bytes, last_pts_s: float, fingerprint: str, lease: Lease
-    ) -> ClipSpan:
+    def put_gap(self, gap: Gap, lease: Lease, *, after: Place | None = None) -> None:
         with self._lock:
-            stream = self._fenced(span.stream_id, lease)
-            info = self.get_info(span.stream_id)
-            require_fingerprint(span.stream_id, info.fingerprint, fingerprint)
-            at = (span.epoch, span.index)
-            if holds_already(stream.values.get(at), blob, span):
-                return stream.rows[at]
-            stream.values[at], stream.rows[at] = blob, span
+            stream = self._writable(gap.stream_id, lease, after)
+            stream.gaps[gap.identity] = gap
+
+    def rewind(
+        self, lease: Lease, *, position: Position | None, drop: Iterable[ClipSpan] = ()
+    ) -> None:
+        with self._lock:
+            stream = self._writable(lease.stream_id, lease, None)
+            for span in drop:
+                stream.rows.pop(in_order(span), None)
+                stream.values.pop(in_order(span), None)
+            stream.position = position
+
+    def _put(self, record: NewRecord, lease: Lease, after: Place | None) -> ClipSpan:
+        span, at = record.span, record.place
+        with self._lock:
+            stream = self._writable(span.stream_id, lease, after)
+            stored = self.get_info(span.stream_id).fingerprint
+            require_fingerprint(span.stream_id, stored, record.fingerprint)
+            if record.is_held_by(stream.values.get(at)):
+                span = stream.rows[at]
+            else:
+                stream.values[at], stream.rows[at] = record.blob, span
             last = stream.position
             if last is None or at > (last.epoch, last.index):
-                stream.position = Position(*at, span.end_s, last_pts_s)
+                stream.position = record.position
+            stream.gaps = {k: gap for k, gap in stream.gaps.items() if not _is_filled(gap, span)}
             return span
-
-    def put_gap(self, gap: Gap, lease: Lease) -> None:
-        with self._lock:
-            self._fenced(gap.stream_id, lease).gaps.add(gap)
 
     def get_position(self, stream_id: str) -> Position | None:
         stream = self._streams.get(stream_id)
         return stream.position if stream else None
 
-    def list_spans(
+    def iter_rows(
         self, stream_id: str, start_s: float | None = None, end_s: float | None = None
-    ) -> list[ClipSpan]:
+    ) -> Iterator[ClipSpan | CorruptValue]:
+        """As `VerifiedReads.iter_rows`; every row of this one reads."""
         require_range(start_s, end_s)
         with self._lock:
             spans = list(self._known(stream_id).rows.values())
-        return sorted((span for span in spans if span.overlaps(start_s, end_s)), key=in_order)
+        found = (span for span in spans if span.overlaps(start_s, end_s))
+        yield from sorted(found, key=lambda span: (span.start_s, in_order(span)))
 
     def list_gaps(self, stream_id: str) -> list[Gap]:
         stream = self._streams.get(stream_id, _Stream())
-        return sorted(stream.gaps, key=lambda gap: (gap.start_s, gap.end_s))
+        return sorted(stream.gaps.values(), key=lambda gap: (gap.start_s, gap.end_s))
 
     def get_record(self, span: ClipSpan) -> bytes:
         stream = self._streams.get(span.stream_id, _Stream())
@@ -175,9 +189,9 @@ class MemoryStore(VerifiedReads):
         return blob
 
     def stats(self) -> StoreStats:
-        used = sum(
-            len(blob) for stream in self._streams.values() for blob in stream.values.values()
-        )
+        with self._lock:
+            streams = list(self._streams.values())
+        used = sum(len(blob) for stream in streams for blob in stream.values.values())
         return StoreStats(len(self.list_streams()), used, None)
 
     def check(self) -> StoreHealth:
@@ -197,3 +211,15 @@ class MemoryStore(VerifiedReads):
         require_own(stream_id, lease)
         require_current(self.get_lease(stream_id), lease)
         return self._streams[stream_id]
+
+    def _writable(self, stream_id: str, lease: Lease, after: Place | None) -> _Stream:
+        """The stream, when this writer may write: as `redis.clips` has it."""
+        self._fenced(stream_id, lease)
+        stream = self._known(stream_id)
+        require_not_behind(stream_id, stream.position, after)
+        return stream
+
+
+def _is_filled(gap: Gap, span: ClipSpan) -> bool:
+    is_inside = gap.epoch == span.epoch and span.start_s <= gap.start_s and gap.end_s <= span.end_s
+    return gap.reason == REFILLED and is_inside

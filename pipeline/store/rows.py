@@ -1,20 +1,37 @@
-"""Index rows, leases and stream facts as the text that stands in the store, and back.
+"""Index rows, gaps, leases and stream facts as the text that stands in the store, and back.
 
-Each is one short line that reads in a Redis shell. Whatever does not read raises `CorruptValue`,
-never a bare ValueError: the store may be shared with others.
+Each is one short line that reads in a Redis shell. A reader passes over fields it does not know, so
+that a later release may add some; what it could not pass over raises the layout, and that is
+`SchemaMismatch`: upgrade. Whatever does not read raises `CorruptValue`, never a bare ValueError:
+the store may be shared with others.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from typing import Any
 
 from pipeline.errors import CorruptValue, PipelineError
-from pipeline.types import ClipSpan, Gap, Lease, Position, StreamInfo
+from pipeline.store.checks import LAYOUT, Place, require_layout
+from pipeline.types import ClipSpan, Gap, Lease, Position, StreamInfo, StreamTotals
 
+LAYOUT_FIELD = "layout"
+"""Of the info hash, for all rows of the stream; 1 where a stream is older than the field."""
 POSITION = "position"
 LONGEST = "longest_clip_s"
 """How far before a range's start a clip may begin and still reach into it."""
+TOTALS = "totals"
+"""Sums over the index; absent in streams that are older than it, until their next write."""
+RETRIABLE = "failed_gaps"
+"""There when the gaps may hold some that a clip could fill."""
+IF_FULL = "if_full"
+"""The status a stream has once its own is taken away: all a full server lets a writer do."""
+
+_FULL = {
+    "status": "failed",
+    "error": "StoreFull: the store took no more; raise maxmemory or delete streams",
+}
 
 
 def span_to_text(span: ClipSpan) -> str:
@@ -26,25 +43,29 @@ def span_to_text(span: ClipSpan) -> str:
     )
 
 
-def spans_from_text(stream_id: str, members: list[bytes]) -> list[ClipSpan]:
-    """All index rows of a query; one loop, since an hour has 900 of them."""
-    spans = []
-    with reading(f"{stream_id}: an index row"):
-        for member in members:
-            epoch, index, start_s, end_s, tokens, size, wall = member.decode().split(":")
-            spans.append(
-                ClipSpan(
-                    stream_id,
-                    int(epoch),
-                    int(index),
-                    float(start_s),
-                    float(end_s),
-                    int(tokens),
-                    int(size),
-                    float(wall) if wall else None,
-                )
-            )
-    return spans
+def span_from_text(stream_id: str, member: bytes) -> ClipSpan:
+    """The row; raises `CorruptValue`."""
+    try:
+        epoch, index, start_s, end_s, tokens, size, wall, *_ = member.decode().split(":")
+        return ClipSpan(
+            stream_id,
+            int(epoch),
+            int(index),
+            float(start_s),
+            float(end_s),
+            int(tokens),
+            int(size),
+            float(wall) if wall else None,
+        )
+    except ValueError as error:
+        raise _unreadable(f"{stream_id}: an index row", error) from error
+
+
+def place_in(member: bytes) -> Place | None:
+    """Which clip a row is of, also where the rest of it does not read."""
+    epoch, _, rest = member.partition(b":")
+    index = rest.partition(b":")[0]
+    return (int(epoch), int(index)) if epoch.isdigit() and index.isdigit() else None
 
 
 def position_to_text(position: Position) -> str:
@@ -53,47 +74,78 @@ def position_to_text(position: Position) -> str:
 
 
 def position_from_text(stream_id: str, text: bytes) -> Position:
-    """The other way."""
+    """The position; raises `CorruptValue`."""
     with reading(f"{stream_id}: the position"):
-        epoch, index, end_s, last_pts_s = text.decode().split(":")
+        epoch, index, end_s, last_pts_s, *_ = text.decode().split(":")
         return Position(int(epoch), int(index), float(end_s), float(last_pts_s))
 
 
+def totals_to_text(totals: StreamTotals) -> str:
+    """`clips:tokens:bytes:footage:start:end`"""
+    return (
+        f"{totals.clips}:{totals.tokens}:{totals.size_bytes}:"
+        f"{totals.footage_s!r}:{totals.start_s!r}:{totals.end_s!r}"
+    )
+
+
+def totals_from_text(stream_id: str, text: bytes) -> StreamTotals:
+    """The totals; raises `CorruptValue`."""
+    with reading(f"{stream_id}: the totals"):
+        clips, tokens, size, footage_s, start_s, end_s, *_ = text.decode().split(":")
+        times = (float(footage_s), float(start_s), float(end_s))
+        return StreamTotals(int(clips), int(tokens), int(size), *times)
+
+
 def gap_to_text(gap: Gap) -> str:
-    """JSON in a fixed order, so that the same gap is the same member."""
+    """JSON in a fixed order."""
     return json.dumps(asdict(gap), separators=(",", ":"))
 
 
 def gap_from_text(stream_id: str, text: bytes) -> Gap:
-    """The other way."""
+    """The gap; raises `CorruptValue`."""
     with reading(f"{stream_id}: a gap"):
-        return Gap(**json.loads(text))
+        return Gap(**_known(Gap, json.loads(text)))
 
 
 def lease_to_text(lease: Lease) -> str:
-    """JSON."""
-    return json.dumps(asdict(lease), separators=(",", ":"))
+    """JSON, with its layout: a lease stands alone, before there are any facts."""
+    return json.dumps({**asdict(lease), LAYOUT_FIELD: LAYOUT}, separators=(",", ":"))
 
 
 def lease_from_text(stream_id: str, text: bytes) -> Lease:
-    """The other way."""
-    with reading(f"{stream_id}: the lease"):
-        return Lease(**json.loads(text))
+    """The lease; raises `CorruptValue` and `SchemaMismatch`."""
+    what = f"{stream_id}: the lease"
+    with reading(what):
+        values = json.loads(text)
+        layout = int(values.get(LAYOUT_FIELD, 1))
+    require_layout(what, layout)
+    with reading(what):
+        return Lease(**_known(Lease, values))
 
 
 def info_to_hash(info: StreamInfo) -> dict[str, str]:
-    """One field per fact, JSON values."""
-    return {name: json.dumps(value) for name, value in asdict(info).items()}
+    """One field per fact, JSON values; the layout; what to say when the store is full."""
+    facts = {name: json.dumps(value) for name, value in asdict(info).items()}
+    return {**facts, LAYOUT_FIELD: str(LAYOUT), IF_FULL: json.dumps(_FULL)}
 
 
 def info_from_hash(stream_id: str, values: Mapping[bytes, bytes]) -> StreamInfo:
-    """The other way; fields of later releases and the position are left aside."""
-    names = {field.name for field in fields(StreamInfo)}
+    """The facts, without those of later releases; raises `CorruptValue` and `SchemaMismatch`."""
+    require_readable(stream_id, values.get(LAYOUT_FIELD.encode()))
     with reading(f"{stream_id}: what is known of the stream"):
-        known = {
-            name.decode(): json.loads(v) for name, v in values.items() if name.decode() in names
-        }
+        names = {name.encode() for name in _names(StreamInfo)}
+        known = {name.decode(): json.loads(v) for name, v in values.items() if name in names}
+        if "status" not in known and IF_FULL.encode() in values:
+            known |= _known(StreamInfo, json.loads(values[IF_FULL.encode()]))
         return StreamInfo(**known)
+
+
+def require_readable(stream_id: str, layout: bytes | None) -> None:
+    """Raise `SchemaMismatch` when a later release wrote the stream in another layout."""
+    what = f"stream {stream_id}"
+    with reading(f"{what}: the layout"):
+        number = int(layout or 1)
+    require_layout(what, number)
 
 
 @contextmanager
@@ -101,7 +153,24 @@ def reading(what: str) -> Iterator[None]:
     """Turn anything unreadable in the block into `CorruptValue`."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, RecursionError, PipelineError) as error:
-        raise CorruptValue(
-            f"{what} does not read ({error!r:.120}); delete the stream and ingest again"
-        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _unreadable(what, error) from error
+    except PipelineError as error:
+        raise _unreadable(what, error) from error
+
+
+def _unreadable(what: str, error: Exception) -> CorruptValue:
+    return CorruptValue(
+        f"{what} does not read ({error!r:.120}); another program wrote there, or a later release "
+        "with errors; `aot clips verify` shows what is left"
+    )
+
+
+def _names(kind: type[Any]) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields of later releases."""
+    names = _names(kind)
+    return {name: value for name, value in values.items() if name in names}

@@ -1,5 +1,4 @@
-"""Clips to Arrow records and back; the only home of pyarrow, and the only place of the pipeline
-where stored bytes become tensors.
+"""Clips to Arrow records and back; the only home of pyarrow. `tensors` alone makes tensors.
 
 A record is an envelope around one Arrow IPC stream of one record batch, a row per token:
 
@@ -22,7 +21,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.store.arrow.columns import TokenDtype
     from pipeline.store.arrow.export import export_clips, exported_info, iter_exported
     from pipeline.store.arrow.record import (
         ClipRecord,
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClipRecord",
-    "TokenDtype",
     "decode_clip",
     "encode_clip",
     "export_clips",
@@ -47,7 +44,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "columns": ("TokenDtype",),
     "export": ("export_clips", "exported_info", "iter_exported"),
     "record": ("ClipRecord", "decode_clip", "encode_clip", "record_body", "same_content"),
     "stream": ("record_schema",),

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline.errors import InvalidRecord
 from pipeline.store import envelope
-from pipeline.store.arrow.columns import TokenDtype, problem_of, to_columns, to_tokens
+from pipeline.store.arrow.columns import problem_of
 from pipeline.store.arrow.stream import (
     read_batch,
     read_columns,
@@ -15,6 +15,8 @@ from pipeline.store.arrow.stream import (
     serialise,
     to_batch,
 )
+from pipeline.store.arrow.tensors import to_columns, to_tokens
+from pipeline.store.config import TokenDtype
 from pipeline.store.metadata import describe, to_text
 from workers.types import CompressedClip
 

@@ -19,8 +19,8 @@ from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.connection import connect
 from pipeline.store.keys import Keys
+from pipeline.store.redis.connection import connect
 from pipeline.types import StreamInfo
 from tests.checkpoints import normalised_pixels
 from tests.pipeline.conftest import CLIPS, FPS

@@ -21,7 +21,7 @@ from pipeline.errors import CorruptValue, MissingValue, StoreUnavailable
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.envelope import HEADER_BYTES, MAX_BODY_BYTES
 from pipeline.store.keys import Keys
-from pipeline.store.redis import READ_AHEAD
+from pipeline.store.redis.store import READ_AHEAD
 
 NUM_CLIPS = 12
 

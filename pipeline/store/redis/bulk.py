@@ -8,7 +8,7 @@ microseconds a value, since the kernel hands it over whole.
 Connections come from redis-py's own pool, which knows address, login, encryption and time limits.
 What is not a plain value of the length that the index names (an error, nothing, a notification, a
 connection that broke) is not looked into: the connection is cut, and the caller asks again with an
-ordinary GET. With `redis.py` and `connection.py` the only place that knows redis-py.
+ordinary GET.
 """
 
 import logging

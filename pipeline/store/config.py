@@ -1,0 +1,32 @@
+"""What opens a store: small, picklable, the same on every machine."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.store.keys import DEFAULT_NAMESPACE
+from pipeline.types import without_credentials
+
+TokenDtype = Literal["bf16", "int8"]
+"""How the values of tokens are kept: `arrow.columns` has the layouts."""
+Fsync = Literal["everysec", "always"]
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Everything needed to open a store."""
+
+    url: str
+    """`embedded:///folder`, `unix:///socket`, `redis://`, `rediss://` or `memory://`."""
+    namespace: str = DEFAULT_NAMESPACE
+    dtype: TokenDtype = "bf16"
+    """How tokens of new clips are stored; every record says its own."""
+    timeout_s: float = 5.0
+    """Longest wait for one answer of the server."""
+    connect_timeout_s: float = 2.0
+    outage_s: float = 300.0
+    """How long a session waits for a server that is away before it gives up (`patience`)."""
+    appendfsync: Fsync = "everysec"
+    """Embedded server only: what a power cut may cost, up to a second of clips or none."""
+
+    def __repr__(self) -> str:
+        return f"StoreConfig({without_credentials(self.url)}, {self.namespace}, {self.dtype})"

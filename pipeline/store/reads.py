@@ -1,0 +1,156 @@
+"""The reading half of a store, from its records and its index alone."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pipeline.errors import CorruptValue, PipelineError, SchemaMismatch, UnknownStream
+from pipeline.store import arrow
+from pipeline.store.base import OnCorrupt
+from pipeline.store.checks import in_order
+from pipeline.store.keys import record_id
+from pipeline.types import BrokenStream, ClipSpan, StreamOverview, VerifyReport
+
+if TYPE_CHECKING:
+    from pipeline.store.arrow import ClipRecord
+    from workers.types import CompressedClip
+
+logger = logging.getLogger(__name__)
+
+Stored = bytes | memoryview | CorruptValue
+"""What a store has of a clip, unverified; the error where it has nothing that could be one."""
+
+
+class VerifiedReads(ABC):
+    """`StreamIndex` and `ClipReader` on top of the few calls a store has of its own."""
+
+    @abstractmethod
+    def get_record(self, span: ClipSpan) -> bytes:
+        """As `ClipReader.get_record`."""
+
+    @abstractmethod
+    def iter_rows(
+        self, stream_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> Iterator[ClipSpan | CorruptValue]:
+        """`StreamIndex.iter_spans` with the rows that do not read in their places."""
+
+    @abstractmethod
+    def list_streams(self) -> list[str]:
+        """As `StreamIndex.list_streams`."""
+
+    @abstractmethod
+    def get_overview(self, stream_id: str) -> StreamOverview:
+        """As `StreamIndex.get_overview`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """As `ClipStore.close`."""
+
+    def iter_overviews(self) -> Iterator[StreamOverview | BrokenStream]:
+        for stream_id in self.list_streams():
+            try:
+                yield self.get_overview(stream_id)
+            except UnknownStream:
+                continue  # deleted since, or an id that a crash left behind: nothing to show
+            except (CorruptValue, SchemaMismatch) as error:
+                yield BrokenStream(stream_id, one_line(error))
+
+    def iter_spans(
+        self, stream_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> Iterator[ClipSpan]:
+        for row in self.iter_rows(stream_id, start_s, end_s):
+            if isinstance(row, ClipSpan):
+                yield row
+            else:
+                logger.warning("left out of the index: %s", row)
+
+    def list_spans(
+        self, stream_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ClipSpan]:
+        return sorted(self.iter_spans(stream_id, start_s, end_s), key=in_order)
+
+    def get_clip(self, span: ClipSpan) -> "CompressedClip":
+        return decode_span(span, self.get_record(span)).clip
+
+    def iter_clips(
+        self, spans: Iterable[ClipSpan], *, on_corrupt: OnCorrupt = "raise"
+    ) -> Iterator["CompressedClip"]:
+        for span, read in self._iter_reads(spans):
+            if not isinstance(read, (CorruptValue, SchemaMismatch)):
+                yield read.clip
+            elif on_corrupt == "raise":
+                raise read
+            else:
+                logger.warning("%s clip %d left out: %s", span.stream_id, span.index, read)
+
+    def verify(self, stream_id: str) -> VerifyReport:
+        """Read every clip of a stream and report those that are not what was written."""
+        rows = list(self.iter_rows(stream_id))
+        spans = sorted((row for row in rows if isinstance(row, ClipSpan)), key=in_order)
+        return VerifyReport(
+            stream_id=stream_id,
+            num_clips=len(spans),
+            num_tokens=sum(span.num_tokens for span in spans),
+            size_bytes=sum(span.size_bytes for span in spans),
+            corrupt=tuple(
+                (span, str(read))
+                for span, read in self._iter_reads(spans)
+                if isinstance(read, (CorruptValue, SchemaMismatch))
+            ),
+            bad_rows=tuple(str(row) for row in rows if not isinstance(row, ClipSpan)),
+        )
+
+    def _iter_records(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:
+        """The records of `spans`, unverified; a store with a faster way than GETs overrides it."""
+        for span in spans:
+            yield span, self._record_of(span)
+
+    def _record_of(self, span: ClipSpan) -> Stored:
+        try:
+            return self.get_record(span)
+        except CorruptValue as error:
+            return error
+
+    def _iter_reads(
+        self, spans: Iterable[ClipSpan]
+    ) -> Iterator[tuple[ClipSpan, "ClipRecord | CorruptValue | SchemaMismatch"]]:
+        with closing(self._iter_records(spans)) as records:
+            for span, stored in records:
+                try:
+                    if isinstance(stored, CorruptValue):
+                        raise stored
+                    read = decode_span(span, stored)
+                except (CorruptValue, SchemaMismatch) as error:
+                    read = error
+                yield span, read
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def decode_span(span: ClipSpan, blob: bytes | memoryview) -> "ClipRecord":
+    """The verified record of an index row, which it must agree with."""
+    record = arrow.decode_clip(blob, key=record_id(span.stream_id, span.epoch, span.index))
+    if (record.clip.start_s, record.clip.end_s) != (span.start_s, span.end_s):
+        raise CorruptValue(
+            f"{record_id(span.stream_id, span.epoch, span.index)}: the record runs from "
+            f"{record.clip.start_s} to {record.clip.end_s} s, the index says {span.start_s} to "
+            f"{span.end_s}; `aot clips repair {span.stream_id}` and ingest again"
+        )
+    return record
+
+
+def one_line(error: PipelineError) -> str:
+    """Code and text."""
+    return f"{error.code}: {' '.join(str(error).split())}"

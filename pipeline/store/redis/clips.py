@@ -1,0 +1,220 @@
+"""Clips written and read: value, index row, totals and position change together or not at all."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redis.client import Pipeline
+
+from pipeline.errors import CorruptValue
+from pipeline.store import rows
+from pipeline.store.checks import (
+    Place,
+    missing_value,
+    require_fingerprint,
+    require_not_behind,
+    require_own,
+    unknown_stream,
+)
+from pipeline.store.redis.streams import RedisStreams
+from pipeline.store.writes import REFILLED, NewRecord, RecordWrites
+from pipeline.types import ClipSpan, Gap, Lease, Position, StreamTotals
+
+_FACTS = (
+    "fingerprint",
+    rows.LAYOUT_FIELD,
+    rows.POSITION,
+    rows.LONGEST,
+    rows.TOTALS,
+    rows.RETRIABLE,
+)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What of a stream's facts a write needs, as it was read under the watch."""
+
+    fingerprint: str
+    position: Position | None
+    longest_s: float
+    totals: StreamTotals | None
+    has_retriable: bool
+
+    @classmethod
+    def read(cls, stream_id: str, known: list[bytes | None]) -> "_Facts":
+        fingerprint, layout, position, longest, totals, retriable = known
+        if fingerprint is None:
+            raise unknown_stream(stream_id)
+        rows.require_readable(stream_id, layout)
+        with rows.reading(f"{stream_id}: what is known of the stream"):
+            text, longest_s = str(json.loads(fingerprint)), float(longest) if longest else 0.0
+        return cls(
+            text,
+            rows.position_from_text(stream_id, position) if position else None,
+            longest_s,
+            rows.totals_from_text(stream_id, totals) if totals else None,
+            retriable is not None,
+        )
+
+
+class RedisClips(RedisStreams, RecordWrites):
+    """The rest of `base.ClipWriter`, and `get_record`."""
+
+    def get_record(self, span: ClipSpan) -> bytes:
+        with self._translated(span.stream_id):
+            blob: Any = self._client.get(self._keys.clip(span.stream_id, span.epoch, span.index))
+        if blob is None:
+            raise missing_value(span)
+        return blob
+
+    def put_gap(self, gap: Gap, lease: Lease, *, after: Place | None = None) -> None:
+        require_own(gap.stream_id, lease)
+        keys, stream_id = self._keys, gap.stream_id
+        info, gaps = keys.info(stream_id), keys.gaps(stream_id)
+        text = rows.gap_to_text(gap).encode()
+
+        def put(pipe: Pipeline) -> None:
+            facts = self._facts_for(pipe, stream_id, lease, after)
+            there: Any = pipe.zrangebyscore(gaps, gap.start_s, gap.start_s)
+            same = [member for member in there if member != text and _is_gap(member, gap)]
+            pipe.multi()
+            if same:
+                pipe.zrem(gaps, *same)
+            pipe.zadd(gaps, {text: gap.start_s})
+            if gap.reason == REFILLED and not facts.has_retriable:
+                pipe.hset(info, rows.RETRIABLE, "1")
+            pipe.execute()
+
+        self._transact(stream_id, [keys.lease(stream_id), info], put)
+
+    def rewind(
+        self, lease: Lease, *, position: Position | None, drop: Iterable[ClipSpan] = ()
+    ) -> None:
+        keys, stream_id, dropped = self._keys, lease.stream_id, set(drop)
+        info, clips = keys.info(stream_id), keys.clips(stream_id)
+
+        def put(pipe: Pipeline) -> None:
+            self._facts_for(pipe, stream_id, lease, None)
+            totals, bad, kept = StreamTotals(), [], set()
+            for member in self._iter_members(clips, "-inf", "+inf"):
+                try:
+                    span = rows.span_from_text(stream_id, member)
+                except CorruptValue:
+                    bad.append(member)
+                    continue
+                if span in dropped:
+                    bad.append(member)
+                else:
+                    kept.add((span.epoch, span.index))
+                    totals = totals.plus(span)
+            lost = {place for member in bad if (place := rows.place_in(member))} - kept
+            pipe.multi()
+            if bad:
+                pipe.zrem(clips, *bad)
+            if lost:
+                pipe.unlink(*(keys.clip(stream_id, *place) for place in lost))
+            pipe.hset(info, rows.TOTALS, rows.totals_to_text(totals))
+            if position is None:
+                pipe.hdel(info, rows.POSITION)
+            else:
+                pipe.hset(info, rows.POSITION, rows.position_to_text(position))
+            pipe.execute()
+
+        self._transact(stream_id, [keys.lease(stream_id), info], put)
+
+    def _put(self, record: NewRecord, lease: Lease, after: Place | None) -> ClipSpan:
+        span, stream_id, keys = record.span, record.span.stream_id, self._keys
+        require_own(stream_id, lease)
+        key, info = keys.clip(stream_id, *record.place), keys.info(stream_id)
+
+        def put(pipe: Pipeline) -> ClipSpan:
+            facts = self._facts_for(pipe, stream_id, lease, after)
+            require_fingerprint(stream_id, facts.fingerprint, record.fingerprint)
+            stored: Any = pipe.get(key)
+            is_there = record.is_held_by(stored)
+            row = replace(span, size_bytes=len(stored if is_there else record.blob))
+            text = rows.span_to_text(row).encode()
+            old = self._rows_of(pipe, row, facts.totals)
+            filled = self._filled_gaps(pipe, row) if facts.has_retriable else []
+            totals = self._totals_with(row, facts.totals, old, is_indexed=text in old)
+            stale = [member for member in old if member != text]
+            pipe.multi()
+            if not is_there:
+                pipe.set(key, record.blob)
+            if stale:
+                pipe.zrem(keys.clips(stream_id), *stale)
+            if filled:
+                pipe.zrem(keys.gaps(stream_id), *filled)
+            pipe.zadd(keys.clips(stream_id), {text: row.start_s})
+            changed = _changed_facts(facts, record, totals)
+            if changed:
+                pipe.hset(info, mapping={**changed})
+            pipe.execute()
+            return row
+
+        return self._transact(stream_id, [keys.lease(stream_id), key, info], put)
+
+    def _facts_for(
+        self, pipe: Pipeline, stream_id: str, lease: Lease, after: Place | None
+    ) -> _Facts:
+        """The facts, when this writer may write: its lease holds, and nothing it wrote is lost."""
+        self._require_lease(pipe, lease)
+        known: Any = pipe.hmget(self._keys.info(stream_id), *_FACTS)
+        facts = _Facts.read(stream_id, known)
+        require_not_behind(stream_id, facts.position, after)
+        return facts
+
+    def _rows_of(self, pipe: Pipeline, row: ClipSpan, totals: StreamTotals | None) -> list[bytes]:
+        """Rows that the index has of this clip: its own, and others where a value was lost.
+
+        A clip that begins behind all others has none. They are looked for where it starts.
+        """
+        if totals is not None and (not totals.clips or row.start_s >= totals.end_s):
+            return []
+        found: Any = pipe.zrangebyscore(self._keys.clips(row.stream_id), row.start_s, row.start_s)
+        return [member for member in found if rows.place_in(member) == (row.epoch, row.index)]
+
+    def _totals_with(
+        self, row: ClipSpan, totals: StreamTotals | None, old: list[bytes], *, is_indexed: bool
+    ) -> StreamTotals:
+        """The totals with this row in the place of its old ones."""
+        if totals is not None and not old:
+            return totals.plus(row)
+        if totals is not None and is_indexed and len(old) == 1:
+            return totals
+        return self._count(row.stream_id, without=old).plus(row)
+
+    def _filled_gaps(self, pipe: Pipeline, row: ClipSpan) -> list[bytes]:
+        """Gaps of a clip that failed, and that this one is."""
+        found: Any = pipe.zrangebyscore(self._keys.gaps(row.stream_id), row.start_s, row.end_s)
+        return [member for member in found if _is_filled(member, row)]
+
+
+def _changed_facts(facts: _Facts, record: NewRecord, totals: StreamTotals) -> dict[str, str]:
+    """Fields of the info hash that a put changes."""
+    changed: dict[str, str] = {}
+    last, span = facts.position, record.span
+    if last is None or record.place > (last.epoch, last.index):
+        changed[rows.POSITION] = rows.position_to_text(record.position)
+    if span.end_s - span.start_s > facts.longest_s:
+        changed[rows.LONGEST] = repr(span.end_s - span.start_s)
+    if totals != facts.totals:
+        changed[rows.TOTALS] = rows.totals_to_text(totals)
+    return changed
+
+
+def _is_gap(member: bytes, gap: Gap) -> bool:
+    try:
+        return rows.gap_from_text(gap.stream_id, member).identity == gap.identity
+    except CorruptValue:
+        return False
+
+
+def _is_filled(member: bytes, row: ClipSpan) -> bool:
+    try:
+        gap = rows.gap_from_text(row.stream_id, member)
+    except CorruptValue:
+        return False
+    is_inside = gap.epoch == row.epoch and row.start_s <= gap.start_s and gap.end_s <= row.end_s
+    return gap.reason == REFILLED and is_inside

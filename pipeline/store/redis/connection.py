@@ -1,0 +1,129 @@
+"""Connections to Redis: one server, a cluster, or the primary that Sentinels name.
+
+    redis://user:password@host:port/db      unix:///socket      rediss://... (encrypted)
+    sentinel://user:password@host:port,host:port/service/db     the servers' own user and password
+
+A cluster needs no URL of its own: any of its nodes says that it is one.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.cluster import RedisCluster
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from pipeline.errors import InvalidSettings
+from pipeline.store.config import StoreConfig
+from pipeline.store.keys import Keys
+from pipeline.types import ClipSpan, without_credentials
+
+_UNDER_WAY = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
+READ_BYTES = 128 << 10
+"""Taken from the socket at a time: fewer turns at the GIL than with redis-py's 32 kB."""
+_TAKEN_OPTIONS = ("db", "client_name", "health_check_interval", "socket_keepalive", "protocol")
+"""Of a URL, beside `ssl_...`. Others change what answers look like, or have a setting here."""
+
+
+def connect(config: StoreConfig) -> redis.Redis:
+    """A client with every wait bounded: a server that is away is an error within 6 s.
+
+    Connection errors are retried for a moment, time-outs are not (they cost `timeout_s` each):
+    whoever can wait longer does (`patience`). Raises `InvalidSettings` for a URL that is none.
+    """
+    try:
+        _require_known_options(config.url)
+        if urlsplit(config.url).scheme == "sentinel":
+            return _connect_primary(config)
+        return redis.Redis.from_url(config.url, **_bounds(config))
+    except ValueError as error:
+        raise InvalidSettings(
+            f"store URL {without_credentials(config.url)!r} does not read: {error}; "
+            "expected redis://user:password@host:port/db"
+        ) from error
+
+
+def connect_cluster(config: StoreConfig) -> RedisCluster:
+    """The same for a cluster, found through the node that the URL names."""
+    return RedisCluster.from_url(config.url, **_bounds(config), require_full_coverage=False)
+
+
+def _bounds(config: StoreConfig) -> dict[str, Any]:
+    return {
+        "socket_timeout": config.timeout_s,
+        "socket_connect_timeout": config.connect_timeout_s,
+        "socket_read_size": READ_BYTES,
+        "retry": _RetryUnlessRefused(
+            ExponentialWithJitterBackoff(base=0.02, cap=0.25),
+            retries=3,
+            supported_errors=(redis.ConnectionError,),
+        ),
+    }
+
+
+def _connect_primary(config: StoreConfig) -> redis.Redis:
+    parts = urlsplit(config.url)
+    login, _, places = parts.netloc.rpartition("@")
+    service, _, db = parts.path.strip("/").partition("/")
+    user, _, password = login.partition(":")
+    sentinels = []
+    for place in places.split(","):
+        host, _, port = place.rpartition(":")
+        if not (host and port.isdigit() and service and (db or "0").isdigit()):
+            raise ValueError("expected sentinel://host:port,host:port/service/db")
+        sentinels.append((host.strip("[]"), int(port)))
+    bounds = _bounds(config)
+    login_fields: dict[str, Any] = {
+        "username": unquote(user) or None,
+        "password": unquote(password) or None,
+    }
+    sentinel = Sentinel(sentinels, sentinel_kwargs=dict(bounds), **bounds, **login_fields)
+    return sentinel.master_for(service, db=int(db or 0))
+
+
+def _require_known_options(url: str) -> None:
+    for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if name not in _TAKEN_OPTIONS and not name.startswith("ssl_"):
+            raise ValueError(
+                f"option {name!r} is not for a URL of the store; take it out (time limits are "
+                "store.timeout_s and store.connect_timeout_s)"
+            )
+
+
+def iter_plain_values(config: StoreConfig, spans: list[ClipSpan]) -> Iterator[bytes]:
+    """The values as a plain redis-py client with its own defaults reads them: the bench's rival."""
+    keys = Keys(config.namespace)
+    with redis.Redis.from_url(config.url) as client:
+        for span in spans:
+            value: Any = client.get(keys.clip(span.stream_id, span.epoch, span.index))
+            yield value
+
+
+def wait_until_idle(config: StoreConfig, *, limit_s: float = 60.0) -> None:
+    """Until the server saves and rewrites nothing in the background, or `limit_s` are over.
+
+    After many writes it rewrites its log, which takes a processor core for seconds.
+    """
+    ends_s = time.monotonic() + limit_s
+    with redis.Redis.from_url(config.url, socket_timeout=config.timeout_s) as client:
+        while time.monotonic() < ends_s:
+            facts: Any = client.info("persistence")
+            if not any(facts.get(name) for name in _UNDER_WAY):
+                return
+            time.sleep(0.05)
+
+
+class _RetryUnlessRefused(Retry):
+    """Retry what may pass by itself; a wrong password does not."""
+
+    def call_with_retry(self, do, fail, is_retryable=None, with_failure_count=False):  # type: ignore[override]
+        return super().call_with_retry(
+            do,
+            fail,
+            is_retryable or (lambda error: not isinstance(error, redis.AuthenticationError)),
+            with_failure_count,
+        )
