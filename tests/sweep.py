@@ -134,7 +134,7 @@ def _explained(time_s: float, frames: list[Frame], report: DecodeReport) -> bool
     if following is None:
         return report.end != "complete"
     near = following.pts_s - time_s < 3.0 and report.damaged_packets > 0
-    return following.gap is not None or near
+    return following.gap is not None or following.damaged or near
 
 
 def check_epochs(frames: list[Frame], times_s: list[float]) -> list[str]:

@@ -177,14 +177,14 @@ class HoldLimits:
     told: int
     """Where the container says that it is shown so long."""
     untold: int
-    """Where nothing comes for a while and the container does not say why. 0 for transports that
-    lose packets: there it is a loss."""
+    """Where nothing comes for a while and the container does not say why. 0 where durations can be
+    relied on (MP4, and MPEG as far as it has any): there it is a loss."""
 
     @classmethod
     def of(cls, container: str, time_base: Fraction, max_hold_s: float) -> "HoldLimits":
         """For FFmpeg's name of a container."""
-        lossy = container.startswith("mpeg")
-        untold_s = 0.0 if lossy else min(UNTOLD_HOLD_S, max_hold_s)
+        tells = container.startswith(("mpeg", "mov"))
+        untold_s = 0.0 if tells else min(UNTOLD_HOLD_S, max_hold_s)
         return cls(round(max_hold_s / float(time_base)), round(untold_s / float(time_base)))
 
     def end(self, timeline: Timeline, tick: int) -> int:

@@ -1,12 +1,16 @@
 """An open track in, its packets out, with what reading them ran into."""
 
 from collections.abc import Iterator
+from typing import cast
 
+from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.video.stream import VideoStream
 
-from workers.decode.track import OpenTrack
-from workers.errors import SourceUnreachable, TooLarge
+from workers.decode.fragments import SplicedFile, find_first_fragment, find_fragment
+from workers.decode.track import OpenTrack, open_container, select_track
+from workers.errors import SourceError, SourceUnreachable, TooLarge
 
 MAX_PACKETS_PER_SECOND = 1000
 """More pictures within one second of stream time are a trap, not a video."""
@@ -27,6 +31,9 @@ class PacketReader:
         """The end of the file was reached."""
         self.seeked = False
         """Reading did not begin at the start."""
+        self._header_end: int | None = None
+        self._gone = 0
+        """Bytes of the file that are left out before what is read now."""
         self._second: int | None = None
         self._in_second = 0
 
@@ -36,16 +43,50 @@ class PacketReader:
         return self.read_errors > MAX_READ_ERRORS
 
     def __iter__(self) -> Iterator[Packet]:
-        for packet in self._track.head if not self.seeked else ():
+        track = self._track
+        for packet in track.head if not self.seeked else ():
             yield self._count(packet)
-        while not self.broke_off:
-            demuxed = self._track.container.demux(self._track.stream)
+        yield from self._read_container(track.container, track.stream)
+        while not self.broke_off and (resume := self._find_rest()) is not None:
+            self.read_errors += 1
+            yield from self._read_rest(resume)
+        self.exhausted = True
+
+    def _read_container(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+        """Its packets; goes on behind errors until there are too many."""
+        ended = False
+        while not (ended or self.broke_off):
+            demuxed = container.demux(stream)
             while (packet := self._read(demuxed)) is not None:
                 if packet.size:  # the end marker has none; as input it drains the decoder
                     yield self._count(packet)
-            if self.exhausted:
-                return
-        self.exhausted = True
+            ended = self.exhausted
+
+    def _find_rest(self) -> int | None:
+        """Where a fragmented MP4 goes on behind what FFmpeg took for its end."""
+        track = self._track
+        if track.file is None or not track.container.format.name.startswith("mov"):
+            return None
+        self._header_end = find_first_fragment(track.file)
+        if self._header_end is None:
+            return None
+        return find_fragment(track.file, self.last_position, track.stream.id)
+
+    def _read_rest(self, resume: int) -> Iterator[Packet]:
+        """The packets from a fragment on, read with the header of the file."""
+        track, cut = self._track, self._header_end
+        assert track.file is not None
+        assert cut is not None
+        self.last_position = resume + 8
+        self._gone = resume - cut
+        self.exhausted = False
+        try:
+            with open_container(SplicedFile(track.file, cut, resume), "") as rest:
+                select_track(rest, track.stream.index)
+                stream = rest.streams[track.stream.index]
+                yield from self._read_container(rest, cast(VideoStream, stream))
+        except (SourceError, LookupError):
+            return  # nor can this be read; the next fragment may
 
     def _read(self, demuxed: Iterator[Packet]) -> Packet | None:
         """The next packet; None at the end of the file, or of what can be read in one go."""
@@ -90,7 +131,8 @@ class PacketReader:
             packet.dts = None if packet.dts is None else packet.dts * scale
             packet.duration = (packet.duration or 0) * scale
         if packet.pos is not None:
-            self.last_position = max(self.last_position, packet.pos + packet.size)
+            end = packet.pos + packet.size + self._gone
+            self.last_position = max(self.last_position, end)
         clock = packet.dts if packet.dts is not None else packet.pts
         if clock is None:
             return packet

@@ -175,7 +175,11 @@ class GopDecoder:
             yield from self.drain(sampler)
 
     def _choose(self, picture: VideoFrame, sampler: Sampler) -> Iterator[DecodedFrame]:
-        ticks = picture.pts if self._order is None else self._order.pop(picture)
+        ticks = (
+            picture.pts
+            if self._order is None
+            else self._order.pop(picture, self._context.has_b_frames)
+        )
         damaged = self._damage.reaches(picture, ticks)
         if ticks is None:
             return
@@ -277,8 +281,8 @@ class _DecodeOrder:
     """Presentation times where the container has none (AVI): the decode times, in order.
 
     Each picture gets the earliest that is left. A packet that gives no picture must take its time
-    with it, or all that follow would be early: at once where the decoder refuses it, at the next
-    keyframe where it is swallowed, as nothing decoded before that is shown behind it.
+    with it, or all that follow would be early: at once where the decoder refuses it or reorders
+    nothing, else at the next keyframe, as nothing decoded before that is shown behind it.
     """
 
     def __init__(self) -> None:
@@ -299,14 +303,19 @@ class _DecodeOrder:
             self._waiting.remove(packet.dts)
             heapq.heapify(self._waiting)
 
-    def pop(self, picture: VideoFrame) -> int | None:
+    def pop(self, picture: VideoFrame, reordered: bool) -> int | None:
         """The presentation time of the picture that comes out next."""
         source = picture.pts
-        while source is not None and self._keyframes and source >= self._keyframes[0]:
-            keyframe = self._keyframes.popleft()
-            while self._waiting and self._waiting[0] < keyframe:
-                heapq.heappop(self._waiting)
+        if source is not None:
+            if not reordered:
+                self._drop_before(source)
+            while self._keyframes and source >= self._keyframes[0]:
+                self._drop_before(self._keyframes.popleft())
         return heapq.heappop(self._waiting) if self._waiting else None
+
+    def _drop_before(self, dts: int) -> None:
+        while self._waiting and self._waiting[0] < dts:
+            heapq.heappop(self._waiting)
 
 
 class _Expected:

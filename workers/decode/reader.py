@@ -19,6 +19,7 @@ pictures.
 Knows nothing of clips, models or clusters.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ class VideoReader:
         self._track: OpenTrack | None = None
         self._frames = self._damaged = self._before_keyframe = 0
         self._epoch = _Epoch(0, 0, 0.0, 0)
+        self._lost_before = deque([0], maxlen=3)
+        """What was lost before each of the last GOPs; reading is one ahead of decoding."""
 
     def __enter__(self) -> "VideoReader":
         self._open()
@@ -138,10 +141,9 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         try:
             previous: tuple[DecodedFrame, Frame] | None = None
-            lost = 0
             for decoded, epoch in self._decode():
-                frame = self._make_frame(decoded, epoch, previous, damage=self._lost > lost)
-                previous, lost = (decoded, frame), self._lost
+                frame = self._make_frame(decoded, epoch, previous)
+                previous = decoded, frame
                 self._frames += 1
                 self._damaged += frame.damaged
                 yield frame
@@ -182,8 +184,10 @@ class VideoReader:
 
     @property
     def _lost(self) -> int:
-        """Packets so far that came and of which nothing could be seen."""
-        return self._tally.refused_packets + self._tally.corrupt_packets + self._before_keyframe
+        """Packets so far of which nothing could be seen, and breaks in the container."""
+        tally = self._tally
+        refused = tally.refused_packets + tally.corrupt_packets
+        return refused + self._before_keyframe + self._packets.read_errors
 
     def _decode(self) -> Iterator[_Sample]:
         """The samples, each with its epoch."""
@@ -196,6 +200,7 @@ class VideoReader:
             if part.epoch != epoch.number:
                 yield from _drain(decoder, epoch)
                 epoch = self._epoch = self._follow(epoch, part)
+            self._lost_before.append(self._lost)
             first_tick = part.first_tick
             part.timeline.forget_before(self._previous_tick)
             self._previous_tick = first_tick
@@ -267,10 +272,7 @@ class VideoReader:
         decoded: DecodedFrame,
         epoch: _Epoch,
         previous: tuple[DecodedFrame, Frame] | None,
-        *,
-        damage: bool,
     ) -> Frame:
-        """`damage`: packets were lost since the frame before."""
         assert epoch.sampler is not None
         picture, grid = decoded.picture, epoch.sampler.grid
         pts_s = grid.seconds(decoded.ticks)
@@ -280,7 +282,7 @@ class VideoReader:
             cut = epoch.number != frame_before.epoch or _shape(picture) != _shape(before.picture)
             pixels = frame_before.pixels if picture is before.picture else None
         if is_gap(pts_s - self._covered_s(epoch, previous) + self.interval_s, self.interval_s):
-            gap: GapReason | None = "damaged" if damage else "gap"
+            gap: GapReason | None = "damaged" if self._lost > self._lost_before[0] else "gap"
         return Frame(
             pixels=self._converter.convert(picture) if pixels is None else pixels,
             pts_s=pts_s,

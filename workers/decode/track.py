@@ -135,7 +135,7 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
     shown = redact_url(url)
     with (
         open_regular_file(local_path(url), shown, roots) as file,
-        _open_container(file, shown) as container,
+        open_container(file, shown) as container,
     ):
         stream = choose_track(container, shown, file)
         if not stream.codec_context.width:
@@ -148,9 +148,14 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
         yield track
 
 
-def _open_container(
+def open_container(
     file: io.RawIOBase, shown: str, codecs: Sequence[str] = CODECS
 ) -> InputContainer:
+    """Open what a file object holds.
+
+    Raises:
+        SourceRefused, NoVideoStream, TooLarge: it is none of `CONTAINERS`, or broken.
+    """
     # The limits go to FFmpeg's probing too, which decodes pictures before `av.open` returns.
     options = {
         "protocol_whitelist": "file",
@@ -225,7 +230,7 @@ def _find_moving(file: io.RawIOBase, shown: str) -> set[int]:
     position = file.tell()
     file.seek(0)
     try:
-        with _open_container(file, shown) as container:
+        with open_container(file, shown) as container:
             for packet in islice(container.demux(container.streams.video), MAX_PROBED_PACKETS):
                 counts[packet.stream_index] += packet.size > 0
     except (FFmpegError, IndexError, SourceError):
@@ -246,17 +251,23 @@ def _check_declared_size(file: io.RawIOBase, shown: str) -> None:
     """Probing gave no picture size: damage, or a picture it refused; ask the container alone."""
     position = file.tell()
     file.seek(0)
-    with _open_container(file, shown, codecs=("none",)) as container:
+    with open_container(file, shown, codecs=("none",)) as container:
         for stream in container.streams.video:
             if stream.codec_context is not None:
                 _check_size(stream.codec_context.width, stream.codec_context.height, shown)
     file.seek(position)
 
 
-def prepare_track(container: InputContainer, stream: VideoStream) -> None:
+def select_track(container: InputContainer, index: int) -> None:
+    """Let a container pass over all other tracks."""
     for other in container.streams:
-        if other.index != stream.index:
+        if other.index != index:
             other.discard = Discard.all
+
+
+def prepare_track(container: InputContainer, stream: VideoStream) -> None:
+    """Ready a track for decoding with one thread."""
+    select_track(container, stream.index)
     context = stream.codec_context
     context.thread_count = 1
     context.thread_type = "NONE"

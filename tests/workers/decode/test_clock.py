@@ -104,6 +104,7 @@ def test_a_jump_of_the_decode_clock_is_told_from_a_long_picture():
     ("container", "stretch", "duration", "end"),
     [
         ("mov,mp4", 0, 0, 300_000),  # the clock ran on: shown until the next one
+        ("mov,mp4", 1, 33, 33),  # fragments were lost
         ("matroska,webm", 1, 33, 120_000),  # nobody says so: two minutes
         ("matroska,webm", 1, 200_000, 200_000),  # a block's duration says so
         ("mpegts", 1, 33, 33),  # packets were lost

@@ -1,6 +1,7 @@
 """Damage: how far it is marked, that it heals, and that it moves no other frame in time."""
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.videos import CASES, VideoSpec, read_index, write_video
 from tests.workers.decode.oracle import SMALL
 from workers.decode.plan import MAX_BROKEN_PLANS, MAX_PAUSE, _Trust
 from workers.decode.reader import VideoReader
-from workers.types import Frame, VideoSource
+from workers.types import Cursor, Frame, VideoSource
 
 
 def spoil(path: Path, numbers: set[int], how: Callable[[bytearray], None]) -> Path:
@@ -83,6 +84,52 @@ def test_a_lost_picture_moves_no_later_one_in_an_avi(tmp_path: Path, spec: Video
     later = {read_index(f.pixels): f.pts_s for f in frames[-50:]}
     assert later
     assert {n: whole[n] for n in later} == pytest.approx(later)
+
+
+FRAGMENTED = {"movflags": "+frag_keyframe+empty_moov+default_base_moof"}
+
+
+def break_fragments(path: Path, numbers: set[int]) -> Path:
+    """A fragmented MP4 of 12 s with zeros over the heads of some of its fragments of 2 s."""
+    write_video(path, frames=120, fps=10, gop=20, mux_options=FRAGMENTED)
+    data = bytearray(path.read_bytes())
+    fragments = [m.start() - 4 for m in re.finditer(b"moof", data)]
+    for number in numbers:
+        at = fragments[number]
+        data[at : at + 600] = bytes(600)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("broken", [{2}, {1, 4}, {3, 4}, {5}])
+def test_a_fragmented_mp4_goes_on_behind_a_broken_fragment(tmp_path: Path, broken: set[int]):
+    path = break_fragments(tmp_path / "v.mp4", broken)
+    with VideoReader(VideoSource(str(path), "x", fps=5.0), SMALL) as reader:
+        frames, report = list(reader), reader.report
+    there = [n for n in range(0, 120, 2) if n // 20 not in broken]
+    assert [read_index(f.pixels) for f in frames] == there
+    assert [f.pts_s for f in frames] == pytest.approx([n / 10 for n in there])
+    behind = {n * 20 for n in range(1, 6) if n not in broken and n - 1 in broken}
+    assert {read_index(f.pixels) for f in frames if f.gap == "damaged"} == behind
+    assert report.epochs == 1
+
+
+def test_a_broken_fragment_is_passed_over_by_a_resumed_run_too(tmp_path: Path):
+    path = break_fragments(tmp_path / "v.mp4", {2})
+    source = VideoSource(str(path), "x", fps=1.0)
+    with VideoReader(source, SMALL) as reader:
+        whole = list(reader)
+    for done, frame in enumerate(whole, start=1):
+        cursor = Cursor(frame.epoch, done - 1, frame.pts_s, frame.pts_s + 1)
+        with VideoReader(source, SMALL, after=cursor) as reader:
+            assert [(f.pts_s, f.gap) for f in reader] == [(f.pts_s, f.gap) for f in whole[done:]]
+
+
+def test_a_sound_fragmented_mp4_has_no_break(tmp_path: Path):
+    path = break_fragments(tmp_path / "v.mp4", set())
+    with VideoReader(VideoSource(str(path), "x"), SMALL) as reader:
+        assert len(list(reader)) == 12
+        assert reader.report.is_sound
 
 
 def test_a_plan_is_tried_again_when_gops_are_sound(tmp_path: Path):
