@@ -6,9 +6,11 @@ ends early at a new epoch and before a frame marked `cut`; the last one may be s
 `cut_clips` takes frames from anywhere.
 """
 
+import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,11 @@ from workers.decode.reader import VideoReader, frame_end_s
 from workers.decode.track import open_track
 from workers.seams import WorkerInfo
 from workers.types import Clip, Cursor, Frame, GapReason, SourceEnd, VideoSource
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 30.0
+"""How long the clip that is being read is waited for before its file is closed."""
 
 
 def check_source(source: VideoSource, *, roots: Sequence[Path] = ()) -> None:
@@ -42,8 +49,16 @@ def open_clips(
     The clips behind a cursor are those of an undisturbed run: same frames, same index, same
     pixels. Raises what `VideoReader` raises.
     """
-    with VideoReader(source, info.pixel_format, after=cursor, roots=roots) as reader:
-        yield FileClips(reader, source.stream_id, info.clip_frames, cursor)
+    with ExitStack() as stack:
+        reader = VideoReader(source, info.pixel_format, after=cursor, roots=roots)
+        stack.enter_context(reader)
+        clips = FileClips(reader, source.stream_id, info.clip_frames, cursor)
+        try:
+            yield clips
+        finally:
+            if not clips.stop_reading(CLOSE_S):
+                stack.pop_all()  # closing a file that is being read would end the process
+                logger.error("stream %s: its file does not answer; left open", source.stream_id)
 
 
 class FileClips:
@@ -65,9 +80,26 @@ class FileClips:
             first_index=0 if cursor is None else cursor.index + 1,
             gaps=self._gaps,
         )
+        self._reading = threading.Lock()
+        self._stopped = False
 
     def __iter__(self) -> Iterator[Clip]:
-        return map(self._end_with_the_file, self._clips)
+        """May be pulled by another thread than the one that closes the file."""
+        clips = map(self._end_with_the_file, self._clips)
+        while True:
+            with self._reading:
+                clip = None if self._stopped else next(clips, None)
+            if clip is None:
+                return
+            yield clip
+
+    def stop_reading(self, timeout_s: float) -> bool:
+        """Give no clip after the one that is being read; False when that does not come."""
+        self._stopped = True
+        if not self._reading.acquire(timeout=timeout_s):
+            return False
+        self._reading.release()
+        return True
 
     @property
     def end(self) -> SourceEnd:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from aot import ClipTokens, FrameFeatures, InvalidFeatures, Reducer, make_reducer
-from workers.errors import InvalidSettings
+from aot import ClipTokens, FrameFeatures, Reducer, make_reducer
+from workers.errors import InvalidSettings, WorkerBroken, one_line
 from workers.models import VisionEncoder, open_vision_encoder
 from workers.seams import WorkerInfo
 from workers.types import Clip, ClipStats, CompressedClip, FailedClip
@@ -27,6 +27,28 @@ logger = logging.getLogger(__name__)
 
 TRIES = 3
 """How often a clip that does not fit into memory by itself is tried before it is given up."""
+
+NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "cudaErrorMemoryAllocation",
+)
+"""What a `RuntimeError` says when memory is short; not all of torch's are `OutOfMemoryError`."""
+
+BROKEN_DEVICE = (
+    "CUDA error",
+    "HIP error",
+    "device-side assert",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUDNN_STATUS_MAPPING_ERROR",
+)
+"""What a `RuntimeError` says that leaves the process without a device."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +111,18 @@ class CompressWorker:
             rule=self._reducer.describe(),
         )
 
+    @property
+    def batch_clips(self) -> int:
+        """Clips to wait for: on a CPU, which computes them one by one, no more than one."""
+        on_cpu = torch.device(self._settings.device).type == "cpu"
+        return 1 if on_cpu else self._settings.batch_clips
+
     def compress(self, clips: Sequence[Clip]) -> list[CompressedClip | FailedClip]:
-        """Compress clips of any streams, in order."""
+        """Compress clips of any streams, in order.
+
+        Raises:
+            WorkerBroken: the device can compute no more; this process has to end.
+        """
         if torch.device(self._settings.device).type == "cpu":
             with fixed_threads(self._settings.threads):
                 return compress_each(self._encoder, self._reducer, clips)
@@ -123,35 +155,38 @@ def compress_each(
 def compress_batch(
     encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip]
 ) -> list[CompressedClip | FailedClip]:
-    """Compress clips with one batch of frames; a batch that does not fit is halved.
+    """Compress clips with one batch of frames; a batch that fails is taken apart.
 
-    A clip that does not fit by itself in three tries, or whose features are not finite, comes
-    back as a `FailedClip`; the others are not touched by it.
+    One that does not fit into memory is halved; of one that fails otherwise the clips are tried
+    one by one. What fails by itself, for want of memory only after three tries, comes back as a
+    `FailedClip`; the others are not touched by it.
+
+    Raises:
+        WorkerBroken: the device can compute no more.
     """
     if len(clips) > 1 and len({clip.pixels.shape[1:] for clip in clips}) > 1:
         return compress_each(encoder, reducer, clips)
-    failure = ""
+    failure, no_memory = "", False
     for _ in range(TRIES if len(clips) == 1 else 1):
         try:
             return list(_compress_once(encoder, reducer, clips))
-        except InvalidFeatures as error:
-            failure = str(error)
-            break
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            failure = f"no memory for {len(clips)} clips: {str(error).splitlines()[0]}"
+        except Exception as error:  # whatever it is, it is of one clip until the others fail too
+            if is_device_broken(error):
+                raise WorkerBroken(
+                    f"the device is broken: {one_line(error)}; the worker is replaced"
+                ) from error
+            no_memory = is_out_of_memory(error)
+            failure = f"{'no memory' if no_memory else type(error).__name__}: {one_line(error)}"
         # The failed batch is only let go once its exception is: so not in the except block.
         _give_memory_back()
+        if not no_memory:
+            break
     logger.warning("%d clips from %r not compressed: %s", len(clips), clips[0], failure)
     if len(clips) == 1:
         return [FailedClip.of(clips[0], failure)]
-    half = len(clips) // 2
-    return [
-        result
-        for part in (clips[:half], clips[half:])
-        for result in compress_batch(encoder, reducer, part)
-    ]
+    size = len(clips) // 2 if no_memory else 1
+    parts = [clips[start : start + size] for start in range(0, len(clips), size)]
+    return [result for part in parts for result in compress_batch(encoder, reducer, part)]
 
 
 def _compress_once(
@@ -220,7 +255,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True for what torch and Python raise when memory is short, on a device or on the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
+
+
+def is_device_broken(error: BaseException) -> bool:
+    """True for errors after which every call to the device fails until the process ends."""
+    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
+        return False
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return any(text in str(error) for text in BROKEN_DEVICE)
 
 
 def _give_memory_back() -> None:

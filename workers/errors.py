@@ -20,7 +20,10 @@
         UnsafeWeights        no safetensors
         InvalidCheckpoint    files missing, damaged, or not fitting together
         PromptTooLong        more tokens than the model's context
+        ModelChanged         other weights behind the name than before, or than on other nodes
       WorkerLost           a worker died and could not be replaced
+      WorkerBroken         a worker's device can compute no more; its process is replaced
+      SessionCrashed       a session died too often to be started once more
       ClipsFailed          no worker could compress several clips in a row
       ClusterUnreachable   no Ray cluster at the address, or one of another version
 
@@ -123,8 +126,20 @@ class PromptTooLong(ModelError):
     """Prompt and answer together are longer than the model's context."""
 
 
+class ModelChanged(ModelError):
+    """The weights behind a name are others than they were, or than those of other workers."""
+
+
 class WorkerLost(WorkerError):
     """A worker died and could not be replaced in time."""
+
+
+class WorkerBroken(WorkerError):
+    """The device a worker computes on is in a state that only a new process ends."""
+
+
+class SessionCrashed(WorkerError):
+    """A session died so often within its window that it is not started again."""
 
 
 class ClipsFailed(WorkerError):

@@ -66,6 +66,7 @@ class RayRunner:
             open_clips=job.open_clips,
             pool=job.pool,
             detached=detached,
+            expected=info,
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from aot import AOTConfig, ClipTokens
-from workers.errors import SourceUnreachable
+from workers.errors import ModelNotFound, SourceUnreachable, WorkerBroken
 from workers.models.base import ModelIdentity
 from workers.seams import SessionReport, WorkerInfo
 from workers.types import (
@@ -139,6 +139,55 @@ class ModelFreeWorkers:
         )
 
     def close(self) -> None:
+        pass
+
+
+class StandIn:
+    """What an actor holds, without a model; told by the settings' model how it loads.
+
+    `standin:load=2,dies=FILE,weights=FILE,away=FILE`: seconds to load; die while loading if FILE
+    is there; be the model that FILE says; raise while FILE is there. A stream called `deadly-3`
+    kills the process with its clip 3; `raising-3`, `broken-3`, `stuck-3`, `hanging-3` do as named;
+    `slow` takes .1 s a clip, `uneven` every second one.
+    """
+
+    batch_clips = 8
+
+    def __init__(self, settings):
+        parts = [part.split("=") for part in settings.model.removeprefix("standin:").split(",")]
+        self.options = {key: value for key, *rest in parts for value in rest}
+        time.sleep(float(self.options.get("load", 0)))
+        if os.path.exists(self.options.get("dies", "")):
+            os._exit(1)
+        if os.path.exists(self.options.get("away", "")):
+            raise ModelNotFound("the folder is away")
+        self.info = INFO
+        if "weights" in self.options:
+            weights = Path(self.options["weights"]).read_text()
+            self.info = replace(INFO, identity=replace(INFO.identity, weights=weights))
+
+    def compress(self, clips):
+        for clip in clips:
+            self.suffer(clip)
+        return list(ModelFreeWorkers().compress_stream(clips))
+
+    def suffer(self, clip):
+        what, _, index = clip.stream_id.partition("-")
+        if what == "slow" or (what == "uneven" and clip.index % 2):
+            time.sleep(0.1)
+        if not index or clip.index != int(index):
+            return
+        if what == "deadly":
+            time.sleep(0.05)
+            os._exit(1)
+        if what == "raising":
+            raise ZeroDivisionError("a fault of this clip")
+        if what == "broken":
+            raise WorkerBroken("the device is broken: CUDA error: device-side assert")
+        if what in ("stuck", "hanging"):
+            time.sleep(4 if what == "stuck" else 600)
+
+    def close(self):
         pass
 
 

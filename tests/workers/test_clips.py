@@ -1,13 +1,16 @@
 """Frames cut into clips, and clips read from files behind a cursor."""
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.videos import CASES, read_index, write_case, write_video
+from tests.videos import CASES, VideoSpec, read_index, write_case, write_video
 from tests.workers.decode.oracle import SMALL
-from workers.clips import FileClips, cut_clips
+from tests.workers.session_support import INFO
+from workers.clips import FileClips, cut_clips, open_clips
 from workers.decode.reader import VideoReader
 from workers.types import Clip, Cursor, Frame, VideoSource
 
@@ -152,3 +155,15 @@ def test_a_file_tells_its_interval_and_its_end(tmp_path: Path):
         assert clips.total_s == pytest.approx(3.0)
         assert read_index(next(iter(clips)).pixels[7]) == 7
         assert clips.end == "complete"
+
+
+def test_a_file_is_not_closed_while_another_thread_reads_it(tmp_path):
+    path = write_video(tmp_path / "walk.mp4", VideoSpec(frames=64, fps=4, gop=16))
+    read = []
+    with open_clips(VideoSource(str(path), "walk", fps=None), INFO, None) as clips:
+        thread = threading.Thread(target=lambda: read.extend(clips), daemon=True)
+        thread.start()
+        time.sleep(0.005)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [clip.index for clip in read] == list(range(len(read)))

@@ -16,9 +16,10 @@ from workers.compress import (
     compress_batch,
     compress_each,
     fixed_threads,
+    is_device_broken,
     is_out_of_memory,
 )
-from workers.errors import InvalidSettings, ModelNotFound
+from workers.errors import InvalidSettings, ModelNotFound, WorkerBroken
 from workers.inline import InlineWorkers
 from workers.types import FailedClip, PixelFormat
 
@@ -110,10 +111,27 @@ def test_a_clip_that_never_fits_fails_alone_after_three_tries():
     assert encoder.calls.count(4) == 1 + 3 + 1
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
-    encoder = StubEncoder(lambda frames, first: RuntimeError("shapes do not match"))
-    with pytest.raises(RuntimeError, match="shapes do not match"):
+@pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("weight"), ZeroDivisionError()])
+def test_an_unknown_error_fails_its_clip_alone(error):
+    batch = clips(4)
+    first = batch[2].pixels[0, 0, 0, 0]
+
+    def fails(frames, pixel):
+        return error if frames > 4 or pixel == first else None
+
+    encoder = StubEncoder(fails)
+    results = compress_batch(encoder, reducer(), batch)
+    assert [type(result) is FailedClip for result in results] == [False, False, True, False]
+    assert type(error).__name__ in results[2].detail
+    assert encoder.calls == [16, 4, 4, 4, 4]
+
+
+def test_a_broken_device_is_the_fault_of_no_clip():
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    encoder = StubEncoder(lambda frames, first: error)
+    with pytest.raises(WorkerBroken, match="device-side assert"):
         compress_batch(encoder, reducer(), clips(2))
+    assert encoder.calls == [8]
 
 
 def test_features_that_are_not_finite_fail_their_clip_alone():
@@ -134,10 +152,10 @@ def test_features_that_are_not_finite_fail_their_clip_alone():
 def test_pictures_of_two_sizes_are_not_put_into_one_batch():
     small = make_clip("lobby", 0)
     large = make_clip("lobby", 1, replace(INFO, pixel_format=PixelFormat(16, 8)))
-    encoder = StubEncoder(lambda frames, first: None if frames == 4 else RuntimeError("mixed"))
-    with pytest.raises(RuntimeError, match="shape"):
-        compress_batch(encoder, reducer(), [small, large])
+    encoder = StubEncoder()
+    results = compress_batch(encoder, reducer(), [small, large])
     assert encoder.calls == [4, 4]
+    assert [type(result) is FailedClip for result in results] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -146,12 +164,36 @@ def test_pictures_of_two_sizes_are_not_put_into_one_batch():
         (torch.OutOfMemoryError("x"), True),
         (MemoryError(), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 1 TB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), False),
         (RuntimeError("other"), False),
         (ValueError("can't allocate memory"), False),
     ],
 )
 def test_lack_of_memory_is_told_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("CUDA error"), False),
+    ],
+)
+def test_a_broken_device_is_told_from_other_errors(error, expected):
+    assert is_device_broken(error) is expected
+
+
+def test_a_worker_on_a_cpu_waits_for_no_batch(model):
+    assert CompressWorker(CompressSettings(model, batch_clips=8)).batch_clips == 1
 
 
 def test_threads_are_set_inside_and_put_back():

@@ -11,7 +11,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from workers.answer import AnswerSettings, AnswerWorker
-from workers.cluster.pool import close_pool, create_actor, original_error
+from workers.cluster.actors import create_actor, original_error
+from workers.cluster.pool import close_pool
 from workers.errors import WorkerLost
 from workers.models import VisualSegment
 

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from workers.cluster.pool import original_error
+from workers.cluster.actors import original_error
 from workers.errors import one_line
 from workers.session import CheckSource
 from workers.types import VideoSource

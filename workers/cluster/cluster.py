@@ -7,6 +7,7 @@ The data path never crosses this process: sessions read, workers compress, sinks
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -14,6 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from workers.answer import AnswerSettings
+from workers.cluster.actors import OpenCompressor
 from workers.cluster.answer import ClusterAnswer, open_answer
 from workers.cluster.check import check_on_cluster
 from workers.cluster.connect import (
@@ -22,7 +24,7 @@ from workers.cluster.connect import (
     start_local_cluster,
     stop_local_cluster,
 )
-from workers.cluster.pool import PoolSettings, close_pool, open_pool
+from workers.cluster.pool import Pool, PoolSettings, close_pool, open_pool
 from workers.cluster.session import (
     SessionHandle,
     SessionSpec,
@@ -31,7 +33,7 @@ from workers.cluster.session import (
     start_session,
     stop_sessions,
 )
-from workers.compress import CompressSettings
+from workers.compress import CompressSettings, CompressWorker
 from workers.seams import SinkFactory, WorkerInfo
 from workers.session import CheckSource, OpenClips, SessionSettings
 from workers.types import VideoSource
@@ -56,26 +58,43 @@ class Cluster:
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings
         self._own_name = uuid.uuid4().hex[:8]
-        self._pools: dict[str, list[Any]] = {}
+        self._pools: dict[str, Pool] = {}
         self._sessions: list[SessionHandle] = []
         self._answers: list[ClusterAnswer] = []
 
     def open_pool(
-        self, compress: CompressSettings, pool: PoolSettings, *, detached: bool = False
+        self,
+        compress: CompressSettings,
+        pool: PoolSettings,
+        *,
+        detached: bool = False,
+        tenant: str = "",
+        expected: WorkerInfo | None = None,
+        open_compressor: OpenCompressor = CompressWorker,
     ) -> tuple[str, WorkerInfo]:
         """Start the compress workers of these settings, once; return the pool's name.
 
+        A detached pool ends by itself when no session uses it; `tenant` is the session to come.
+
         Raises:
-            ModelError: the checkpoint cannot be used.
+            ModelError: the checkpoint cannot be used, or is not the `expected` one any more.
             WorkerLost: the workers found no place, or did not start in time.
         """
         name = pool_name(compress, "shared" if detached else self._own_name)
-        handles, info = open_pool(compress, pool, name=name, detached=detached)
+        opened = open_pool(
+            compress,
+            pool,
+            name=name,
+            detached=detached,
+            tenant=tenant or self._own_name,
+            expected=expected,
+            open_compressor=open_compressor,
+        )
         if not detached:
             # Only the handles of creation keep an actor alive; those found by name do not.
-            mine = self._pools.setdefault(name, [])
-            mine.extend(handles[len(mine) :])
-        return name, info
+            mine = self._pools.setdefault(name, opened).handles
+            mine.extend(opened.handles[len(mine) :])
+        return name, opened.info
 
     def check_source(self, check: CheckSource, source: VideoSource) -> Any:
         """Look at a source where its session would run: gives and raises what `check` does there.
@@ -100,28 +119,38 @@ class Cluster:
         settings: SessionSettings | None = None,
         pool: PoolSettings | None = None,
         detached: bool = False,
+        expected: WorkerInfo | None = None,
+        open_compressor: OpenCompressor = CompressWorker,
     ) -> SessionHandle:
         """Start a stream's session; a detached one goes on when this process ends.
 
         Workers are started first: a session that took the last core would wait for them forever.
+        `expected` is what the stream was described with; other weights are refused.
         """
-        pool = pool or PoolSettings()
-        name, _ = self.open_pool(compress, pool, detached=detached)
         spec = SessionSpec(
             source=source,
             sink=sink,
             compress=compress,
             open_clips=open_clips,
-            pool_name=name,
+            pool_name="",
             settings=settings or SessionSettings(),
-            pool=pool,
+            pool=pool or PoolSettings(),
             detached=detached,
+            restarts=self._settings.session_restarts,
+            open_compressor=open_compressor,
+        )
+        name, info = self.open_pool(
+            compress,
+            spec.pool,
+            detached=detached,
+            tenant=spec.name,
+            expected=expected,
+            open_compressor=open_compressor,
         )
         session = start_session(
-            spec,
+            replace(spec, pool_name=name, info=info),
             cpus=self._settings.session_cpus,
             resources=self._settings.session_resources,
-            max_restarts=self._settings.session_restarts,
         )
         if not detached:
             self._sessions.append(session)
@@ -154,8 +183,8 @@ class Cluster:
         stop_sessions(self._sessions, timeout_s=stop_s)
         for answer in self._answers:
             answer.close()
-        for handles in self._pools.values():
-            close_pool(handles)
+        for pool in self._pools.values():
+            close_pool(pool.handles)
 
 
 @contextmanager

@@ -49,8 +49,8 @@ class ClusterSettings:
     """Of Ray's CPU resource for a session: decoding keeps one core busy."""
     session_resources: dict[str, float] = field(default_factory=dict)
     session_restarts: int = 10
-    """How often a session that dies is started again: bounded, because a file that crashes the
-    decoder does so each time."""
+    """How often a day a session that dies is started again: bounded, because a file that crashes
+    the decoder does so each time; per time, because a stream may outlive many machines."""
     connect_timeout_s: float = 10.0
     local_port: int = 26379
     """Where `start_local_cluster` listens. Not Ray's own default, which is Redis's."""

@@ -1,10 +1,13 @@
 """A stream session as an actor: it reads, compresses and commits without the driver.
 
 The session starts in the actor's constructor, because that is what Ray runs again when the actor
-dies: the new one asks the sink where the stream stands. A detached session outlives the command
-that started it and leaves by itself at its end; the last one to leave ends its worker pool.
+dies: the new one asks the sink where the stream stands. How often that may happen is bounded per
+time, so that a stream of months outlives its machines and a file that crashes the decoder does not
+do so for ever; the last death is recorded as the stream's error. A detached session outlives the
+command that started it and leaves by itself at its end.
 """
 
+import json
 import logging
 import threading
 import time
@@ -21,18 +24,15 @@ from ray.exceptions import (
     GetTimeoutError,
     RayActorError,
 )
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 from ray.util import list_named_actors
 
-from workers.cluster.pool import (
-    ClusterWorkers,
-    PoolSettings,
-    close_pool,
-    create_actor,
-    open_pool,
-)
-from workers.compress import CompressSettings
-from workers.errors import WorkerError, WorkerLost, one_line
-from workers.seams import SinkFactory
+from workers.cluster.actors import OpenCompressor, create_actor
+from workers.cluster.feed import ClusterWorkers
+from workers.cluster.pool import Pool, PoolSettings, leave_pool, open_pool
+from workers.compress import CompressSettings, CompressWorker
+from workers.errors import SessionCrashed, WorkerError, WorkerLost, one_line
+from workers.seams import SessionReport, SinkFactory, WorkerInfo
 from workers.session import OpenClips, Progress, SessionSettings, run_session
 from workers.types import VideoSource
 
@@ -42,6 +42,9 @@ SESSION_PREFIX = "session-"
 """Of the actor's name; the stream id follows."""
 
 STATUS_TIMEOUT_S = 10.0
+
+RESTART_WINDOW_S = 24 * 3600.0
+"""Over which the restarts of a session are counted."""
 
 LINGER_S = 3.0
 """How long a detached session that is done still tells its watchers so."""
@@ -56,9 +59,20 @@ class SessionSpec:
     compress: CompressSettings
     open_clips: OpenClips
     pool_name: str
+    info: WorkerInfo | None = None
+    """What the workers had loaded when the stream was described: no others may go on with it."""
     settings: SessionSettings = field(default_factory=SessionSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
     detached: bool = False
+    restarts: int = 10
+    """How often a day the session is started again when it dies."""
+    open_compressor: OpenCompressor = CompressWorker
+    """What the workers of its pool hold."""
+
+    @property
+    def name(self) -> str:
+        """Of its actor, and of the tenant of a pool."""
+        return SESSION_PREFIX + self.source.stream_id
 
 
 class SessionActor:
@@ -69,7 +83,6 @@ class SessionActor:
         self._progress = Progress(spec.source.stream_id)
         self._stop = threading.Event()
         self._self = ray.get_runtime_context().current_actor
-        self._handles: list[Any] = []
         threading.Thread(target=self._run, name="session", daemon=True).start()
 
     def status(self) -> Progress:
@@ -96,29 +109,46 @@ class SessionActor:
             self._progress = replace(self._progress, state="failed", error=_picklable(error))
         if self._spec.detached:
             time.sleep(LINGER_S)
-            _close_pool_if_last(self._spec, self._handles)
             self._self.leave.remote()
 
     def _session(self) -> Iterator[Progress]:
         spec = self._spec
-        self._handles, info = open_pool(
-            spec.compress, spec.pool, name=spec.pool_name, detached=spec.detached
+        _check_restarts(spec)
+        pool = open_pool(
+            spec.compress,
+            spec.pool,
+            name=spec.pool_name,
+            detached=spec.detached,
+            tenant=spec.name,
+            expected=spec.info,
+            stop=self._stop,
+            open_compressor=spec.open_compressor,
         )
-        first = sum(spec.source.stream_id.encode()) % len(self._handles)
-        workers = ClusterWorkers(self._handles, info, spec.pool, first=first)
-        sink = spec.sink.open()
         try:
-            yield from run_session(
-                spec.source,
-                spec.settings,
-                workers,
-                sink,
-                open_clips=spec.open_clips,
-                stop=self._stop,
-            )
+            yield from self._run_on(pool)
+        finally:
+            if spec.detached:
+                leave_pool(pool, spec.name)
+
+    def _run_on(self, pool: Pool) -> Iterator[Progress]:
+        spec = self._spec
+        first = sum(spec.source.stream_id.encode()) % len(pool.handles)
+        workers = ClusterWorkers(pool, spec.pool, tenant=spec.name, first=first)
+        try:
+            sink = spec.sink.open()
+            try:
+                yield from run_session(
+                    spec.source,
+                    spec.settings,
+                    workers,
+                    sink,
+                    open_clips=spec.open_clips,
+                    stop=self._stop,
+                )
+            finally:
+                sink.close()
         finally:
             workers.close()
-            sink.close()
 
 
 class SessionHandle:
@@ -205,19 +235,17 @@ def stop_sessions(sessions: Sequence[SessionHandle], *, timeout_s: float) -> Non
         session.stop(timeout_s=max(0.1, until_s - time.monotonic()))
 
 
-def start_session(
-    spec: SessionSpec, *, cpus: float, resources: dict[str, float], max_restarts: int
-) -> SessionHandle:
+def start_session(spec: SessionSpec, *, cpus: float, resources: dict[str, float]) -> SessionHandle:
     """Start a session under its stream's name."""
     try:
         actor = create_actor(
             SessionActor,
             spec,
-            name=SESSION_PREFIX + spec.source.stream_id,
+            name=spec.name,
             lifetime="detached" if spec.detached else None,
             num_cpus=cpus,
             resources=resources,
-            max_restarts=max_restarts,
+            max_restarts=-1,  # the session itself counts, per time
             max_concurrency=4,
         )
     except ActorAlreadyExistsError:
@@ -245,10 +273,35 @@ def list_sessions() -> list[str]:
     )
 
 
-def _close_pool_if_last(spec: SessionSpec, handles: list[Any]) -> None:
-    others = set(list_sessions()) - {spec.source.stream_id}
-    if handles and not others:
-        close_pool(handles)
+def _check_restarts(spec: SessionSpec) -> None:
+    """Count this start, and refuse it when there were too many within the window.
+
+    The count lies with the cluster, which outlives the session. The stream's record is told: a
+    detached session has nobody who watches it.
+
+    Raises:
+        SessionCrashed: it died more than `spec.restarts` times within the window.
+    """
+    key, now_s = f"aot-starts-{spec.name}", time.time()
+    found = json.loads(_internal_kv_get(key) or "[]")
+    recent = [start_s for start_s in found if now_s - start_s < RESTART_WINDOW_S]
+    restarted = ray.get_runtime_context().was_current_actor_reconstructed
+    recent = [*recent, now_s] if restarted else []
+    _internal_kv_put(key, json.dumps(recent))
+    if len(recent) <= spec.restarts:
+        return
+    _internal_kv_del(key)
+    error = SessionCrashed(
+        f"the session of stream {spec.source.stream_id} died {len(recent)} times within "
+        f"{RESTART_WINDOW_S / 3600:.0f} h, expected at most {spec.restarts}; what it stored is "
+        "kept; look at its source, or at the memory of its machine, and start it again"
+    )
+    sink = spec.sink.open()
+    try:
+        sink.finish(SessionReport("failed", error_code=error.code, error=str(error)))
+    finally:
+        sink.close()
+    raise error
 
 
 def _picklable(error: Exception) -> Exception:

@@ -1,9 +1,6 @@
 """Sessions and pools on a real Ray: same bytes as inline, order, bounds, errors, answers."""
 
 import os
-import sys
-import threading
-import time
 
 import pytest
 import ray
@@ -13,7 +10,6 @@ from tests.checkpoints import write_tiny_checkpoint
 from tests.videos import VideoSpec, write_video
 from tests.workers import session_support
 from tests.workers.session_support import (
-    INFO,
     FolderSink,
     FolderSinkFactory,
     digests,
@@ -25,7 +21,7 @@ from workers.answer import AnswerSettings, AnswerWorker
 from workers.clips import check_source, open_clips
 from workers.cluster.check import check_on_cluster
 from workers.cluster.cluster import ClusterSettings, open_cluster
-from workers.cluster.pool import ClusterWorkers, PoolSettings, create_actor
+from workers.cluster.pool import PoolSettings
 from workers.cluster.session import SessionSpec, start_session
 from workers.compress import CompressSettings
 from workers.errors import (
@@ -39,7 +35,7 @@ from workers.errors import (
 from workers.inline import InlineWorkers
 from workers.models import VisualSegment
 from workers.session import SessionSettings, run_session
-from workers.types import FailedClip, VideoSource
+from workers.types import VideoSource
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -83,34 +79,6 @@ def start(cluster, folder, compress, url="canned:clips=9", *, workers=1, stream=
     )
 
 
-class ModelFreeActor:
-    """Compresses without a model; the stream's name says how fast, and whether it survives."""
-
-    def compress(self, clip):
-        if clip.stream_id == "uneven":
-            time.sleep(0.1 * (clip.index % 2))
-        if clip.stream_id == "stuck" and clip.index:
-            time.sleep(4)
-        if clip.stream_id == "deadly" and clip.index == 3:
-            os._exit(1)
-        return next(session_support.ModelFreeWorkers().compress_stream([clip]))
-
-
-@pytest.fixture(scope="module")
-def actors(cluster):
-    """A pool of two model-free actors, made as `open_pool` makes real ones."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    options = {"num_cpus": 0.1, "max_restarts": -1, "max_task_retries": 1}
-    handles = [create_actor(ModelFreeActor, **options) for _ in range(2)]
-    yield handles
-    for handle in handles:
-        ray.kill(handle)
-
-
-def clips(count, stream="lobby"):
-    return [make_clip(stream, index) for index in range(count)]
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 def test_ray_gives_the_same_records_as_inline(cluster, compress, inline_digests, tmp_path, workers):
     session = start(cluster, tmp_path, compress, workers=workers)
@@ -141,66 +109,6 @@ def test_a_video_gives_the_same_records_on_ray_and_inline(cluster, compress, tmp
     assert report(tmp_path / "ray")["truncated"] is False
 
 
-def test_results_come_in_order_from_workers_of_any_speed(actors):
-    workers = ClusterWorkers(actors, INFO, PoolSettings(clips_in_flight=4))
-    results = list(workers.compress_stream(clips(8, "uneven")))
-    assert [result.index for result in results] == list(range(8))
-
-
-def test_no_more_clips_are_pulled_than_may_be_in_flight(actors):
-    pulled = []
-
-    def pull():
-        for clip in clips(10):
-            pulled.append(clip.index)
-            yield clip
-
-    workers = ClusterWorkers(actors, INFO, PoolSettings(clips_in_flight=3))
-    stream = workers.compress_stream(pull())
-    next(stream)
-    assert pulled == [0, 1, 2]
-    next(stream)
-    assert pulled == [0, 1, 2, 3]
-
-
-def test_an_error_of_the_source_comes_after_the_clips_before_it(actors):
-    def broken():
-        yield from clips(3)
-        raise SourceUnreachable("the source went away")
-
-    workers = ClusterWorkers(actors, INFO, PoolSettings(clips_in_flight=8))
-    stream = workers.compress_stream(broken())
-    assert [next(stream).index for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(SourceUnreachable):
-        next(stream)
-
-
-@pytest.mark.slow
-def test_a_clip_that_kills_every_worker_fails_alone(actors):
-    workers = ClusterWorkers(actors, INFO, PoolSettings(clips_in_flight=4))
-    results = list(workers.compress_stream(clips(7, "deadly")))
-    failed = [result.index for result in results if isinstance(result, FailedClip)]
-    assert [result.index for result in results] == list(range(7))
-    assert failed == [3]
-
-
-def test_a_stop_lets_clips_in_work_come_and_drops_those_that_do_not(actors):
-    stop = threading.Event()
-    pool = PoolSettings(clips_in_flight=2, stop_grace_s=0.5)
-    workers = ClusterWorkers(actors, INFO, pool)
-    stream = workers.compress_stream(clips(10, "stuck"), stop=stop)
-    assert next(stream).index == 0
-    stop.set()
-    assert list(stream) == []
-
-
-def test_workers_that_do_not_answer_are_given_up(actors):
-    pool = PoolSettings(result_timeout_s=0.5)
-    workers = ClusterWorkers(actors, INFO, pool)
-    with pytest.raises(WorkerLost, match=r"no result for Clip\(stuck/0/1.* raise result_timeout_s"):
-        list(workers.compress_stream(clips(2, "stuck")))
-
-
 def test_a_missing_model_is_named_and_leaves_no_worker(cluster):
     settings = CompressSettings(model="/nowhere/at-all")
     with pytest.raises(ModelNotFound, match="/nowhere/at-all"):
@@ -218,7 +126,7 @@ def test_a_session_without_a_place_is_an_error_in_bounded_time(cluster, compress
     name, _ = cluster.open_pool(compress, PoolSettings(worker_cpus=0.25))
     source, sink = VideoSource("canned:clips=1", "moon"), FolderSinkFactory(tmp_path)
     spec = SessionSpec(source, sink, compress, open_canned, name)
-    session = start_session(spec, cpus=0.1, resources={"moon": 1.0}, max_restarts=0)
+    session = start_session(spec, cpus=0.1, resources={"moon": 1.0})
     assert session.status(timeout_s=0.1).state == "starting"
     with pytest.raises(WorkerLost, match=r"stream moon did not start in 0\.5 s"):
         list(session.watch(interval_s=0.1, start_timeout_s=0.5))

@@ -85,7 +85,7 @@ def test_a_killed_compress_worker_changes_nothing(
     cluster, compress, undisturbed, tmp_path, point, capfd
 ):
     session = start(cluster, tmp_path, compress)
-    [worker] = next(iter(cluster._pools.values()))
+    [worker] = next(iter(cluster._pools.values())).handles
     pid = pid_of(worker)
     wait_for_clips(tmp_path, point)
     os.kill(pid, signal.SIGKILL)

@@ -55,8 +55,11 @@ def test_two_nodes_give_the_same_records_as_one_process(nodes, compress, tmp_pat
         sink = FolderSinkFactory(tmp_path / "nodes")
         session = cluster.start_session(source, sink, compress, open_clips=open_canned, pool=pool)
         assert list(session.watch())[-1].state == "complete"
-        [handles] = cluster._pools.values()
-        decoding, compressing = node_of(session._actor), {node_of(handle) for handle in handles}
+        [pool] = cluster._pools.values()
+        decoding, compressing = (
+            node_of(session._actor),
+            {node_of(handle) for handle in pool.handles},
+        )
     assert len(compressing) == 1
     assert decoding not in compressing
     assert digests(tmp_path / "nodes") == digests(tmp_path / "inline")

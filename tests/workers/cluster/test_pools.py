@@ -1,0 +1,155 @@
+"""Pools by their names: who is served, who is left alone, and that none is left behind."""
+
+import threading
+import time
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import ray
+
+from tests.workers import session_support
+from tests.workers.session_support import INFO, FolderSinkFactory, StandIn, open_canned
+from workers.cluster.cluster import ClusterSettings, open_cluster
+from workers.cluster.feed import ClusterWorkers
+from workers.cluster.pool import PoolSettings, close_pool, leave_pool, open_pool
+from workers.compress import CompressSettings
+from workers.errors import ModelChanged, ModelNotFound, WorkerLost
+from workers.types import VideoSource
+
+pytestmark = pytest.mark.timeout(180)
+numbers = count()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.cloudpickle.register_pickle_by_value(session_support)
+    with open_cluster(ClusterSettings(num_cpus=2, session_cpus=0.25)) as cluster:
+        yield cluster
+    ray.cloudpickle.unregister_pickle_by_value(session_support)
+
+
+@pytest.fixture
+def name(cluster) -> str:
+    return f"pool-{next(numbers)}"
+
+
+def opened(name, *, workers=1, model="standin:", detached=True, tenant="me", cpus=0.1, **options):
+    timeout_s = options.pop("ready_timeout_s", 60.0)
+    return open_pool(
+        CompressSettings(model=model),
+        PoolSettings(workers, worker_cpus=cpus, ready_timeout_s=timeout_s),
+        name=name,
+        detached=detached,
+        tenant=tenant,
+        open_compressor=StandIn,
+        **options,
+    )
+
+
+def actors(name: str = "") -> list[str]:
+    return [found for found in ray.util.list_named_actors() if found.startswith(name)]
+
+
+def wait_until(condition, timeout_s=60.0):
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until_s, f"not within {timeout_s} s"
+        time.sleep(0.1)
+
+
+def test_a_pool_starts_with_the_workers_that_have_a_place(name):
+    """Of three that take 0.8 of two cores each, two find a place; the third may come later."""
+    pool = opened(name, workers=3, cpus=0.8)
+    assert len(pool.ready) == 2
+    assert len(pool.handles) == 3
+    leave_pool(pool, "me")
+    wait_until(lambda: actors(name) == [])
+
+
+def test_an_opening_in_vain_leaves_the_workers_of_others_alone(name):
+    pool = opened(name, cpus=0.8)
+    with pytest.raises(WorkerLost, match="2 compress workers did not start"):
+        opened(f"{name}b", workers=2, cpus=3.0, tenant="other", ready_timeout_s=0.5)
+    expected = replace(INFO, identity=replace(INFO.identity, weights="others"))
+    with pytest.raises(ModelChanged):
+        opened(name, workers=2, cpus=0.8, tenant="other", expected=expected)
+    assert ray.get(pool.handles[0].describe.remote(), timeout=10) == pool.info
+    leave_pool(pool, "me")
+    leave_pool(pool, "other")
+    wait_until(lambda: actors("pool-") == [])
+
+
+def test_a_pool_ends_when_its_last_session_has_left_and_no_sooner(name):
+    first, second = opened(name, tenant="first"), opened(name, tenant="second")
+    other = opened(f"{name}x", tenant="first")
+    leave_pool(first, "first")
+    time.sleep(7)
+    assert sorted(actors(name)) == [f"{name}-0", f"{name}x-0"]
+    leave_pool(second, "second")
+    wait_until(lambda: actors(name) == [f"{name}x-0"])
+    leave_pool(other, "first")
+    wait_until(lambda: actors(name) == [])
+
+
+@pytest.mark.slow
+def test_a_session_that_died_without_leaving_holds_no_worker(name):
+    """As after a pause that kills, a crash, or a start that failed: nobody says good-bye."""
+    opened(name, tenant="dead")
+    pool = opened(f"{name}y", tenant="alive")
+    group = ClusterWorkers(pool, PoolSettings(), tenant="alive")
+    wait_until(lambda: actors(name) == [f"{name}y-0"], timeout_s=90)
+    time.sleep(5)
+    assert actors(name) == [f"{name}y-0"]
+    group.close()
+    close_pool(pool.handles)
+
+
+def test_a_pool_that_is_ending_is_opened_anew(name):
+    pool = opened(name)
+    ray.kill(pool.handles[0])
+    again = opened(name)
+    assert ray.get(again.handles[0].describe.remote(), timeout=10) == pool.info
+    close_pool(again.handles)
+
+
+def test_a_worker_that_dies_while_it_loads_is_a_typed_error_and_gone(name, tmp_path):
+    (dies := tmp_path / "dies").touch()
+    with pytest.raises(WorkerLost, match=r"died 3 times while it loaded standin:dies"):
+        opened(name, model=f"standin:dies={dies}")
+    wait_until(lambda: actors(name) == [])
+
+
+def test_a_model_that_is_not_there_is_named_at_once_and_leaves_no_worker(name, tmp_path):
+    (away := tmp_path / "away").touch()
+    with pytest.raises(ModelNotFound):
+        opened(name, model=f"standin:away={away}", workers=2)
+    wait_until(lambda: actors(name) == [])
+
+
+def test_a_stop_ends_the_wait_for_a_place(name):
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    with pytest.raises(WorkerLost, match="stopped before"):
+        opened(name, cpus=3.0, stop=stop)
+    wait_until(lambda: actors(name) == [])
+
+
+def test_two_models_whose_sessions_overlap_leave_nothing_behind(cluster, tmp_path):
+    sessions = [
+        cluster.start_session(
+            VideoSource(f"canned:clips={clips},delay=0.05", f"stream{number}"),
+            FolderSinkFactory(tmp_path / str(number)),
+            CompressSettings(model="standin:", retention=0.1 * (number + 1), clip_frames=4),
+            open_clips=open_canned,
+            pool=PoolSettings(worker_cpus=0.25),
+            detached=True,
+            open_compressor=StandIn,
+        )
+        for number, clips in enumerate((20, 120))
+    ]
+    wait_until(lambda: len(actors("compress-shared")) == 2)
+    assert list(sessions[0].watch())[-1].state == "complete"
+    wait_until(lambda: len(actors("compress-shared")) == 1, 30)
+    assert list(sessions[1].watch())[-1].state == "complete"
+    wait_until(lambda: actors("compress-shared") == [], 30)

@@ -1,0 +1,319 @@
+"""A compress worker as an actor: its birth, its work, its end.
+
+It loads its model in a thread of its own from the moment it is created, and once again when Ray
+starts it anew. Calls that arrive while a batch is at work form the next one, so that clips of many
+sessions share batches and nobody waits for a timer. A clip under suspicion gets a turn: a batch,
+and the whole process, to itself. Compressing is a pure function, so any actor may do it any number
+of times: that is the whole of the fault tolerance here.
+
+A detached actor counts those who use it: each session says that it lives with every pulse it asks
+for. When the last one has left, or has been silent for `TENANT_S`, the actor ends itself.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import ray
+from ray.exceptions import RayTaskError
+
+from workers.compress import CompressSettings
+from workers.errors import ModelChanged, WorkerBroken, WorkerError, WorkerLost, one_line
+from workers.seams import WorkerInfo
+from workers.types import Clip, CompressedClip, FailedClip
+
+logger = logging.getLogger(__name__)
+
+TENANT_S = 45.0
+"""A session that has not been heard of for so long does not hold a detached actor any more."""
+
+UNUSED_S = 5.0
+"""How long a detached actor that nobody uses waits for the next session."""
+
+TURN_S = 10.0
+"""How long a turn waits for its clip, whose sender may have died."""
+
+LOAD_AGAIN_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Waits between a restarted actor's tries to load what it had loaded before; then the last."""
+
+FAREWELL_S = 0.5
+"""Between the last answers of a broken actor and its end."""
+
+
+@runtime_checkable
+class Compressor(Protocol):
+    """What an actor holds: `CompressWorker`, or a stand-in without a model."""
+
+    @property
+    def info(self) -> WorkerInfo: ...
+    @property
+    def batch_clips(self) -> int: ...
+    def compress(self, clips: Sequence[Clip]) -> list[CompressedClip | FailedClip]: ...
+    def close(self) -> None: ...
+
+
+OpenCompressor = Callable[[CompressSettings], Compressor]
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What an actor says of itself when it is asked."""
+
+    state: Literal["loading", "ready", "failed"]
+    waiting: int = 0
+    """Clips of all sessions that wait or are at work."""
+    digest: str = ""
+    """Of the model that is loaded."""
+    problem: str = ""
+    """Why it is not ready, in one line."""
+
+
+class CompressActor:
+    """Holds one model; an async actor, so that it answers while a batch is computed."""
+
+    def __init__(
+        self,
+        settings: CompressSettings,
+        open_compressor: OpenCompressor,
+        *,
+        batch_timeout_s: float,
+        detached: bool,
+    ) -> None:
+        context = ray.get_runtime_context()
+        self._self = context.current_actor
+        self._batch_timeout_s = batch_timeout_s
+        self._waiting: deque[tuple[Clip, asyncio.Future[Any]]] = deque()
+        self._turns: deque[asyncio.Future[str]] = deque()
+        self._claim: asyncio.Future[Any] | None = None
+        self._turn = ""
+        self._draining: asyncio.Task[None] | None = None
+        self._began_s: float | None = None
+        self._at_work = 0
+        self._problem = ""
+        self._broken = False
+        self._tenants = {"": time.monotonic()}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="compress")
+        load = _load_again if context.was_current_actor_reconstructed else _load
+        self._loading: Future[Compressor] = self._thread.submit(
+            load, settings, open_compressor, self._tell_problem
+        )
+        threading.Thread(target=self._watch, args=(detached,), name="watch", daemon=True).start()
+
+    async def describe(self) -> WorkerInfo:
+        """Wait for the model; the errors of loading it come out here, typed."""
+        return (await self._loaded()).info
+
+    async def pulse(self, tenant: str) -> Pulse:
+        """Answer at once, whatever is at work, and know that `tenant` lives."""
+        self._tenants[tenant] = time.monotonic()
+        if self._broken:
+            return Pulse("loading", problem="its device is broken; a new process is started")
+        if not self._loading.done():
+            return Pulse("loading", problem=self._problem)
+        error = self._loading.exception()
+        if error is not None:
+            return Pulse("failed", problem=one_line(error))
+        waiting = len(self._waiting) + len(self._turns) + self._at_work
+        return Pulse("ready", waiting, self._loading.result().info.identity.digest())
+
+    async def leave(self, tenant: str) -> int:
+        """Forget a tenant; returns how many are left."""
+        self._tenants.pop(tenant, None)
+        self._tenants.pop("", None)
+        return len(self._tenants)
+
+    async def compress(self, clip: Clip, digest: str) -> CompressedClip | FailedClip:
+        """Compress a clip in a batch with others, with the model of this digest and no other.
+
+        Raises:
+            ModelChanged: another model is loaded.
+            WorkerBroken: the device broke over this batch.
+            WorkerLost: it broke before, and the clip was not touched.
+        """
+        await self._require(digest)
+        done = self._promise()
+        self._waiting.append((clip, done))
+        self._wake()
+        return await done
+
+    async def take_turn(self) -> str:
+        """Wait until nothing else is at work; what is returned lets one clip in, alone."""
+        await self._loaded()
+        turn = self._promise()
+        self._turns.append(turn)
+        self._wake()
+        return await turn
+
+    async def compress_alone(
+        self, clip: Clip, digest: str, turn: str
+    ) -> CompressedClip | FailedClip:
+        """Compress a clip by itself; errors are those of `compress`."""
+        await self._require(digest)
+        if turn != self._turn or self._claim is None or self._claim.done():
+            raise WorkerLost("the turn is over; take another one")
+        done = self._promise()
+        self._claim.set_result((clip, done))
+        return await done
+
+    async def destroy(self) -> None:
+        """Free device memory; a killed process leaves it to the driver to find out."""
+        if self._loading.done() and self._loading.exception() is None:
+            await self._in_thread(self._loading.result().close)
+
+    def _promise(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    async def _loaded(self) -> Compressor:
+        return await asyncio.shield(asyncio.wrap_future(self._loading))
+
+    async def _require(self, digest: str) -> None:
+        loaded = (await self._loaded()).info.identity
+        if self._broken:
+            raise WorkerLost("the worker's device is broken; it is being replaced")
+        if loaded.digest() != digest:
+            raise ModelChanged(
+                f"a worker has loaded {loaded.model_id} with identity {loaded.digest()}, expected "
+                f"{digest}: the weights behind the name have changed since the stream was begun; "
+                "put the old ones back, or ingest into a new stream"
+            )
+
+    def _wake(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting or self._turns:
+                batch = await self._grant_turn() if self._turns else await self._next_batch()
+                if batch:
+                    await self._work(batch)
+        finally:
+            self._draining = None
+
+    async def _next_batch(self) -> list[tuple[Clip, asyncio.Future[Any]]]:
+        size = (await self._loaded()).batch_clips
+        batch = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
+        return [(clip, done) for clip, done in batch if not done.done()]
+
+    async def _grant_turn(self) -> list[tuple[Clip, asyncio.Future[Any]]]:
+        turn = self._turns.popleft()
+        if turn.done():
+            return []
+        self._claim, self._turn = self._promise(), os.urandom(8).hex()
+        turn.set_result(self._turn)
+        try:
+            return [await asyncio.wait_for(self._claim, TURN_S)]
+        except TimeoutError:
+            return []
+
+    async def _work(self, batch: list[tuple[Clip, asyncio.Future[Any]]]) -> None:
+        worker = await self._loaded()
+        self._began_s, self._at_work = time.monotonic(), len(batch)
+        try:
+            results = await self._in_thread(worker.compress, [clip for clip, _ in batch])
+        except WorkerBroken as error:
+            self._end_broken(batch, error)
+        except Exception as error:
+            _fail([done for _, done in batch], error)
+        else:
+            for (_, done), result in zip(batch, results, strict=True):
+                if not done.done():  # else its caller has gone
+                    done.set_result(result)
+        finally:
+            self._began_s, self._at_work = None, 0
+
+    def _end_broken(
+        self, batch: list[tuple[Clip, asyncio.Future[Any]]], error: WorkerBroken
+    ) -> None:
+        """Nothing can be computed here any more; Ray starts a fresh process."""
+        logger.error("a compress worker ends itself: %s", error)
+        self._broken = True
+        _fail([done for _, done in batch], error)
+        untouched = [done for _, done in self._waiting] + list(self._turns)
+        _fail(untouched, WorkerLost("the worker's device is broken; it is being replaced"))
+        self._waiting.clear()
+        self._turns.clear()
+        asyncio.get_running_loop().call_later(FAREWELL_S, os._exit, 1)
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    def _tell_problem(self, problem: str) -> None:
+        self._problem = problem
+
+    def _watch(self, detached: bool) -> None:
+        """End a process that hangs over a batch, and one that nobody uses."""
+        used_s = time.monotonic()
+        while True:
+            time.sleep(1.0)
+            now_s, began_s = time.monotonic(), self._began_s
+            if began_s is not None and now_s - began_s > self._batch_timeout_s:
+                logger.error("no result of a batch in %.0f s: ending", self._batch_timeout_s)
+                os._exit(1)
+            for tenant, heard_s in list(self._tenants.items()):
+                if now_s - heard_s > TENANT_S:
+                    self._tenants.pop(tenant, None)
+            used_s = now_s if self._tenants else used_s
+            if detached and now_s - used_s > UNUSED_S:
+                self._end_unused()
+
+    def _end_unused(self) -> None:
+        logger.info("no session uses this worker any more: ending")
+        if self._loading.done() and self._loading.exception() is None:
+            with suppress(TimeoutError):
+                self._thread.submit(self._loading.result().close).result(UNUSED_S)
+        ray.kill(self._self)
+
+
+def create_actor(actor_class: type, *args: Any, **options: Any) -> Any:
+    """An actor of a plain class; Ray's own types do not survive its decorators.
+
+    Options that start with `init_` are arguments of the class by name.
+    """
+    named = {key[5:]: options.pop(key) for key in list(options) if key.startswith("init_")}
+    remote_class: Any = ray.remote(actor_class)
+    return remote_class.options(**options).remote(*args, **named)
+
+
+def original_error(error: BaseException) -> BaseException:
+    """The exception that was raised in the actor, without Ray's page of traceback around it."""
+    if not isinstance(error, RayTaskError):
+        return error
+    cause: Any = error.cause
+    return cause if isinstance(cause, Exception) else WorkerError(one_line(error, 300))
+
+
+def _load(
+    settings: CompressSettings, open_compressor: OpenCompressor, tell: Callable[[str], None]
+) -> Compressor:
+    return open_compressor(settings)
+
+
+def _load_again(
+    settings: CompressSettings, open_compressor: OpenCompressor, tell: Callable[[str], None]
+) -> Compressor:
+    """Load what could be loaded before: a folder or a hub that is away comes back."""
+    waits = itertools.chain(LOAD_AGAIN_S, itertools.repeat(LOAD_AGAIN_S[-1]))
+    for wait_s in waits:
+        try:
+            return open_compressor(settings)
+        except Exception as error:
+            logger.warning("a restarted worker could not load its model: %s", one_line(error))
+            tell(f"{type(error).__name__}: {one_line(error)}")
+            time.sleep(wait_s)
+    raise AssertionError("the waits have no end")
+
+
+def _fail(promises: Sequence[asyncio.Future[Any]], error: Exception) -> None:
+    for done in promises:
+        if not done.done():
+            done.set_exception(error)
