@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aot.anchors import count_anchors, select_anchors
     from aot.compressor import ClipCompressor, compress_clip
     from aot.config import AOTConfig
-    from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental
+    from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental, NotSettled
     from aot.packing import stack_clips, unpack
     from aot.pooling import pool_grid, pool_mask, pooled_grid
     from aot.reducers.registry import REDUCERS, make_reducer
@@ -48,6 +48,7 @@ __all__ = [
     "InvalidConfig",
     "InvalidFeatures",
     "NotIncremental",
+    "NotSettled",
     "PackedTokens",
     "Reducer",
     "TokenKind",
@@ -71,7 +72,7 @@ _HOMES = {
     "anchors": ("count_anchors", "select_anchors"),
     "compressor": ("ClipCompressor", "compress_clip"),
     "config": ("AOTConfig",),
-    "errors": ("AOTError", "InvalidConfig", "InvalidFeatures", "NotIncremental"),
+    "errors": ("AOTError", "InvalidConfig", "InvalidFeatures", "NotIncremental", "NotSettled"),
     "packing": ("stack_clips", "unpack"),
     "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
     "seam": ("CausalReducer", "Reducer"),

@@ -43,6 +43,24 @@ def count_anchors(grid: Grid, config: AOTConfig) -> tuple[int, int]:
     return per_window, num_global
 
 
+def anchors_in_frame(grid: Grid, config: AOTConfig) -> int:
+    """How many anchors `select_anchors` marks in every frame.
+
+    Raises:
+        InvalidConfig: as `count_anchors`.
+    """
+    if keeps_all(grid, config):
+        return grid[0] * grid[1]
+    per_window, num_global = count_anchors(grid, config)
+    heights, widths = (_sides(size, config.window) for size in grid)
+    return num_global + sum(min(per_window, h * w) for h in heights for w in widths)
+
+
+def _sides(size: int, window: int) -> list[int]:
+    """Lengths of the windows along an axis; the last one may be shorter."""
+    return [min(window, size - start) for start in range(0, size, window)]
+
+
 def keeps_all(grid: Grid, config: AOTConfig) -> bool:
     """Whether every token of a frame is an anchor, so that there is nothing to merge."""
     return config.anchors_per_frame in (None, grid[0] * grid[1])
@@ -65,6 +83,19 @@ def select_anchors(
         InvalidFeatures: the maps do not fit the grid, or are not finite.
     """
     _check_maps(local_attention, global_attention, grid)
+    return choose_anchors(local_attention, global_attention, grid, config)
+
+
+def choose_anchors(
+    local_attention: Float[Tensor, "t n"],
+    global_attention: Float[Tensor, "t n"],
+    grid: Grid,
+    config: AOTConfig,
+) -> Bool[Tensor, "t n"]:
+    """`select_anchors` on maps that fit the grid, their values unread: the host waits for nothing.
+
+    Where a map holds NaN or infinity some tokens are chosen all the same.
+    """
     if keeps_all(grid, config):
         return torch.ones_like(local_attention, dtype=torch.bool)
     per_window, num_global = count_anchors(grid, config)

@@ -4,7 +4,6 @@ Frames in, the columns of single steps out; states opened, narrowed and packed. 
 decides which tokens are kept.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from aot.packing import exact_dtype, front_rows, take_rows
 from aot.spatial import PooledFrames
-from aot.types import ClipState, FrameTokens, Grid, PackedTokens
+from aot.types import ClipState, FrameTokens, Grid, PackedTokens, TokenKind
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,42 +98,65 @@ def arrange_steps(
     )
 
 
-def take_step(batch: StepTokens, step: int) -> StepTokens:
-    """One frame of every clip."""
-    return StepTokens(
-        batch.tokens[:, step], batch.cell[:, step], batch.mass[:, step], batch.present[:, step]
+@dataclass(frozen=True)
+class Schedule:
+    """What each step is to its clip; told by which tokens are there, before any is looked at."""
+
+    starts: Bool[Tensor, "c t"]
+    """The keyframe: the first frame of a clip that has a token."""
+    follows: Bool[Tensor, "c t"]
+    """A later frame that has a token."""
+    position: Int[Tensor, "c t"]
+    """Of the step's frame in its clip."""
+    passed: Int[Tensor, " c"]
+    """Frames without a token after the keyframe."""
+    keyframe: Int[Tensor, " c"]
+    """After the steps; see `AnchorState`."""
+    end: Int[Tensor, " c"]
+    """Frames pushed after the steps."""
+
+
+def schedule_steps(
+    present: Bool[Tensor, "c t k"], active: Bool[Tensor, "c t"] | None, clips: AnchorState
+) -> Schedule:
+    """The steps of clips whose state before them is `clips`; `active` as in `FeatureBatch`."""
+    filled = present.any(dim=2)
+    there = torch.ones_like(filled) if active is None else active
+    filled_so_far = filled.cumsum(dim=1)
+    begun = (filled_so_far - filled.long() > 0) | ~clips.waiting[:, None]
+    empty = there & ~filled
+    so_far = clips.position[:, None] + there.cumsum(dim=1)
+    return Schedule(
+        starts=filled & ~begun,
+        follows=filled & begun,
+        position=so_far - there.long(),
+        passed=(empty & begun).sum(dim=1),
+        keyframe=clips.keyframe + (empty & ~begun).sum(dim=1),
+        end=so_far[:, -1],
     )
 
 
 def pack_steps(
-    emitted: Sequence[StepTokens],
-    kinds: Sequence[Int[Tensor, " c"]],
-    begun: Int[Tensor, " c"],
+    batch: StepTokens,
+    steps: Schedule,
+    finite: Bool[Tensor, " c"],
     grid: Grid,
     dtype: torch.dtype,
 ) -> PackedTokens:
-    """The present tokens of some steps, in the order of frames, then of rows.
-
-    `begun` is the position of the first of the steps, `kinds` the kind of every step's tokens.
-    """
-    clips, rows = emitted[0].cell.shape
-    steps = len(emitted)
-    emit = torch.stack([step.present for step in emitted], dim=1).flatten(1)
-    index = front_rows(emit, steps * rows)
-
-    def take(columns: Sequence[Tensor]) -> Tensor:
-        return take_rows(torch.stack(list(columns), dim=1).flatten(1, 2), index)
-
+    """The present tokens of the steps, in the order of frames, then of rows."""
+    rows = batch.cell.shape[2]
+    emit = batch.present.flatten(1)
+    index = front_rows(emit, emit.shape[1])
     step = index // rows
-    tokens = take([step.tokens for step in emitted])
+    kind = torch.where(steps.starts, int(TokenKind.KEYFRAME), int(TokenKind.DISTINCT))
     return PackedTokens(
-        tokens=tokens.to(dtype),
-        frame=step + begun[:, None],
-        cell=take([step.cell for step in emitted]),
-        mass=take([step.mass for step in emitted]),
-        kind=torch.stack(list(kinds), dim=1).gather(1, step).to(torch.uint8),
+        tokens=take_rows(batch.tokens.flatten(1, 2), index).to(dtype),
+        frame=steps.position.gather(1, step),
+        cell=take_rows(batch.cell.flatten(1), index),
+        mass=take_rows(batch.mass.flatten(1), index),
+        kind=kind.to(torch.uint8).gather(1, step),
         count=emit.sum(dim=1),
-        finite=torch.ones(clips, dtype=torch.bool, device=index.device),
+        finite=finite,
         grid=grid,
     )
 
@@ -149,10 +171,12 @@ def pad_frames(frames: list[FrameTokens], grid: Grid) -> PooledFrames:
         missing = 0 if padded.shape[1] else 1  # no later step may meet an empty axis
         return F.pad(padded, (0, 0) * (padded.dim() - 2) + (0, missing))
 
+    tokens = pad([frame.tokens.to(exact) for frame in frames])
     return PooledFrames(
-        pad([frame.tokens.to(exact) for frame in frames]),
-        pad([frame.cell.long() for frame in frames]),
-        pad([frame.mass.to(exact) for frame in frames]),
-        count,
-        grid,
+        tokens=tokens,
+        cell=pad([frame.cell.long() for frame in frames]),
+        mass=pad([frame.mass.to(exact) for frame in frames]),
+        count=count,
+        grid=grid,
+        finite=torch.isfinite(tokens).flatten(1).all(dim=1),
     )

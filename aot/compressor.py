@@ -4,17 +4,20 @@ Frames' features in, tokens out, state in the caller's hands: every call is a pu
 any worker may take any push, and a push may be repeated. Knows no model, no clock, no storage.
 """
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from aot.anchors import select_anchors
+from aot.anchors import choose_anchors
 from aot.clip_batch import AnchorState, open_anchors
 from aot.config import AOTConfig
+from aot.errors import NotSettled
 from aot.seam import CausalReducer
 from aot.spatial import PooledFrames, merge_and_pool
 from aot.temporal import finish_clips, push_frames
+from aot.transport import UNROLLED
 from aot.types import ClipTokens, FeatureBatch, FrameFeatures, Grid, PackedTokens
 
 
@@ -23,10 +26,15 @@ class ClipCompressor(CausalReducer[AnchorState]):
 
     A clip pushed at once, frame by frame, or in groups, alone or beside other clips, gives the
     same tokens up to rounding.
+
+    `unrolled` iterations of every transport run on an accelerator without the kernels; where they
+    were too few, callers with single clips are given the result of all that may be needed, and
+    `PackedTokens.settled` tells the others.
     """
 
-    def __init__(self, config: AOTConfig | None = None) -> None:
+    def __init__(self, config: AOTConfig | None = None, *, unrolled: int = UNROLLED) -> None:
         self.config = config or AOTConfig()
+        self._unrolled = unrolled
 
     def push_batch(
         self, batch: FeatureBatch, state: AnchorState | None = None
@@ -34,7 +42,15 @@ class ClipCompressor(CausalReducer[AnchorState]):
         """See `CausalReducer.push_batch`."""
         clips = batch.tokens.shape[0]
         frames = self._within_frames(batch)
-        return push_frames(frames, clips, batch.active, state, self.config, batch.tokens.dtype)
+        return push_frames(
+            frames,
+            clips,
+            batch.active,
+            state,
+            self.config,
+            batch.tokens.dtype,
+            unrolled=self._unrolled,
+        )
 
     def open_state(
         self, clips: int, grid: Grid, width: int, dtype: torch.dtype, device: torch.device
@@ -51,13 +67,32 @@ class ClipCompressor(CausalReducer[AnchorState]):
         """See `Reducer.describe`."""
         return {"reducer": "aot", "version": 1, **asdict(self.config)}
 
+    def _push_together(
+        self, features: Sequence[FrameFeatures], states: Sequence[AnchorState | None]
+    ) -> list[tuple[ClipTokens, AnchorState]]:
+        try:
+            return super()._push_together(features, states)
+        except NotSettled:
+            return self._thorough()._push_together(features, states)
+
+    def _compress_together(self, features: Sequence[FrameFeatures]) -> list[ClipTokens]:
+        try:
+            return super()._compress_together(features)
+        except NotSettled:
+            return self._thorough()._compress_together(features)
+
+    def _thorough(self) -> "ClipCompressor":
+        return ClipCompressor(self.config, unrolled=self.config.max_iterations)
+
     def _within_frames(self, batch: FeatureBatch) -> PooledFrames:
         tokens, *maps = (
             values.flatten(0, 1)
             for values in (batch.tokens, batch.local_attention, batch.global_attention)
         )
-        anchors = select_anchors(maps[0], maps[1], batch.grid, self.config)
-        return merge_and_pool(tokens, anchors, batch.grid, self.config)
+        anchors = choose_anchors(maps[0], maps[1], batch.grid, self.config)
+        frames = merge_and_pool(tokens, anchors, batch.grid, self.config, unrolled=self._unrolled)
+        finite = torch.isfinite(torch.stack(maps)).all(dim=2).all(dim=0)
+        return replace(frames, finite=frames.finite & finite)
 
 
 def compress_clip(features: FrameFeatures, config: AOTConfig | None = None) -> ClipTokens:

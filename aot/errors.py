@@ -4,6 +4,7 @@
       InvalidConfig     a constant outside what the method allows
       InvalidFeatures   tensors that do not fit together, or are not finite
       NotIncremental    frames pushed to a reducer that needs whole clips
+      NotSettled        a transport left before its stop rule was met
 
 Every error has a stable `code` and says what was got, what was expected, what to do.
 """
@@ -31,3 +32,9 @@ class NotIncremental(AOTError):
     """Frames were pushed to a reducer that needs whole clips."""
 
     code = "NotIncremental"
+
+
+class NotSettled(AOTError):
+    """An accelerator without the kernels left a transport before its stop rule was met."""
+
+    code = "NotSettled"

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from aot.errors import InvalidFeatures
+from aot.errors import InvalidFeatures, NotSettled
 from aot.types import ClipTokens, FeatureBatch, FrameFeatures, Grid, PackedTokens
 
 _COLUMNS = ("tokens", "frame", "cell", "mass", "kind")
@@ -109,12 +109,20 @@ def unpack(packed: PackedTokens) -> list[ClipTokens]:
 
     Raises:
         InvalidFeatures: the features of a clip held NaN or infinity.
+        NotSettled: the transport of a clip was left too early.
     """
-    counts, finite = torch.stack([packed.count, packed.finite.to(packed.count.dtype)]).tolist()
+    settled = packed.finite if packed.settled is None else packed.settled
+    flags = [flag.to(packed.count.dtype) for flag in (packed.finite, settled)]
+    counts, finite, settled = torch.stack([packed.count, *flags]).tolist()
     if not all(finite):
         raise InvalidFeatures(
             f"features of clip {finite.index(0)} of {len(packed)} hold NaN or infinity, expected "
             "finite values; check the vision tower's output"
+        )
+    if not all(settled):
+        raise NotSettled(
+            f"transport of clip {settled.index(0)} of {len(packed)} was left before its stop rule "
+            "was met; push again with unrolled=config.max_iterations, or install Triton"
         )
     return [
         ClipTokens(

@@ -6,20 +6,19 @@ ever needed, so the two are applied as one product `weights[k n] @ tokens[n d]` 
 tenth of the work of merging and pooling everything. Knows nothing of other frames.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aot.anchors import keeps_all
+from aot.anchors import anchors_in_frame, keeps_all
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
+from aot.packing import exact_dtype, front_rows
 from aot.pooling import pool_grid, pool_mask, pool_matrix, pooled_grid
-from aot.transport import exponentiate, scale_kernel, times
+from aot.transport import UNROLLED, exponentiate, scale_kernel, times
 from aot.types import Grid, Pooling
 
 #: Norms are floored here before a cosine is taken (reference).
@@ -36,11 +35,15 @@ class FramePlan:
     """Row `a` times the frame's tokens is the merged anchor."""
     mass: Float[Tensor, "t a"]
     """Tokens each anchor stands for; adds up to `n`."""
+    settled: Bool[Tensor, " t"] | None = None
+    """See `Scaling.settled`."""
 
 
 @dataclass(frozen=True)
 class PooledFrames:
-    """Kept cells of a batch of frames, padded at the end to the frame that kept most."""
+    """Kept cells of a batch of frames, padded at the end: on a CPU to the frame that kept most, on
+    an accelerator to all cells.
+    """
 
     tokens: Float[Tensor, "t k d"]
     """float32 or better; zero in the padding."""
@@ -51,6 +54,10 @@ class PooledFrames:
     count: Int[Tensor, " t"]
     grid: Grid
     """The pooled grid."""
+    finite: Bool[Tensor, " t"]
+    """False where a frame's features hold NaN or infinity."""
+    settled: Bool[Tensor, " t"] | None = None
+    """See `Scaling.settled`."""
 
     @property
     def present(self) -> Bool[Tensor, "t k"]:
@@ -77,45 +84,58 @@ def merge_within_frame(
         InvalidFeatures: the tokens do not fit the grid, hold NaN or infinity, or the frames have
             different numbers of anchors.
     """
-    exact = _exact(tokens)
-    plan = plan_within_frame(exact, anchors, grid, config)
+    count = _count_anchors(anchors, tokens, grid)
+    exact = tokens.to(exact_dtype(tokens.dtype))
+    norm = torch.linalg.vector_norm(exact, dim=2)
+    check_finite(norm)
+    index = front_rows(anchors, count)
+    plan = plan_for_anchors(exact, norm, anchors, index, grid, config)
     merged = torch.bmm(plan.weights, exact)
     index = plan.anchor[:, :, None].expand(-1, -1, tokens.shape[2])
     return tokens.scatter(1, index, merged.to(tokens.dtype))
 
 
 def merge_and_pool(
-    tokens: Float[Tensor, "t n d"], anchors: Bool[Tensor, "t n"], grid: Grid, config: AOTConfig
+    tokens: Float[Tensor, "t n d"],
+    anchors: Bool[Tensor, "t n"],
+    grid: Grid,
+    config: AOTConfig,
+    *,
+    unrolled: int = UNROLLED,
 ) -> PooledFrames:
     """What `merge_within_frame`, pooling and keeping the marked cells would give, in one product.
 
-    Mass is counted in pooled tokens: anchors share the frame's tokens by their plan, a pooled cell
-    gathers the mass of its anchors by the pooling weights, and the kept cells of a frame are
-    scaled to add up to the number of its cells.
-
-    Raises:
-        InvalidFeatures: as `merge_within_frame`.
+    `anchors` are those that `config` selects; the host waits for nothing. Mass is counted in
+    pooled tokens: anchors share the frame's tokens by their plan, a pooled cell gathers the mass of
+    its anchors by the pooling weights, and the kept cells of a frame are scaled to add up to the
+    number of its cells.
     """
-    exact = _exact(tokens)
+    exact = tokens.to(exact_dtype(tokens.dtype))
     mode, stride = config.pooling, config.pool_stride
-    pooled = pooled_grid(grid, mode, stride=stride)
+    norm = torch.linalg.vector_norm(exact, dim=2)
+    finite = torch.isfinite(norm).all(dim=1)
     if keeps_all(grid, config):
-        return _pool_all(exact, grid, mode, stride)
+        return _pool_all(exact, finite, grid, mode, stride)
+    pooled = pooled_grid(grid, mode, stride=stride)
     kept = pool_mask(anchors, grid, mode, stride=stride, threshold=config.pool_threshold)
-    count, cell = _ragged(kept)
+    cell = _kept_cells(kept)
     taps = pool_matrix(grid, mode, stride, exact.dtype, exact.device)[cell]  # (t, k, n)
-    plan = plan_within_frame(exact, anchors, grid, config)
+    index = front_rows(anchors, anchors_in_frame(grid, config))
+    plan = plan_for_anchors(exact, norm, anchors, index, grid, config, unrolled=unrolled)
     index = plan.anchor[:, None, :].expand(-1, cell.shape[1], -1)
     of_anchors = taps.gather(2, index)  # (t, k, a)
     weights = torch.baddbmm(taps.scatter_(2, index, 0.0), of_anchors, plan.weights)
     mass = times(of_anchors, plan.mass)
-    frames = PooledFrames(torch.bmm(weights, exact), cell, mass, count, pooled)
+    frames = PooledFrames(
+        torch.bmm(weights, exact), cell, mass, kept.sum(dim=1), pooled, finite, plan.settled
+    )
     return _without_padding_values(frames)
 
 
-def _pool_all(tokens: Tensor, grid: Grid, mode: Pooling, stride: int) -> PooledFrames:
+def _pool_all(
+    tokens: Tensor, finite: Bool[Tensor, " t"], grid: Grid, mode: Pooling, stride: int
+) -> PooledFrames:
     """Every cell of every frame, each standing for itself."""
-    check_finite(torch.linalg.vector_norm(tokens, dim=2))
     pooled = pool_grid(tokens, grid, mode, stride=stride)
     frames, num_cells, _ = pooled.shape
     return PooledFrames(
@@ -124,35 +144,8 @@ def _pool_all(tokens: Tensor, grid: Grid, mode: Pooling, stride: int) -> PooledF
         mass=pooled.new_ones(frames, num_cells),
         count=torch.full((frames,), num_cells, device=tokens.device),
         grid=pooled_grid(grid, mode, stride=stride),
+        finite=finite,
     )
-
-
-def stack_frames(blocks: Sequence[PooledFrames]) -> PooledFrames:
-    """Blocks of frames as one, padded to the frame that kept most of them all."""
-    if len(blocks) == 1:
-        return blocks[0]
-    longest = max(block.tokens.shape[1] for block in blocks)
-    return PooledFrames(
-        tokens=torch.cat([_widened(block.tokens, longest) for block in blocks]),
-        cell=torch.cat([_widened(block.cell, longest) for block in blocks]),
-        mass=torch.cat([_widened(block.mass, longest) for block in blocks]),
-        count=torch.cat([block.count for block in blocks]),
-        grid=blocks[0].grid,
-    )
-
-
-def plan_within_frame(
-    tokens: Float[Tensor, "t n d"], anchors: Bool[Tensor, "t n"], grid: Grid, config: AOTConfig
-) -> FramePlan:
-    """The plan of `merge_within_frame` for tokens in float32 or better.
-
-    Raises:
-        InvalidFeatures: as `merge_within_frame`.
-    """
-    index = _anchor_index(anchors, tokens, grid)
-    norm = torch.linalg.vector_norm(tokens, dim=2)
-    check_finite(norm)
-    return plan_for_anchors(tokens, norm, anchors, index, grid, config)
 
 
 def plan_for_anchors(
@@ -162,8 +155,11 @@ def plan_for_anchors(
     index: Int[Tensor, "t a"],
     grid: Grid,
     config: AOTConfig,
+    *,
+    unrolled: int = UNROLLED,
 ) -> FramePlan:
-    """`plan_within_frame` on checked values; on an accelerator the host waits for nothing in it.
+    """The plan of `merge_within_frame` for tokens in float32 or better, of these norms, whose
+    anchors lie at `index`, rising; on an accelerator the host waits for nothing.
 
     Every token is taken as a source, anchors with zero mass: one product over all tokens is
     cheaper than gathering the others first.
@@ -185,6 +181,7 @@ def plan_for_anchors(
         anchor,
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
+        unrolled=unrolled,
     )
     mass = _gathered_mass(kernel, scaling.anchor, others, tally, config)
     # The anchors' update comes last in an iteration: an anchor's load is its marginal, exactly.
@@ -195,26 +192,23 @@ def plan_for_anchors(
     weights.mul_((scaling.anchor * config.spatial_scale * transported)[:, :, None])
     weights.scatter_add_(1, nearest[:, None, :], (averaged.gather(1, nearest) * others)[:, None, :])
     weights.scatter_(2, index[:, :, None], (transported + averaged)[:, :, None])
-    return FramePlan(index, weights, mass)
+    return FramePlan(index, weights, mass, scaling.settled)
 
 
-def _exact(tokens: Tensor) -> Tensor:
-    return tokens if tokens.dtype == torch.float64 else tokens.float()
-
-
-def _anchor_index(anchors: Tensor, tokens: Tensor, grid: Grid) -> Int[Tensor, "t a"]:
+def _count_anchors(anchors: Tensor, tokens: Tensor, grid: Grid) -> int:
+    """Anchors of each frame, the same for all."""
     if anchors.shape != tokens.shape[:2] or anchors.shape[1] != grid[0] * grid[1]:
         raise InvalidFeatures(
             f"got tokens {tuple(tokens.shape)} and anchor mask {tuple(anchors.shape)}, expected "
             f"{grid[0] * grid[1]} tokens per frame in both for grid {grid}"
         )
-    count = anchors.sum(dim=1)
-    if tokens.shape[0] and not bool((count == count[0]).all() & (count[0] > 0)):
+    counts = sorted(set(anchors.sum(dim=1).tolist()))
+    if len(counts) > 1 or 0 in counts:
         raise InvalidFeatures(
-            f"got frames with {sorted(set(count.tolist()))} anchors, expected one number above 0 "
-            "for all; select anchors with one configuration"
+            f"got frames with {counts} anchors, expected one number above 0 for all; select "
+            "anchors with one configuration"
         )
-    return anchors.nonzero()[:, 1].view(tokens.shape[0], -1)
+    return counts[0]
 
 
 def _similarity(
@@ -282,18 +276,13 @@ def _gathered_mass(
     return 1 + transported + config.nearest_blend * tally
 
 
-def _ragged(kept: Bool[Tensor, "t p"]) -> tuple[Int[Tensor, " t"], Int[Tensor, "t k"]]:
-    """Count and raster-ordered cells of every row, padded with other cells to the longest.
+def _kept_cells(kept: Bool[Tensor, "t p"]) -> Int[Tensor, "t k"]:
+    """Raster-ordered cells of every row, then others.
 
     One column is left where no row keeps anything, so that no later step meets an empty axis.
     """
-    count = kept.sum(dim=1)
-    longest = max(1, int(count.max())) if kept.shape[0] else 1
-    return count, (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-
-
-def _widened(values: Tensor, width: int) -> Tensor:
-    return F.pad(values, (0, 0) * (values.dim() - 2) + (0, width - values.shape[1]))
+    cells = front_rows(kept, kept.shape[1])
+    return cells if cells.shape[1] else cells.new_zeros(kept.shape[0], 1)
 
 
 def _without_padding_values(frames: PooledFrames) -> PooledFrames:
@@ -303,4 +292,4 @@ def _without_padding_values(frames: PooledFrames) -> PooledFrames:
     num_cells = frames.grid[0] * frames.grid[1]
     mass = mass * (num_cells / mass.sum(dim=1, keepdim=True).clamp(min=1e-30))
     tokens = frames.tokens.mul_(present[:, :, None])
-    return PooledFrames(tokens, frames.cell, mass, frames.count, frames.grid)
+    return replace(frames, tokens=tokens, mass=mass)

@@ -7,35 +7,31 @@ side, padded; the frames of one clip are a recurrence, hence the one loop. Knows
 or of time in seconds: the clock of the time kernel is the position in the clip.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from aot.clip_batch import (
     AnchorState,
+    Schedule,
     StepTokens,
     arrange_steps,
     open_anchors,
     pack_steps,
     pad_frames,
-    take_step,
+    schedule_steps,
 )
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
+from aot.matching import match_frame, prepare_frames, prepare_targets
 from aot.packing import join_packed, unpack
 from aot.spatial import PooledFrames
-from aot.transport import exponentiate, scale_kernel, times
+from aot.transport import UNROLLED, times
 from aot.types import ClipTokens, FrameTokens, Grid, PackedTokens, TokenKind
-
-#: The reference's guards against division by zero and against a cosine of exactly one.
-_NORM_FLOOR, _SUM_FLOOR, _COSINE_LIMIT = 1e-12, 1e-9, 1 - 1e-6
-#: Plan shares this close (relative) are ties: like the reference's strict comparison, but not left
-#: to rounding, tokens tied at the quantile are all merged. Equal tokens are equally explained.
-_TIE = 1e-5
 
 
 def merge_across_frames(
@@ -70,6 +66,8 @@ def push_frames(
     state: AnchorState | None,
     config: AOTConfig,
     dtype: torch.dtype,
+    *,
+    unrolled: int = UNROLLED,
 ) -> tuple[PackedTokens, AnchorState]:
     """Take the next frames of several clips; give the tokens they emit and the new state.
 
@@ -87,25 +85,31 @@ def push_frames(
     stands for itself: all its tokens come out, and the state holds no anchors.
     """
     batch = arrange_steps(frames, clips, active)  # (clips, steps, ...)
-    _, steps, rows, width = batch.tokens.shape
-    num_cells = frames.grid[0] * frames.grid[1]
-    room = max(num_cells, rows) if config.merge_frames else 0
-    given = state or open_anchors(
-        clips, room, frames.grid, width, batch.tokens.dtype, batch.tokens.device
+    rows, width = batch.tokens.shape[2:]
+    room = max(frames.grid[0] * frames.grid[1], rows) if config.merge_frames else 0
+    given = (
+        state
+        if state is not None
+        else open_anchors(clips, room, frames.grid, width, batch.tokens.dtype, batch.tokens.device)
     )
-    now = given.widened(_rows_needed(given, rows))
-    there = batch.present.new_ones(clips, steps) if active is None else active
-    emitted, kinds = [], []
-    for step in range(steps):
-        # One frame after the other: each is matched to what the ones before it made of the anchors.
-        current = take_step(batch, step)
-        now, emit, mass, kind = _take_frame(
-            now, current, there[:, step], num_cells, config, opens=state is None and step == 0
+    steps = schedule_steps(batch.present, active, given)
+    after = replace(given, position=steps.end, keyframe=steps.keyframe)
+    emit = batch.present
+    settled = [] if frames.settled is None else [frames.settled.view(clips, -1).all(dim=1)]
+    if config.merge_frames:
+        begun = _start(after.widened(_rows_needed(given, rows)), batch, steps)
+        keep, after, flags = _gather(
+            begun, batch, steps, config, first=int(state is None), unrolled=unrolled
         )
-        emitted.append(StepTokens(current.tokens, current.cell, mass, emit))
-        kinds.append(kind)
-    packed = pack_steps(emitted, kinds, given.position, frames.grid, dtype)
-    return packed, now.widened(room)
+        settled += flags
+        emit = emit & (keep | steps.starts[:, :, None])
+        # Frames before the keyframe that kept nothing are carried by the keyframe's tokens.
+        carried = torch.where(steps.starts, steps.position + 1, 1)
+        batch = replace(batch, mass=batch.mass * carried[:, :, None])
+    finite = frames.finite.view(clips, -1).all(dim=1)
+    packed = pack_steps(replace(batch, present=emit), steps, finite, frames.grid, dtype)
+    ended = torch.stack(settled).all(dim=0) if settled else None
+    return replace(packed, settled=ended), after.widened(room)
 
 
 def _rows_needed(state: AnchorState, rows: int) -> int:
@@ -146,155 +150,58 @@ def concatenate(parts: Sequence[ClipTokens]) -> ClipTokens:
     return ClipTokens(**columns, grid=parts[0].grid)
 
 
-def _take_frame(
-    clips: AnchorState,
-    frame: StepTokens,
-    active: Bool[Tensor, " b"],
-    num_cells: int,
-    config: AOTConfig,
-    *,
-    opens: bool,
-) -> tuple[AnchorState, Bool[Tensor, "b k"], Float[Tensor, "b k"], Int[Tensor, " b"]]:
-    """One frame of every active clip: its keyframe where it has none yet, else a later frame.
-
-    Gives the new clips, which of the frame's tokens come out, with which mass, and their kind.
-    `opens` says that no clip has a keyframe yet, so that there is nothing to transport.
-    """
-    filled, waiting = frame.present.any(dim=1) & active, clips.waiting
-    starts, follows = filled & waiting, filled & ~waiting
-    emit, mass = frame.present & filled[:, None], frame.mass
-    if config.merge_frames:
-        if not opens:
-            keep, clips = _follow(clips, frame, follows, config)
-            emit = emit & (keep | starts[:, None])
-        clips = _start(clips, frame, starts)
-        # Mass of frames that kept nothing: to the anchors, or to the keyframe that comes after.
-        lost = (active & ~filled & ~waiting) * num_cells / clips.count.clamp(min=1)
-        clips = replace(clips, mass=clips.mass + lost[:, None] * clips.present)
-        mass = mass * torch.where(starts, clips.position + 1, 1)[:, None]
-    clips = replace(
-        clips,
-        position=clips.position + active,
-        keyframe=clips.keyframe + (active & ~filled & waiting),
-    )
-    kind = torch.where(starts, int(TokenKind.KEYFRAME), int(TokenKind.DISTINCT))
-    return clips, emit, mass, kind
-
-
-def _start(clips: AnchorState, frame: StepTokens, starts: Bool[Tensor, " b"]) -> AnchorState:
-    """Make the frame the keyframe of the clips marked in `starts`."""
-    room = clips.anchors.shape[1] - frame.tokens.shape[1]
-    wide = [torch.nn.functional.pad(frame.tokens, (0, 0, 0, room))]
-    wide += [torch.nn.functional.pad(column, (0, room)) for column in (frame.cell, frame.present)]
-    here = starts[:, None]
+def _start(clips: AnchorState, batch: StepTokens, steps: Schedule) -> AnchorState:
+    """Make the keyframe's tokens the anchors of every clip that has its keyframe in these steps."""
+    here = steps.starts.any(dim=1)
+    clip = torch.arange(len(here), device=here.device)
+    step = steps.starts.to(torch.uint8).argmax(dim=1)
+    room = clips.anchors.shape[1] - batch.tokens.shape[2]
+    tokens = F.pad(batch.tokens[clip, step], (0, 0, 0, room))
+    cell = F.pad(batch.cell[clip, step], (0, room))
     return replace(
         clips,
-        anchors=torch.where(here[:, :, None], wide[0], clips.anchors),
-        cell=torch.where(here, wide[1], clips.cell),
-        count=torch.where(starts, wide[2].sum(dim=1), clips.count),
+        anchors=torch.where(here[:, None, None], tokens, clips.anchors),
+        cell=torch.where(here[:, None], cell, clips.cell),
+        count=torch.where(here, batch.present[clip, step].sum(dim=1), clips.count),
     )
 
 
-def _follow(
-    clips: AnchorState, frame: StepTokens, follows: Bool[Tensor, " b"], config: AOTConfig
-) -> tuple[Bool[Tensor, "b k"], AnchorState]:
-    """Transport a later frame onto the anchors: which tokens are distinct, and the new anchors."""
-    sources = frame.present & follows[:, None]
-    similarity = _cosine(frame.tokens, clips.anchors)
-    distance = (clips.position - clips.keyframe).clamp(min=1).to(similarity.dtype)
-    time_cost = 1 - torch.exp(-(distance**2) / (2 * config.time_sigma**2 + 1e-9))
-    share = _shares(similarity, time_cost, sources, clips.present, config)
-    if config.keep_rule == "quantile":
-        keep = _thinnest(share, sources, config.distinct_fraction)
-    else:
-        keep = sources & _unexplained(share, similarity, time_cost, clips.present, config)
-    given = share * (sources & ~keep)[:, :, None]
-    scale = config.temporal_scale
-    gathered = torch.bmm(given.mT, frame.tokens)
-    load = given.sum(dim=1)[:, :, None]
-    anchors = (clips.anchors + scale * gathered) / (1 + scale * load)
-    mass = clips.mass + times(given.mT, frame.mass)
-    return keep, replace(clips, anchors=anchors, mass=mass)
-
-
-def _cosine(
-    tokens: Float[Tensor, "b k d"], anchors: Float[Tensor, "b a d"]
-) -> Float[Tensor, "b k a"]:
-    left, right = (
-        torch.linalg.vector_norm(values, dim=2).clamp(min=_NORM_FLOOR)
-        for values in (tokens, anchors)
-    )
-    product = torch.bmm(tokens, anchors.mT).div_(left[:, :, None]).div_(right[:, None, :])
-    return product.clamp_(-_COSINE_LIMIT, _COSINE_LIMIT)
-
-
-def _shares(
-    similarity: Float[Tensor, "b k a"],
-    time_cost: Float[Tensor, " b"],
-    sources: Bool[Tensor, "b k"],
-    anchors: Bool[Tensor, "b a"],
+def _gather(
+    clips: AnchorState,
+    batch: StepTokens,
+    steps: Schedule,
     config: AOTConfig,
-) -> Float[Tensor, "b k a"]:
-    """What part of each source goes to each anchor: the plan with its rows scaled to one."""
-    valid = sources[:, :, None] & anchors[:, None, :]
-    # The cost is taken from its minimum over the whole frame (reference): the stop rule of the
-    # scaling looks at absolute values.
-    most_alike = similarity.masked_fill(~valid, -2.0).amax(dim=(1, 2), keepdim=True)
-    score = (similarity - most_alike) * time_cost[:, None, None]
-    kernel, shift = exponentiate(score.masked_fill(~anchors[:, None], -1e4), config.epsilon)
-    scaling = scale_kernel(
-        kernel.mul_(anchors[:, None]),
-        shift,
-        _uniform(sources, similarity.dtype),
-        _uniform(anchors, similarity.dtype),
-        max_iterations=config.max_iterations,
-        tolerance=config.tolerance,
-    )
-    plan = scaling.source[:, :, None] * kernel * scaling.anchor[:, None, :]
-    return plan / plan.sum(dim=2, keepdim=True).clamp(min=_SUM_FLOOR)
+    *,
+    first: int,
+    unrolled: int,
+) -> tuple[Bool[Tensor, "c t k"], AnchorState, list[Bool[Tensor, " c"]]]:
+    """Let the anchors gather the later frames, from step `first` on.
 
-
-def _thinnest(
-    share: Float[Tensor, "b k a"], sources: Bool[Tensor, "b k"], fraction: float
-) -> Bool[Tensor, "b k"]:
-    """The `fraction` of each frame's sources that the plan spreads thinnest (reference).
-
-    The quantile is interpolated linearly in float64; tokens tied with it are not among them.
+    Gives which tokens are distinct, the clips after the steps, and `Scaling.settled` of each.
     """
-    best = share.amax(dim=2)
-    rising = best.masked_fill(~sources, math.inf).double().sort(dim=1).values
-    rank = fraction * (sources.sum(dim=1) - 1).clamp(min=0).double()
-    low, high = (
-        rising.gather(1, edge.long()[:, None])[:, 0] for edge in (rank.floor(), rank.ceil())
-    )
-    quantile = torch.lerp(low, high, rank - rank.floor())
-    return sources & (best < (quantile * (1 - _TIE))[:, None])
+    frames, targets = prepare_frames(batch, steps, config), prepare_targets(clips)
+    anchors, scale = clips.anchors, config.temporal_scale
+    matches = []
+    for step in range(first, batch.tokens.shape[1]):
+        # One frame after the other: each is matched to what the ones before it made of the anchors.
+        frame = frames.at(step)
+        match = match_frame(frame, anchors, targets, config, unrolled=unrolled)
+        gathered = torch.baddbmm(anchors, match.given.mT, frame.tokens, alpha=scale)
+        load = match.given.sum(dim=1)
+        anchors = gathered / torch.add(torch.ones_like(load), load, alpha=scale)[:, :, None]
+        matches.append(match)
+    distinct = [torch.zeros_like(batch.present[:, 0])] * first + [m.distinct for m in matches]
+    flags = [match.settled for match in matches if match.settled is not None]
+    mass = clips.mass + _lost_mass(clips, steps)
+    if matches:
+        given = torch.cat([match.given for match in matches], dim=1)
+        mass = mass + times(given.mT, batch.mass[:, first:].flatten(1))
+    after = replace(clips, anchors=anchors, mass=mass)
+    return torch.stack(distinct, dim=1), after, flags
 
 
-def _unexplained(
-    share: Float[Tensor, "b k a"],
-    similarity: Float[Tensor, "b k a"],
-    time_cost: Float[Tensor, " b"],
-    anchors: Bool[Tensor, "b a"],
-    config: AOTConfig,
-) -> Bool[Tensor, "b k"]:
-    """Extension: which tokens no anchor explains, in absolute terms.
-
-    `cost`: the cosine distance to the nearest anchor is above the threshold. `plan`: of a token's
-    mean distance to the anchors, the plan's best anchor saves less than the threshold. The largest
-    share alone would not do: among `M` anchors it starts at `1 / M`, and the time kernel sharpens
-    it with every frame. `epsilon / time_cost * log(M share)` takes both out and leaves how much
-    nearer the best anchor is than the anchors on the whole; relative to the mean distance it also
-    holds for anchors that have blurred.
-    """
-    if config.keep_rule == "cost":
-        nearest = similarity.masked_fill(~anchors[:, None], -1.0).amax(dim=2)
-        return 1 - nearest > config.keep_threshold
-    count = anchors.sum(dim=1)[:, None]
-    gain = (share.amax(dim=2) * count).clamp(min=_SUM_FLOOR).log() * config.epsilon
-    mean_distance = 1 - times(similarity, anchors.to(similarity.dtype)) / count.clamp(min=1)
-    return gain / time_cost[:, None] < config.keep_threshold * mean_distance
-
-
-def _uniform(present: Bool[Tensor, "b k"], dtype: torch.dtype) -> Float[Tensor, "b k"]:
-    return present.to(dtype) / present.sum(dim=1, keepdim=True).clamp(min=1)
+def _lost_mass(clips: AnchorState, steps: Schedule) -> Float[Tensor, "c a"]:
+    """That of frames after the keyframe that kept nothing, to the anchors in equal parts."""
+    num_cells = clips.grid[0] * clips.grid[1]
+    share = steps.passed * num_cells / clips.count.clamp(min=1)
+    return (share[:, None] * clips.present).to(clips.mass.dtype)

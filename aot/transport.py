@@ -130,7 +130,9 @@ def scale_kernel(
         from aot.kernels import sinkhorn  # Triton is there now
 
         if num_anchors <= sinkhorn.LARGEST_NUM_ANCHORS:
-            columns = (c.contiguous() for c in (shift, source_marginal, anchor_marginal))
+            if source_marginal.stride(1) != 1:
+                source_marginal = source_marginal.contiguous()
+            columns = shift.contiguous(), source_marginal, anchor_marginal.contiguous()
             return Scaling(*sinkhorn.scale_kernel(kernel, *columns, max_iterations, tolerance))
     asks = device.type == "cpu"
     return iterate(

@@ -258,6 +258,9 @@ class PackedTokens:
     """False where a clip's features held NaN or infinity; its tokens mean nothing then."""
     grid: Grid
     """Pooled rows and columns."""
+    settled: Bool[Tensor, " c"] | None = None
+    """False where a transport was left before its stop rule was met; None where none can have
+    been (see `aot.transport.scale_kernel`)."""
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

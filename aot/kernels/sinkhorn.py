@@ -31,6 +31,7 @@ def _scale(
     element_stride,
     source_stride,
     anchor_stride,
+    marginal_stride,
     num_sources,
     num_anchors,
     max_iterations,
@@ -47,7 +48,7 @@ def _scale(
     element = tl.program_id(0)
     kernel += element.to(tl.int64) * element_stride
     shift += element * num_sources
-    source_marginal += element * num_sources
+    source_marginal += element.to(tl.int64) * marginal_stride
     source_scaling += element * num_sources
     column = tl.arange(0, COLUMNS)
     is_anchor = column < num_anchors
@@ -104,8 +105,8 @@ def scale_kernel(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The scalings `[b s]` and `[b a]` and each element's iterations `[b]`; see the twin.
 
-    Any strides of `kernel`, the rest contiguous; float32 or float64, at most
-    `LARGEST_NUM_ANCHORS` anchors, at least one iteration.
+    Any strides of `kernel`, contiguous rows of `source_marginal`, the rest contiguous; float32 or
+    float64, at most `LARGEST_NUM_ANCHORS` anchors, at least one iteration.
     """
     results = _allocate(kernel, source_marginal, anchor_marginal)
     batch, num_sources, num_anchors = kernel.shape
@@ -118,6 +119,7 @@ def scale_kernel(
         anchor_marginal,
         *results,
         *kernel.stride(),
+        source_marginal.stride(0),
         num_sources,
         num_anchors,
         max_iterations,
@@ -150,4 +152,5 @@ def _allocate(
     kernel: Tensor, source_marginal: Tensor, anchor_marginal: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     iterations = torch.empty(kernel.shape[0], dtype=torch.int64, device=kernel.device)
-    return torch.empty_like(source_marginal), torch.empty_like(anchor_marginal), iterations
+    r = torch.empty(kernel.shape[:2], dtype=kernel.dtype, device=kernel.device)
+    return r, torch.empty_like(anchor_marginal), iterations

@@ -158,8 +158,8 @@ def merge_across_frames(frames: list[list[tuple[int, Tensor]]], config: AOTConfi
             continue
         share = shares([values for _, values in frames[step]], anchors, step - first, config)
         best = [max(row) for row in share]
-        quantile = float(torch.tensor(best).double().quantile(config.distinct_fraction))
-        keep = [value < quantile * (1 - 1e-5) for value in best]
+        quantile = float(torch.tensor(best, dtype=torch.float64).quantile(config.distinct_fraction))
+        keep = [value < quantile * (1 - 1e-9) for value in best]
         out += [
             Token(values, step, cell, "DISTINCT")
             for (cell, values), kept in zip(frames[step], keep, strict=True)

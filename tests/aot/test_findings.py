@@ -1,5 +1,6 @@
 """Findings about the published code that no other test covers (docs/method.md lists them all)."""
 
+import pytest
 import torch
 
 from aot import (
@@ -12,6 +13,8 @@ from aot import (
     merge_within_frame,
     select_anchors,
 )
+from aot.clip_batch import Schedule, StepTokens
+from aot.matching import find_thinnest, prepare_frames
 from tests.aot.support import features
 
 GRID = (6, 6)
@@ -85,3 +88,21 @@ def test_the_clock_is_the_position_in_the_clip():
     near = compress_clip(still, CONFIG).tokens
     late = compress_clip(still, AOTConfig(anchors_per_frame=16, window=3, time_sigma=0.3)).tokens
     assert not torch.allclose(near[-4:], late[-4:], atol=1e-4)
+
+
+@pytest.mark.parametrize(("gap", "kept"), [(1e-5, [0]), (1e-7, [0]), (1e-13, []), (0.0, [])])
+def test_near_ties_at_the_quantile_are_told_from_ties(gap, kept):
+    """The reference keeps what lies below by any difference; rounding makes one of 1e-14."""
+    best = torch.tensor([[0.3 * (1 - gap), 0.3, 0.5, 0.6]], dtype=torch.float64)
+    present = torch.ones(1, 1, 4, dtype=torch.bool)
+    steps = Schedule(
+        starts=~present[:, :, 0],
+        follows=present[:, :, 0],
+        position=torch.ones(1, 1, dtype=torch.int64),
+        passed=torch.zeros(1, dtype=torch.int64),
+        keyframe=torch.zeros(1, dtype=torch.int64),
+        end=torch.full((1,), 2),
+    )
+    batch = StepTokens(torch.ones(1, 1, 4, 2), torch.zeros(1, 1, 4).long(), best[None], present)
+    frame = prepare_frames(batch, steps, AOTConfig(distinct_fraction=1 / 3)).at(0)
+    assert find_thinnest(best, frame)[0].nonzero()[:, 0].tolist() == kept

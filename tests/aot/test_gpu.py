@@ -1,9 +1,21 @@
 """Every reducer on an accelerator against the CPU."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
-from aot import REDUCERS, FrameFeatures, make_reducer
+from aot import (
+    REDUCERS,
+    CausalReducer,
+    FeatureBatch,
+    FrameFeatures,
+    Grid,
+    make_reducer,
+    stack_clips,
+    unpack,
+)
+from aot.transport import exponentiate, scale_kernel
 from tests.aot.support import features
 
 GRID, FRAMES = (12, 12), 8
@@ -29,3 +41,83 @@ def test_it_keeps_what_it_keeps_on_the_cpu(name, retention):
     assert torch.equal(kept.cell.cpu(), expected.cell)
     torch.testing.assert_close(kept.tokens.cpu(), expected.tokens, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(kept.mass.cpu(), expected.mass, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def no_waits():
+    """Every wait of the host is an error, while it is entered."""
+
+    @contextmanager
+    def watch():
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return watch
+
+
+def causal(name: str, grid: Grid) -> CausalReducer:
+    made = make_reducer(name, 0.1, grid=grid, clip_frames=FRAMES)
+    assert isinstance(made, CausalReducer)
+    return made
+
+
+def moved_batch(grid: Grid, clips: int = 2) -> FeatureBatch:
+    return stack_clips([move(features(FRAMES, grid, dim=32, seed=seed)) for seed in range(clips)])
+
+
+@pytest.mark.parametrize("name", ["aot", "adaptive"])
+def test_the_host_waits_for_nothing_in_a_push(name, no_waits):
+    reducer, batch = causal(name, GRID), moved_batch(GRID)
+    with torch.inference_mode():
+        _, state = reducer.push_batch(batch)  # kernels are compiled and tables made
+        reducer.push_batch(batch, state)
+        reducer.compress_batch(batch)
+        torch.cuda.synchronize()
+        with no_waits():
+            reducer.push_batch(batch)
+            reducer.push_batch(batch, state)
+            reducer.compress_batch(batch)
+
+
+@pytest.mark.parametrize("name", ["aot", "adaptive"])
+def test_a_graph_of_a_push_gives_what_the_push_gives(name):
+    reducer, batch, other = causal(name, GRID), moved_batch(GRID), moved_batch(GRID)
+    with torch.inference_mode():
+        other.tokens.copy_(moved_batch(GRID, 4).tokens[2:])
+        expected = unpack(reducer.compress_batch(other))
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                reducer.compress_batch(batch)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            packed = reducer.compress_batch(batch)
+        batch.tokens.copy_(other.tokens)
+        graph.replay()
+        for ours, theirs in zip(unpack(packed), expected, strict=True):
+            assert torch.equal(ours.cell, theirs.cell)
+            assert torch.equal(ours.frame, theirs.frame)
+            torch.testing.assert_close(ours.tokens, theirs.tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 729, 126), (2, 196, 196), (2, 50, 700), (1, 5, 1)])
+def test_the_sinkhorn_kernel_is_its_twin(shape, dtype):
+    generator = torch.Generator().manual_seed(0)
+    score = -torch.rand(shape[0], shape[2], shape[1], generator=generator, dtype=dtype)
+    kernel, shift = exponentiate(score.mT, 0.1)
+    source = torch.full(shape[:2], 1 / shape[1], dtype=dtype)
+    anchor = torch.full((shape[0], shape[2]), 1 / shape[2], dtype=dtype)
+    given = kernel, shift, source, anchor
+    expected = scale_kernel(*given, max_iterations=100, tolerance=1e-2)
+
+    result = scale_kernel(*(v.cuda() for v in given), max_iterations=100, tolerance=1e-2)
+
+    assert result.iterations.tolist() == expected.iterations.tolist()
+    torch.testing.assert_close(result.source.cpu(), expected.source, rtol=1e-5, atol=0)
+    torch.testing.assert_close(result.anchor.cpu(), expected.anchor, rtol=1e-5, atol=0)

@@ -52,7 +52,7 @@ def assemble(ptx: str) -> str:
 
 def sinkhorn_variants() -> dict[str, dict]:
     """Frames of 126 anchors, and clips of many anchors in float64."""
-    strides = ("element_stride", "source_stride", "anchor_stride")
+    strides = ("element_stride", "source_stride", "anchor_stride", "marginal_stride")
     numbers = dict.fromkeys((*strides, "num_sources", "num_anchors", "max_iterations"), "i32")
     columns = (
         "kernel", "shift", "source_marginal", "anchor_marginal", "source_scaling", "anchor_scaling",

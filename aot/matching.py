@@ -1,0 +1,190 @@
+"""How a later frame's tokens are matched to a keyframe's anchors: whom they go to, and which stay.
+
+One frame of every clip and the clips' anchors in; out come the distinct tokens and the parts in
+which the others are given to the anchors (method section 6). What depends on no anchor is made
+for all frames of a push at once. Nothing is merged here.
+
+Everything is in float64. The reference compares shares strictly, and equal tokens have equal
+shares: in float64 what rounding makes of equal shares (1e-14) is far below any other difference,
+so that ties are told from near ties, in whatever order a device adds up.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from aot.clip_batch import AnchorState, Schedule, StepTokens
+from aot.config import AOTConfig
+from aot.transport import scale_kernel, times
+
+#: The reference's guards against division by zero and against a cosine of exactly one.
+_NORM_FLOOR, _SUM_FLOOR, _COSINE_LIMIT = 1e-12, 1e-9, 1 - 1e-6
+#: Shares this close (relative) are ties, and tokens tied at the quantile are all merged: equal
+#: tokens are equally explained.
+_TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class LaterFrames:
+    """Frames that follow their clip's keyframe, and what of their transport needs no anchor."""
+
+    tokens: Float[Tensor, "*c k d"]
+    sources: Bool[Tensor, "*c k"]
+    """Tokens to be matched: none of a frame that follows no keyframe."""
+    norm: Float[Tensor, "*c k"]
+    marginal: Float[Tensor, "*c k"]
+    sharpness: Float[Tensor, "*c"]
+    """Cost of the time from the keyframe, over epsilon."""
+    rank: Float[Tensor, "*c"]
+    """Of the quantile among the sources, from 0 on, between two of them as a rule."""
+
+    def at(self, step: int) -> "LaterFrames":
+        """One frame of every clip."""
+        return LaterFrames(**{name: value[:, step] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The places of a clip's anchors, which stay while their tokens change."""
+
+    reachable: Bool[Tensor, "c 1 a"]
+    """The anchors; of a clip without, one that has no mass, so that no row of a plan is empty."""
+    marginal: Float[Tensor, "c a"]
+    count: Int[Tensor, " c"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What becomes of a frame's tokens."""
+
+    distinct: Bool[Tensor, "c k"]
+    given: Float[Tensor, "c k a"]
+    """The parts in which the other tokens go to the anchors, in the tokens' own precision."""
+    settled: Bool[Tensor, " c"] | None
+    """See `Scaling.settled`."""
+
+
+def prepare_frames(batch: StepTokens, steps: Schedule, config: AOTConfig) -> LaterFrames:
+    """All frames of a push as sources of their transport."""
+    sources = batch.present & steps.follows[:, :, None]
+    count = sources.sum(dim=2)
+    distance = (steps.position - steps.keyframe[:, None]).clamp(min=1).double()
+    time_cost = 1 - torch.exp(distance**2 / -(2 * config.time_sigma**2 + 1e-9))
+    norm = torch.linalg.vector_norm(batch.tokens, dim=3, dtype=torch.float64)
+    return LaterFrames(
+        tokens=batch.tokens,
+        sources=sources,
+        norm=norm.clamp_(min=_NORM_FLOOR),
+        marginal=_uniform(sources, count),
+        sharpness=time_cost / config.epsilon,
+        rank=config.distinct_fraction * (count - 1).clamp(min=0).double(),
+    )
+
+
+def prepare_targets(clips: AnchorState) -> Targets:
+    """The anchors of clips that have their keyframe."""
+    place = torch.arange(clips.anchors.shape[1], device=clips.count.device)
+    reachable = place < clips.count.clamp(min=1)[:, None]
+    return Targets(reachable[:, None], _uniform(clips.present, clips.count), clips.count)
+
+
+def match_frame(
+    frame: LaterFrames,
+    anchors: Float[Tensor, "c a d"],
+    targets: Targets,
+    config: AOTConfig,
+    *,
+    unrolled: int,
+) -> Match:
+    """Transport one frame of every clip onto the clip's anchors, as they are now."""
+    similarity = _cosine(frame, anchors)
+    share, settled = _shares(similarity, frame, targets, config, unrolled)
+    if config.keep_rule == "quantile":
+        distinct = find_thinnest(share.amax(dim=2), frame)
+    else:
+        distinct = frame.sources & _unexplained(share, similarity, frame, targets, config)
+    others = frame.sources ^ distinct
+    return Match(distinct, (share * others[:, :, None]).to(frame.tokens.dtype), settled)
+
+
+def _cosine(frame: LaterFrames, anchors: Float[Tensor, "c a d"]) -> Float[Tensor, "c k a"]:
+    exact = anchors.double()
+    norm = torch.linalg.vector_norm(exact, dim=2).clamp_(min=_NORM_FLOOR)
+    # Norms are divided out of the products, which are far smaller than the tokens.
+    product = torch.bmm(frame.tokens.double(), exact.mT).div_(frame.norm[:, :, None])
+    return product.div_(norm[:, None, :]).clamp_(-_COSINE_LIMIT, _COSINE_LIMIT)
+
+
+def _shares(
+    similarity: Float[Tensor, "c k a"],
+    frame: LaterFrames,
+    targets: Targets,
+    config: AOTConfig,
+    unrolled: int,
+) -> tuple[Float[Tensor, "c k a"], Bool[Tensor, " c"] | None]:
+    """What part of each source goes to each anchor: the plan with its rows scaled to one.
+
+    The source's scaling is common to a row, so it cancels.
+    """
+    score = similarity.masked_fill(~targets.reachable, -math.inf)
+    nearest = score.amax(dim=2)
+    # The cost is taken from its minimum over the whole frame (reference): the stop rule of the
+    # scaling looks at absolute values.
+    most_alike = nearest.masked_fill(~frame.sources, -2.0).amax(dim=1)
+    sharpness = frame.sharpness[:, None]
+    kernel = score.sub_(nearest[:, :, None]).mul_(sharpness[:, :, None]).exp_()
+    scaling = scale_kernel(
+        kernel,
+        (most_alike[:, None] - nearest) * sharpness,
+        frame.marginal,
+        targets.marginal,
+        max_iterations=config.max_iterations,
+        tolerance=config.tolerance,
+        unrolled=unrolled,
+    )
+    plan = kernel.mul_(scaling.anchor[:, None, :])
+    return plan.div_(plan.sum(dim=2, keepdim=True).clamp_(min=1e-30)), scaling.settled
+
+
+def find_thinnest(best: Float[Tensor, "c k"], frame: LaterFrames) -> Bool[Tensor, "c k"]:
+    """The `distinct_fraction` of a frame's sources that the plan spreads thinnest (reference).
+
+    The quantile is interpolated linearly; tokens tied with it are not among them.
+    """
+    rising = best.masked_fill(~frame.sources, math.inf).sort(dim=1).values
+    low = frame.rank.floor()
+    edges = torch.stack([low, frame.rank.ceil()], dim=1).long()
+    below, above = rising.gather(1, edges).unbind(dim=1)
+    quantile = torch.lerp(below, above, frame.rank - low)
+    return frame.sources & (best < (quantile * (1 - _TIE))[:, None])
+
+
+def _unexplained(
+    share: Float[Tensor, "c k a"],
+    similarity: Float[Tensor, "c k a"],
+    frame: LaterFrames,
+    targets: Targets,
+    config: AOTConfig,
+) -> Bool[Tensor, "c k"]:
+    """Extension: which tokens no anchor explains, in absolute terms.
+
+    `cost`: the cosine distance to the nearest anchor is above the threshold. `plan`: of a token's
+    mean distance to the anchors, the plan's best anchor saves less than the threshold. The largest
+    share alone would not do: among `M` anchors it starts at `1 / M`, and the time kernel sharpens
+    it with every frame. `log(M share) / sharpness` takes both out and leaves how much nearer the
+    best anchor is than the anchors on the whole; relative to the mean distance it also holds for
+    anchors that have blurred.
+    """
+    if config.keep_rule == "cost":
+        nearest = similarity.masked_fill(~targets.reachable, -1.0).amax(dim=2)
+        return 1 - nearest > config.keep_threshold
+    count = targets.count[:, None]
+    gain = (share.amax(dim=2) * count).clamp_(min=_SUM_FLOOR).log() / frame.sharpness[:, None]
+    return gain < config.keep_threshold * (1 - times(similarity, targets.marginal))
+
+
+def _uniform(present: Bool[Tensor, "*c k"], count: Int[Tensor, "*c"]) -> Float[Tensor, "*c k"]:
+    return present / count.clamp(min=1).double().unsqueeze(-1)
