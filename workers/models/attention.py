@@ -3,7 +3,9 @@
 The attention a token *receives* in a layer is a column sum of the softmax matrix
 P = softmax(q kᵀ · scaling) over keys: received[h, j] = Σ_i P[h, i, j]. Its mean over tokens is 1,
 since every row of P adds up to 1. SDPA never forms P, so a probed layer computes the sums beside
-it, a block of queries at a time: one extra q kᵀ, about 2 MiB of memory, no t x heads x n x n.
+it. A CPU takes a block of queries at a time: one extra q kᵀ, about 2 MiB of memory, no
+t x heads x n x n. An accelerator takes one launch, in which scores never leave the registers
+(`aot.kernels.attention`), where flash attention gives the rows' sums with its output, else two.
 
 `PROBED_SDPA` is an entry of transformers' attention interface: SDPA that, in a module carrying an
 `AttentionProbe`, leaves the sums there. The interface passes the module but none of the model's
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from aot.kernels import runs_kernels
 from workers.errors import UnsupportedModel
 
 PROBED_SDPA = "sdpa_with_received"
@@ -29,6 +32,7 @@ WORKING_BYTES = 2 * 1024**2
 WORKING_BYTES_ACCELERATOR = 256 * 1024**2
 """The same on an accelerator, which wants few large kernels."""
 _PROBE = "attention_probe"
+_KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class AttentionProbe(threading.local):
@@ -65,8 +69,11 @@ def attention_received(
 ) -> Float[Tensor, "b h n"]:
     """Column sums of softmax(query keyᵀ · scaling) over keys, head by head, in float32.
 
-    Memory beyond the result is about `working_bytes` (default by device), whatever b, h and n.
+    Memory beyond the result is about `working_bytes` (default by device), whatever b, h and n;
+    next to none where the kernels run.
     """
+    if working_bytes is None and _has_kernels(query):
+        return _received_by_kernels(query, key, scaling)
     if working_bytes is None:
         on_cpu = query.device.type == "cpu"
         working_bytes = WORKING_BYTES if on_cpu else WORKING_BYTES_ACCELERATOR
@@ -76,6 +83,27 @@ def attention_received(
         scores = block @ key[frames, heads].float().transpose(-1, -2)
         received[frames, heads] += torch.softmax(scores, dim=-1).sum(-2)
     return received
+
+
+def _has_kernels(query: Tensor) -> bool:
+    return runs_kernels(query.device) and query.dtype in _KERNEL_DTYPES
+
+
+def _received_by_kernels(
+    query: Float[Tensor, "b h n c"],
+    key: Float[Tensor, "b h n c"],
+    scaling: float,
+    log_sums: Float[Tensor, "b h n"] | None = None,
+) -> Float[Tensor, "b h n"]:
+    """`attention_received` in one launch, or two without the logarithms of the rows' sums."""
+    from aot.kernels import attention as kernels  # Triton is there now
+
+    query, key = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key))
+    if log_sums is None:
+        sums = kernels.attention_log_sums(query, key, scaling)
+    else:
+        sums = log_sums.contiguous()
+    return kernels.attention_received(query, key, sums, scaling)
 
 
 def _blocks(shape: torch.Size, working_bytes: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -112,10 +140,28 @@ def _probed_sdpa(
                 "patches of a frame; use a tower without masks"
             )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if _runs_flash(module, query, key, value, kwargs):
+            flash = torch.ops.aten._scaled_dot_product_flash_attention
+            output, log_sums = flash(query, key, value, scale=scale)[:2]
+            probe.put(_received_by_kernels(query, key, scale, log_sums).mean(1))
+            return output.transpose(1, 2).contiguous(), None
         probe.put(attention_received(query, key, scale).mean(1))
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **kwargs
     )
+
+
+def _runs_flash(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
+) -> bool:
+    """Whether flash attention itself may take the place of SDPA, which keeps its log-sums."""
+    causal = options.get("is_causal", getattr(module, "is_causal", True))
+    if causal or options.get("dropout") or not (query.is_cuda and _has_kernels(query)):
+        return False
+    if query.shape != key.shape:
+        return False
+    given = torch.backends.cuda.SDPAParams(query, key, value, None, 0.0, False, False)
+    return torch.backends.cuda.can_use_flash_attention(given)
 
 
 AttentionInterface.register(PROBED_SDPA, _probed_sdpa)

@@ -8,6 +8,7 @@ those for video when it has them, else those for images.
 import hashlib
 import json
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,14 @@ class PixelSettings:
         device: torch.device,
         dtype: torch.dtype,
     ) -> Float[Tensor, "t 3 h w"]:
-        """Rescale and normalise in float32, channels first."""
+        """Rescale and normalise in float32, channels first.
+
+        The host waits for no accelerator: pixels go there by way of pinned memory.
+        """
         if isinstance(pixels, np.ndarray):
-            pixels = torch.from_numpy(np.array(pixels))  # a copy: shared memory is read-only
-        mean = torch.tensor(self.mean, device=device)
-        std = torch.tensor(self.std, device=device)
-        values = (pixels.to(device).float() * self.rescale - mean) / std
+            pixels = _copied(pixels, pinned=device.type == "cuda")
+        mean, std = _channels(self.mean, self.std, device)
+        values = (pixels.to(device, non_blocking=True).float() * self.rescale - mean) / std
         return values.permute(0, 3, 1, 2).to(dtype).contiguous()
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -62,6 +65,24 @@ class PixelSettings:
             )
         if shape[0] == 0:
             raise InvalidFeatures("got an empty clip, expected at least one frame; skip it")
+
+
+def _copied(pixels: UInt8[np.ndarray, "t h w 3"], *, pinned: bool) -> UInt8[Tensor, "t h w 3"]:
+    """The pixels in memory of their own: what is shared is read-only, and what is pinned is copied
+    to an accelerator while the host goes on.
+    """
+    copy = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=pinned)
+    np.copyto(copy.numpy(), pixels)
+    return copy
+
+
+@lru_cache(maxsize=8)
+def _channels(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+    """Mean and deviation on a device. Kept for the few models a process has; never written to."""
+    with torch.inference_mode(False):
+        return torch.tensor(mean, device=device), torch.tensor(std, device=device)
 
 
 def read_pixel_settings(checkpoint: Checkpoint) -> PixelSettings:

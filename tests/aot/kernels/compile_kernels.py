@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from aot.kernels import scan, sinkhorn
+from aot.kernels import attention, scan, sinkhorn
 
 CAPABILITY = 90
 """Hopper's."""
@@ -99,5 +99,19 @@ def scan_variants() -> dict[str, dict]:
     return variants
 
 
+def attention_variants() -> dict[str, dict]:
+    """Heads of SigLIP-so400m, 72 wide."""
+    strides = [f"{side}_{axis}" for side in ("query", "key") for axis in ("batch", "head", "row")]
+    types = dict.fromkeys([*strides, "num_tokens", "num_heads"], "i32")
+    types |= {"query": "*bf16", "key": "*bf16", "log_sums": "*fp32", "received": "*fp32"}
+    types["scaling"] = "fp32"
+    main, rest = attention.split_width(72)
+    constants = {"WIDTH": 72, "MAIN": main, "REST": rest, "UPCAST": False, **attention.BLOCKS}
+    return {
+        kernel.__name__: measure(kernel, types, constants, warps=4)
+        for kernel in (attention._log_sums, attention._received)
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps(sinkhorn_variants() | scan_variants()))
+    print(json.dumps(sinkhorn_variants() | scan_variants() | attention_variants()))

@@ -91,6 +91,19 @@ def test_a_probed_layer_leaves_eager_attentions_sums():
     torch.testing.assert_close(hidden, expected.last_hidden_state, rtol=1e-5, atol=1e-5)
 
 
+def test_a_probed_layer_by_the_kernels_of_an_accelerator(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    monkeypatch.setattr("workers.models.attention.runs_kernels", lambda device: True)
+    probed, eager = random_tower(), random_tower(implementation="eager")
+    pixels = torch.randn(2, 3, 40, 40)
+    probe = probe_attention(probed.encoder.layers[1].self_attn)
+
+    probed(pixels)
+
+    attention = eager(pixels, output_attentions=True).attentions[1]
+    torch.testing.assert_close(probe.take(), attention.sum(2).mean(1), rtol=0, atol=1e-5)
+
+
 def test_sums_are_taken_once():
     tower = random_tower()
     probe = probe_attention(tower.encoder.layers[0].self_attn)
