@@ -14,6 +14,8 @@ class AOTError(ValueError):
     """Base of all errors raised by `aot`."""
 
     code = "AOTError"
+    kind = "usage"
+    """What follows from it, for programs: every error here is about what was asked for."""
 
 
 class InvalidConfig(AOTError):

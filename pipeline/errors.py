@@ -25,12 +25,35 @@
       NotInstalled           a bench or a demo that this installation does not hold
 
 Every error has a stable `code` (its class name) and says what was got, what was expected, what to
-do, in one line. No text holds a credential.
+do, in one line. No text holds a credential. Errors of all three packages have a `kind`, from which
+every surface derives its own answer (`KINDS`).
 """
+
+KINDS = {
+    "usage": 2,
+    "no_footage": 3,
+    "not_found": 1,
+    "conflict": 1,
+    "too_large": 1,
+    "refused": 1,
+    "unavailable": 1,
+    "failed": 1,
+    "internal": 1,
+}
+"""What an error is to whoever asked, with the exit code of a command that it ends."""
+
+
+def kind_of(error: BaseException) -> str:
+    """One of `KINDS`; `internal` for whatever is not an error of ours."""
+    kind = getattr(error, "kind", None)
+    return kind if isinstance(kind, str) and kind in KINDS else "internal"
 
 
 class PipelineError(Exception):
     """Base of all errors raised by `pipeline`."""
+
+    kind: str = "failed"
+    """What follows from it, for programs: an exit code, a status; see `pipeline.errors.KINDS`."""
 
     @property
     def code(self) -> str:
@@ -41,9 +64,13 @@ class PipelineError(Exception):
 class InvalidSettings(PipelineError, ValueError):
     """A setting that cannot be."""
 
+    kind = "usage"
+
 
 class InvalidQuery(PipelineError, ValueError):
     """A time range, a question or a budget that cannot be."""
+
+    kind = "usage"
 
 
 class StoreError(PipelineError):
@@ -57,13 +84,19 @@ class StoreUnavailable(StoreError):
 class StoreRefused(StoreUnavailable):
     """There, but it takes no such login, command or kind of server: waiting does not help."""
 
+    kind = "unavailable"
+
 
 class StoreFull(StoreError):
     """Out of memory or out of disk; nothing was written."""
 
+    kind = "unavailable"
+
 
 class StoreReadOnly(StoreError):
     """A replica, or a server that takes no writes; nothing was written."""
+
+    kind = "unavailable"
 
 
 class StoreUnsafe(StoreError):
@@ -89,6 +122,8 @@ class SchemaMismatch(StoreError):
 class Conflict(StoreError):
     """Another value, or another writer, is there already; nothing was written."""
 
+    kind = "conflict"
+
 
 class LeaseHeld(Conflict):
     """Somebody else writes this stream."""
@@ -113,17 +148,25 @@ class StoreWentBack(StoreError):
 class UnknownStream(PipelineError):
     """The store has no stream of that id."""
 
+    kind = "not_found"
+
 
 class NoFootage(PipelineError):
     """The range holds no clip."""
+
+    kind = "no_footage"
 
 
 class FingerprintMismatch(PipelineError):
     """Tokens of another model, or made with other settings."""
 
+    kind = "conflict"
+
 
 class QueryTooLarge(PipelineError):
     """More clips, tokens or bytes than one query may load."""
+
+    kind = "too_large"
 
 
 class NotConfirmed(PipelineError):
@@ -132,3 +175,5 @@ class NotConfirmed(PipelineError):
 
 class NotInstalled(PipelineError):
     """A bench or a demo that this installation does not hold."""
+
+    kind = "not_found"

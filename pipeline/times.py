@@ -6,7 +6,8 @@ since its start. Knows of no store.
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo
 
 from pipeline.errors import InvalidQuery
 
@@ -60,6 +61,24 @@ def parse_wall_time(text: str) -> float:
     except (ValueError, OverflowError):
         raise InvalidQuery(
             f"got time {text!r}, expected ISO 8601 such as 2026-05-04T14:00:00+02:00"
+        ) from None
+
+
+def parse_zone(text: str) -> tzinfo:
+    """A time zone from `Europe/Berlin`, `UTC` or `+02:00`.
+
+    Raises:
+        InvalidQuery: there is none of that name.
+    """
+    if match := re.fullmatch(r"([+-])(\d\d):?([0-5]\d)", text):
+        offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
+        if offset < timedelta(days=1):
+            return timezone(-offset if match[1] == "-" else offset)
+    try:
+        return ZoneInfo(text)
+    except (ValueError, OSError, KeyError):  # no such file, a folder, or no name of a zone
+        raise InvalidQuery(
+            f"got time zone {text[:40]!r}, expected a name such as Europe/Berlin, or +02:00"
         ) from None
 
 

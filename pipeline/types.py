@@ -5,7 +5,6 @@ Arrow, Ray or HTTP.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,32 +12,10 @@ from typing import Literal
 from pipeline.errors import InvalidRecord
 from pipeline.made_with import MadeWith
 from workers.names import STREAM_ID
+from workers.redact import redact_text, redact_url
 
 StreamStatus = Literal["running", "complete", "failed", "paused"]
 STATUSES: tuple[StreamStatus, ...] = ("running", "complete", "failed", "paused")
-
-_SECRET_PARAMETER = re.compile(
-    r"(?i)([?&;](?:[a-z0-9._-]*(?:token|key|secret|pass|passwd|password|pwd|auth|sig|signature))=)"
-    r"[^&;#]*"
-)
-_NO_PORT = re.compile(r"^[^\[].*:(?!\d*$)")
-
-
-def without_credentials(url: str) -> str:
-    """`url` without user, password, and the values of parameters that name a secret.
-
-    A path, or what is no URL at all, comes back as it is. Works on the text, so that a URL that no
-    parser takes does not show its password either.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority:
-        rest = authority.rpartition("@")[2] + rest[len(authority) :]
-    elif "@" in rest and _NO_PORT.search(authority):  # a / or ? in the password ends it early
-        rest = rest.rpartition("@")[2]
-    return _SECRET_PARAMETER.sub(r"\1***", f"{scheme}://{rest}")
 
 
 @dataclass(frozen=True)
@@ -175,7 +152,9 @@ class StreamInfo:
             raise InvalidRecord(
                 f"status of {self.stream_id} is {self.status!r}, expected one of {STATUSES}"
             )
-        object.__setattr__(self, "source", without_credentials(self.source))
+        object.__setattr__(self, "source", redact_url(self.source))
+        if self.error is not None:
+            object.__setattr__(self, "error", redact_text(self.error))
 
     def _read_values(self) -> None:
         """Take what stands in a store, where the values are plain; derive what people read."""

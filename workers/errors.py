@@ -35,6 +35,9 @@ do, in one line.
 class WorkerError(Exception):
     """Base of all errors raised by `workers`."""
 
+    kind: str = "failed"
+    """What follows from it, for programs: an exit code, a status; see `pipeline.errors.KINDS`."""
+
     @property
     def code(self) -> str:
         """A stable name for programs."""
@@ -44,9 +47,13 @@ class WorkerError(Exception):
 class InvalidSource(WorkerError, ValueError):
     """A stream id, a range or a rate that cannot be."""
 
+    kind = "usage"
+
 
 class InvalidSettings(WorkerError, ValueError):
     """A number of workers, threads or clips that cannot be."""
+
+    kind = "usage"
 
 
 class SourceError(WorkerError):
@@ -77,6 +84,8 @@ class SourceCrashed(SourceError):
 class SourceRefused(SourceError):
     """Not allowed: protocol, container format, or place."""
 
+    kind = "refused"
+
 
 class NoVideoStream(SourceError):
     """The file holds no video track."""
@@ -97,6 +106,8 @@ class UnsupportedCodec(SourceError):
 class TooLarge(SourceError):
     """Pixels, bytes or frames beyond the cap."""
 
+    kind = "too_large"
+
 
 class ModelError(WorkerError):
     """The checkpoint cannot be used."""
@@ -104,6 +115,8 @@ class ModelError(WorkerError):
 
 class ModelNotFound(ModelError):
     """No such folder, or not to be had from the hub."""
+
+    kind = "not_found"
 
 
 class UnsupportedModel(ModelError):
@@ -125,6 +138,8 @@ class InvalidCheckpoint(ModelError):
 class PromptTooLong(ModelError):
     """Prompt and answer together are longer than the model's context."""
 
+    kind = "too_large"
+
 
 class ModelChanged(ModelError):
     """The weights behind a name are others than they were, or than those of other workers."""
@@ -132,6 +147,8 @@ class ModelChanged(ModelError):
 
 class WorkerLost(WorkerError):
     """A worker died and could not be replaced in time."""
+
+    kind = "unavailable"
 
 
 class WorkerBroken(WorkerError):
@@ -148,6 +165,8 @@ class ClipsFailed(WorkerError):
 
 class ClusterUnreachable(WorkerError):
     """No Ray cluster answers at the address in time, or it runs another version."""
+
+    kind = "unavailable"
 
 
 def one_line(error: object, limit: int = 200) -> str:

@@ -9,11 +9,15 @@ from pipeline.cli.output import note, print_json, print_table
 
 app = typer.Typer(help="Benchmarks; each ends in one line of JSON.", no_args_is_help=True)
 
+_JSON = typer.Option(False, "--json", help="The line of JSON alone.")
 
-def _run(name: str, **options: Any) -> int:
+
+def _run(name: str, as_json: bool, **options: Any) -> int:
     given = {key: value for key, value in options.items() if value is not None}
     result = load_extra("aot.benches", name)(on_progress=note, **given)
-    print_table(("", name), ((key, value) for key, value in result.items() if _is_short(value)))
+    if not as_json:
+        rows = ((key, value) for key, value in result.items() if _is_short(value))
+        print_table(("", name), rows)
     print_json(result)
     return 0
 
@@ -23,30 +27,36 @@ def _is_short(value: Any) -> bool:
 
 
 @app.command()
-def decode(seconds: int = typer.Option(None, help="Length of the generated scene.")) -> int:
+def decode(
+    seconds: int = typer.Option(None, help="Length of the generated scene."),
+    as_json: bool = _JSON,
+) -> int:
     """The GOP plan against decoding everything and against the ffmpeg command."""
-    return _run("decode", seconds=seconds)
+    return _run("decode", as_json, seconds=seconds)
 
 
 @app.command()
-def reduce() -> int:
+def reduce(as_json: bool = _JSON) -> int:
     """The reduction against the reference's order of operations, and its share of encoding."""
-    return _run("reduce")
+    return _run("reduce", as_json)
 
 
 @app.command()
-def ingest(seconds: int = typer.Option(None, help="Length of the generated video.")) -> int:
+def ingest(
+    seconds: int = typer.Option(None, help="Length of the generated video."),
+    as_json: bool = _JSON,
+) -> int:
     """The whole path against its bare parts, and its memory."""
-    return _run("ingest", seconds=seconds)
+    return _run("ingest", as_json, seconds=seconds)
 
 
 @app.command()
-def query() -> int:
+def query(as_json: bool = _JSON) -> int:
     """Index, reads and the first token of an hour-long cache."""
-    return _run("query")
+    return _run("query", as_json)
 
 
 @app.command()
-def quality() -> int:
+def quality(as_json: bool = _JSON) -> int:
     """Answers kept per token dropped, for every reducer."""
-    return _run("quality")
+    return _run("quality", as_json)

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
 from pipeline.cli.extras import load_extra
 from pipeline.cli.output import common_of, one_line, print_json, print_table, settings_of, to_plain
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 KNOWN_BAD_FFMPEG = (8, 1, 3)
 """FFmpeg below this lets HLS playlists by-pass protocol checks (CVE-2026-107697)."""
@@ -25,8 +29,15 @@ class Finding:
 
 def doctor(context: typer.Context, as_json: bool = typer.Option(False, "--json")) -> int:
     """Look at decoder, device, store, model and Ray; exit 1 with how to mend each."""
-    settings = settings_of(context)
-    checks: tuple[Callable, ...] = (_decoder, _device, _store, _model, _ray, _environment)
+    settings = settings_of(context, strict=False)
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _decoder,
+        _device,
+        _store,
+        _model,
+        _ray,
+        _environment,
+    )
     findings = [finding for check in checks for finding in _look(check, settings)]
     ok = all(finding.ok for finding in findings)
     if as_json:
@@ -40,12 +51,9 @@ def doctor(context: typer.Context, as_json: bool = typer.Option(False, "--json")
 def config(context: typer.Context, as_json: bool = typer.Option(False, "--json")) -> int:
     """The settings as they stand, and where each came from."""
     from pipeline.settings import explain
-    from pipeline.types import without_credentials
 
-    rows = [
-        (name, without_credentials(value) if isinstance(value, str) else value, origin)
-        for name, value, origin in explain(common_of(context).config)
-    ]
+    common = common_of(context)
+    rows = list(explain(common.config, common.overrides()))
     if as_json:
         print_json({name: {"value": value, "from": origin} for name, value, origin in rows})
     else:
@@ -58,7 +66,9 @@ def demo(as_json: bool = typer.Option(False, "--json")) -> int:
     return load_extra("aot.demos", "demo")(as_json=as_json)
 
 
-def _look(check: Callable, settings) -> Iterator[Finding]:
+def _look(
+    check: "Callable[[Settings], Iterator[Finding]]", settings: "Settings"
+) -> Iterator[Finding]:
     try:
         yield from check(settings)
     except Exception as error:
@@ -66,7 +76,7 @@ def _look(check: Callable, settings) -> Iterator[Finding]:
         yield Finding(name, False, getattr(error, "code", type(error).__name__), one_line(error))
 
 
-def _decoder(settings) -> Iterator[Finding]:
+def _decoder(settings: "Settings") -> Iterator[Finding]:
     from workers.decode.report import decoder_versions
 
     pyav, ffmpeg = decoder_versions()
@@ -76,7 +86,7 @@ def _decoder(settings) -> Iterator[Finding]:
     yield Finding("decoder", True, f"PyAV {pyav}, FFmpeg {ffmpeg}", warning)
 
 
-def _device(settings) -> Iterator[Finding]:
+def _device(settings: "Settings") -> Iterator[Finding]:
     from workers.models.device import describe_device
 
     yield Finding(
@@ -84,7 +94,7 @@ def _device(settings) -> Iterator[Finding]:
     )
 
 
-def _store(settings) -> Iterator[Finding]:
+def _store(settings: "Settings") -> Iterator[Finding]:
     from pipeline.store import open_store
 
     with open_store(settings.store_config()) as store:
@@ -93,14 +103,14 @@ def _store(settings) -> Iterator[Finding]:
     yield Finding("store", not health.problems, found, "; ".join(health.problems))
 
 
-def _model(settings) -> Iterator[Finding]:
+def _model(settings: "Settings") -> Iterator[Finding]:
     from workers.models.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(settings.model.id, settings.model.revision)
     yield Finding("model", True, f"{checkpoint.model_id} ({checkpoint.model_type})")
 
 
-def _ray(settings) -> Iterator[Finding]:
+def _ray(settings: "Settings") -> Iterator[Finding]:
     if not settings.ray.enabled:
         yield Finding("ray", True, "off: everything runs in this process")
         return
@@ -112,7 +122,7 @@ def _ray(settings) -> Iterator[Finding]:
     yield Finding("ray", True, f"Ray {cluster_version()}, {where}", warning)
 
 
-def _environment(settings) -> Iterator[Finding]:
+def _environment(settings: "Settings") -> Iterator[Finding]:
     from pipeline.settings import unknown_variables
 
     unknown = unknown_variables()

@@ -76,7 +76,12 @@ def ingest(
     if resume and restart:
         raise InvalidQuery("got --resume and --restart; the one goes on, the other starts anew")
     requests = [
-        replace(request, resume=resume, restart=restart, zone=_zone(zone, start_time))
+        replace(
+            request,
+            resume=resume,
+            restart=restart,
+            zone=_zone(zone or settings.ingest.zone, start_time),
+        )
         for request in _requests(settings, files, stream, start_time)
     ]
     if detach:

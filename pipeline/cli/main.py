@@ -11,22 +11,12 @@ from types import FrameType
 
 import typer
 
-from aot.errors import AOTError, InvalidConfig
 from pipeline.cli import ask, bench, clips, doctor, ingest, streams
-from pipeline.cli.output import Common, one_line, print_json
-from pipeline.errors import InvalidQuery, InvalidSettings, NoFootage, PipelineError
-from workers.errors import InvalidSettings as InvalidWorkerSettings
-from workers.errors import InvalidSource, WorkerError
+from pipeline.cli.arguments import EVERYWHERE, arrange
+from pipeline.cli.output import Common, one_line, print_json, warn_of_variables
+from pipeline.errors import KINDS, kind_of
 
-OK, ERROR, USAGE, NO_FOOTAGE, INTERRUPTED = 0, 1, 2, 3, 130
-
-_USAGE_ERRORS = (
-    InvalidQuery,
-    InvalidSettings,
-    InvalidSource,
-    InvalidWorkerSettings,
-    InvalidConfig,
-)
+OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     name="aot",
@@ -35,14 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Video streams in; compressed visual tokens kept; questions answered from them.",
 )
-app.command()(doctor.doctor)
-app.command()(doctor.config)
-app.command()(doctor.demo)
-app.command()(ingest.ingest)
-app.add_typer(streams.app, name="streams")
-app.command()(ask.ask)
-app.add_typer(clips.app, name="clips")
-app.add_typer(bench.app, name="bench")
+for command in (doctor.doctor, doctor.config, doctor.demo, ingest.ingest, ask.ask):
+    app.command(epilog=EVERYWHERE)(command)
+for name, group in (("streams", streams.app), ("clips", clips.app), ("bench", bench.app)):
+    app.add_typer(group, name=name, epilog=EVERYWHERE)
 
 
 def _show_version(wanted: bool) -> None:
@@ -58,15 +44,17 @@ def common(
         False, "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
     ),
     config: str = typer.Option(None, "--config", "-c", help="Settings file (YAML)."),
+    store: str = typer.Option(None, "--store", help="URL of the store."),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks and all logs."),
 ) -> None:
     """Options of every command."""
-    context.obj = Common(config=config, debug=debug)
+    context.obj = Common(config=config, store=store, debug=debug)
+    warn_of_variables()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
+    given = arrange(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # under nohup it is to be ignored
         signal.signal(signal.SIGHUP, _interrupt)
@@ -80,7 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         return _report(error, given)
     if code == INTERRUPTED:  # raised, or made an exit code by typer
-        print("interrupted; what was stored is kept", file=sys.stderr)
+        text = "interrupted; what was stored is kept"
+        if "--json" in given:
+            print_json({"error": {"code": "Interrupted", "message": text}})
+        print(text, file=sys.stderr)
     return code
 
 
@@ -100,14 +91,12 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, typer.BadParameter) or hasattr(error, "format_message"):
         message = getattr(error, "format_message", lambda: text)()
         return "Usage", " ".join(message.split()), USAGE
-    code = getattr(error, "code", type(error).__name__)
-    if isinstance(error, NoFootage):
-        return code, text, NO_FOOTAGE
-    if isinstance(error, _USAGE_ERRORS):
-        return code, text, USAGE
-    if isinstance(error, (PipelineError, WorkerError, AOTError)):
-        return code, text, ERROR
-    return "InternalError", f"{type(error).__name__}: {text}; run again with --debug", ERROR
+    if isinstance(error, typer.Abort):
+        return "Aborted", "nothing was done; answer yes, or give --yes", ERROR
+    kind = kind_of(error)
+    if kind == "internal":
+        return "InternalError", f"{type(error).__name__}: {text}; run again with --debug", ERROR
+    return getattr(error, "code", type(error).__name__), text, KINDS[kind]
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

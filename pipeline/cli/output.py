@@ -5,12 +5,20 @@ characters escaped, so that it can neither move the cursor nor forge a line.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from workers.redact import redact_text
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 PIPE_COLUMNS = 10_000
 
@@ -20,14 +28,39 @@ class Common:
     """Options that stand before the command."""
 
     config: str | None = None
+    store: str | None = None
     debug: bool = False
 
+    def overrides(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the command was given, with what stood before it."""
+        result = dict(given or {})
+        if self.store is not None:
+            result["store"] = {**result.get("store", {}), "url": self.store}
+        return result
 
-def settings_of(context: typer.Context, overrides: Mapping[str, Any] | None = None):
-    """The settings of this command."""
+
+def settings_of(
+    context: typer.Context, overrides: Mapping[str, Any] | None = None, *, strict: bool = True
+) -> "Settings":
+    """The settings of this command; from here on lines are logged as they say."""
+    from pipeline.logs import setup_logging
     from pipeline.settings import load_settings
 
-    return load_settings(common_of(context).config, overrides)
+    common = common_of(context)
+    settings = load_settings(common.config, common.overrides(overrides), strict=strict)
+    setup_logging("debug" if common.debug else settings.log.level, settings.log.format)
+    logger.debug("settings from %s: %r", common.config or "environment and defaults", settings)
+    return settings
+
+
+def warn_of_variables() -> None:
+    """A line for every variable that looks like a setting and is none."""
+    from pipeline.settings import nearest_variable, unknown_variables
+
+    for name in unknown_variables():
+        nearest = nearest_variable(name)
+        hint = f"did you mean {nearest}?" if nearest else "see `aot config` for names"
+        note(f"warning: {escape(name)} sets nothing; {hint}")
 
 
 def common_of(context: typer.Context) -> Common:
@@ -74,8 +107,8 @@ def to_plain(value: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text without line ends and control characters."""
-    return escape(" ".join(str(error).split())) or type(error).__name__
+    """An error's text without line ends, control characters and credentials."""
+    return escape(redact_text(" ".join(str(error).split()))) or type(error).__name__
 
 
 def escape(text: str) -> str:

@@ -12,7 +12,8 @@ from typing import BinaryIO, Literal
 
 from pipeline.errors import Conflict, FingerprintMismatch, UnknownStream
 from pipeline.store import ClipStore
-from pipeline.types import FileIdentity, StreamInfo, without_credentials
+from pipeline.types import FileIdentity, StreamInfo
+from workers.redact import redact_url
 
 BLOCK_BYTES = 64 << 10
 TRUNCATED = "Truncated: "
@@ -33,14 +34,15 @@ def known_info(store: ClipStore, stream_id: str) -> StreamInfo | None:
 
 def describe_source(url: str) -> str:
     """A source as it is stored and shown: files by their full path, no credentials."""
-    if "://" in url:
-        return without_credentials(url)
+    shown = redact_url(url)
+    if "://" in url or (shown != url and not os.path.lexists(url)):  # a misspelt URL is no path
+        return shown
     return os.fsencode(os.path.abspath(url)).decode("utf-8", "backslashreplace")
 
 
 def has_credentials(url: str) -> bool:
     """Whether something would be missing to open `describe_source` of it."""
-    return "://" in url and without_credentials(url) != url
+    return "://" in url and redact_url(url) != url
 
 
 def identify_file(url: str) -> FileIdentity | None:

@@ -54,18 +54,12 @@ class IngestJob:
     @property
     def pool(self) -> PoolSettings:
         """How many workers there are, and what each takes."""
-        ray = self.settings.ray
-        return PoolSettings(
-            workers=ray.workers,
-            worker_cpus=ray.worker_cpus,
-            worker_gpus=ray.worker_gpus,
-            clips_in_flight=ray.clips_in_flight,
-        )
+        return self.settings.pool_settings()
 
     def cluster(self, num_videos: int = 1) -> ClusterSettings:
         """The cluster, which has room for several sessions where it is started for several."""
         ray = self.settings.ray
-        settings = ClusterSettings(address=ray.address, local_port=ray.local_port)
+        settings = self.settings.cluster_settings()
         if num_videos < 2 or ray.address is not None:
             return settings
         sessions = min(num_videos, max(AHEAD, ray.workers))

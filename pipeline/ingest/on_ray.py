@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import InvalidQuery
@@ -17,7 +18,6 @@ from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings
 from workers.cluster.cluster import (
     Cluster,
-    ClusterSettings,
     open_cluster,
     start_local_cluster,
     stop_local_cluster,
@@ -162,5 +162,5 @@ def _warn(request: IngestRequest, error: Exception) -> None:
 def cluster_of(settings: Settings) -> Iterator[Cluster]:
     """The cluster detached sessions run in."""
     address = settings.ray.address or f"127.0.0.1:{settings.ray.local_port}"
-    with open_cluster(ClusterSettings(address=address)) as cluster:
+    with open_cluster(replace(settings.cluster_settings(), address=address)) as cluster:
         yield cluster

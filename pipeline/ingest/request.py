@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InvalidQuery
-from pipeline.types import without_credentials
+from workers.redact import redact_url
 from workers.types import VideoSource
 
 VIDEO_SUFFIXES = (
@@ -100,7 +100,7 @@ def stream_name(url: str, *, ending: bool = False, folders: int = 0) -> str:
     What an id cannot hold becomes `_`, and accents go. Where the name had letters of other
     alphabets, or was too long, a digest of it follows, so that other names give other ids.
     """
-    parts = without_credentials(url).split("/")
+    parts = redact_url(url).split("/")
     *parents, name = [part for part in parts if part not in ("", ".", "..")] or [""]
     kept = parents[len(parents) - folders :] if folders else []
     whole = "-".join([*kept, name if ending else Path(name).stem])

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pipeline.errors import InvalidSettings
 from pipeline.store.base import ClipStore
 from pipeline.store.config import StoreConfig
-from pipeline.types import without_credentials
+from workers.redact import redact_url
 
 __all__ = ["ClipStore", "StoreConfig", "open_store"]
 
@@ -37,7 +37,7 @@ def open_store(config: StoreConfig) -> ClipStore:
 
         return RedisStore(config)
     raise InvalidSettings(
-        f"store URL {without_credentials(config.url)!r}: expected embedded:///folder, "
+        f"store URL {redact_url(config.url)!r}: expected embedded:///folder, "
         "unix:///socket, redis://host:port/db, rediss://... or sentinel://host:port/service"
     )
 

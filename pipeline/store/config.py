@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.store.keys import DEFAULT_NAMESPACE
-from pipeline.types import without_credentials
+from workers.redact import redact_url
 
 TokenDtype = Literal["bf16", "int8"]
 """How the values of tokens are kept: `arrow.columns` has the layouts."""
@@ -29,4 +29,4 @@ class StoreConfig:
     """Embedded server only: what a power cut may cost, up to a second of clips or none."""
 
     def __repr__(self) -> str:
-        return f"StoreConfig({without_credentials(self.url)}, {self.namespace}, {self.dtype})"
+        return f"StoreConfig({redact_url(self.url)}, {self.namespace}, {self.dtype})"

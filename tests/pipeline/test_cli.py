@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 
 import workers.clips
+from pipeline.cli.arguments import arrange
 from pipeline.cli.output import escape, hms, one_line
 from pipeline.ingest.lease import holder_text
+from pipeline.store.keys import Keys
 from tests.pipeline.conftest import CLIPS
 from tests.pipeline.support import aot, digests
 
@@ -101,7 +103,11 @@ def test_of_several_files_json_gives_a_line_each(run, video, tmp_path):
         (("ingest", "{video}", "--fps", "0"), 2, r"InvalidSettings: ingest\.fps \(from command"),
         (("ingest", "{video}", "--fps", "x"), 2, "Usage: .*--fps"),
         (("ingest", "{video}", "--start-time", "soon"), 2, "InvalidQuery: got time 'soon'"),
-        (("ingest", "{video}", "--reducer", "magic"), 2, "InvalidConfig: .*magic"),
+        (
+            ("ingest", "{video}", "--reducer", "magic"),
+            2,
+            r"InvalidSettings: ingest\.reducer: .*magic",
+        ),
         (("ingest", "{video}", "--model", "{folder}"), 1, "ModelNotFound|InvalidCheckpoint"),
         (("ingest", "{video}", "--store", "ftp://x"), 2, "InvalidSettings: store URL"),
         (("ingest", "{video}", "--ray", "nowhere"), 2, "InvalidSettings: Ray address"),
@@ -122,6 +128,8 @@ def test_of_several_files_json_gives_a_line_each(run, video, tmp_path):
         (("clips", "import", "nobody", "{folder}/none"), 1, "StoreUnavailable"),
         (("--config", "{folder}/none.yaml", "config"), 2, "InvalidSettings: no settings file"),
         (("fly",), 2, "Usage: .*fly"),
+        (("config", "-c", "{folder}/none.yaml"), 2, "InvalidSettings: no settings file"),
+        (("--store", "ftp://x", "streams"), 2, "InvalidSettings: store URL"),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
@@ -394,6 +402,76 @@ def test_config_says_where_settings_come_from(run, tmp_path):
     assert value["ask.max_clips"] == {"value": 7, "from": str(path)}
     assert value["ingest.fps"]["from"] == "environment"
     assert "ask.max_clips" in run("--config", path, "config").out
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_options_of_every_command_stand_before_it_and_behind(run, walk, tmp_path, place):
+    path = tmp_path / "aot.yaml"
+    path.write_text("ask: {max_clips: 7}\n")
+    for command in (
+        ("config",),
+        ("streams",),
+        ("streams", "show", "walk"),
+        ("clips", "ls", "walk"),
+    ):
+        options = ("--config", path, "--json")
+        given = (*options, *command) if place == "before" else (*command, *options)
+        ran = run(*given)
+        assert ran.code == 0, ran.err
+        assert ran.json
+    assert run("streams", "--json", "ls").json == run("--json", "streams").json
+    rest = ("--", "--json") if place == "behind" else ()
+    assert arrange(["ask", "-c", "x", "what", "--debug", *rest])[:3] == ["-c", "x", "--debug"]
+
+
+def test_what_stands_behind_two_dashes_is_no_option():
+    assert arrange(["ask", "--", "--json"]) == ["ask", "--", "--json"]
+
+
+def test_a_misspelt_variable_stops_a_command_and_names_the_right_one(run, monkeypatch):
+    monkeypatch.setenv("AOT_STORE_URL", "redis://h")
+    for command in (("streams",), ("ingest", "x.mp4"), ("ask", "what", "-s", "walk")):
+        ran = run(*command)
+        assert ran.code == 2
+        assert "error: InvalidSettings: AOT_STORE_URL sets nothing; did you mean" in ran.err
+        assert "AOT_STORE__URL" in ran.err
+    ran = run("config")
+    assert ran.code == 0
+    assert "warning: AOT_STORE_URL sets nothing; did you mean AOT_STORE__URL?" in ran.err
+
+
+def test_a_variable_like_no_setting_is_warned_of(run, monkeypatch):
+    monkeypatch.setenv("AOT_COFFEE", "black")
+    ran = run("streams")
+    assert ran.code == 0
+    assert "warning: AOT_COFFEE sets nothing" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("constants", "said"),
+    [
+        ({"anchors_per_frm": 20}, "anchors_per_frm.*anchors_per_frame"),
+        ({"epsilon": "much"}, "epsilon"),
+        ({"epsilon": -1}, "epsilon"),
+    ],
+)
+@pytest.mark.parametrize("command", [("config",), ("ingest", "{video}")])
+def test_a_constant_that_cannot_be_is_a_usage_error_before_a_model_is_loaded(
+    run, video, monkeypatch, constants, said, command
+):
+    monkeypatch.setenv("AOT_INGEST__CONSTANTS", json.dumps(constants))
+    monkeypatch.setenv("AOT_MODEL__ID", "/nowhere/model")
+    ran = run(*(part.format(video=video) for part in command))
+    assert ran.code == 2
+    assert re.search(f"error: InvalidSettings: ingest.constants: .*{said}", ran.err)
+
+
+def test_debug_shows_logs(run, walk, opened):
+    span = opened.list_spans("walk")[0]
+    opened._client.delete(Keys(opened.config.namespace).clip("walk", span.epoch, span.index))
+    quiet = run("ask", "what", "-s", "walk", "--last", "20s")
+    assert "left out" in quiet.err
+    assert run("ask", "what", "-s", "walk", "--debug").err.count("DEBUG") > 0
 
 
 def test_config_shows_no_password(run, monkeypatch):

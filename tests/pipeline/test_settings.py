@@ -71,6 +71,11 @@ def test_null_for_the_rate_keeps_every_frame(written, monkeypatch, origin):
         ("store: {dtype: fp4}", r"store\.dtype .*'bf16' or 'int8', got 'fp4'"),
         ("[1, 2]", "not a YAML mapping"),
         ("a: [", "not a YAML mapping"),
+        ("ingest: {fps: 1, fps: 2}", r"key fps stands there twice; take one out \(line 1\)"),
+        ("ask:\n  marks: clip\nask:\n  marks: frame\n", r"key ask stands .* \(line 3\)"),
+        ("ingest: {zone: Mars/Base}", r"ingest\.zone .*Europe/Berlin"),
+        ("ingest: {reducer: magic}", r"ingest\.reducer: no reducer 'magic'; choose one of"),
+        ("ingest: {constants: {windw: 7}}", r"ingest\.constants: .*windw.*window"),
     ],
 )
 def test_a_wrong_file_is_named_with_key_and_cause(written, text, said):
@@ -136,6 +141,28 @@ def test_misspelt_variables_are_found_and_right_ones_are_not(monkeypatch):
     monkeypatch.setenv("AOT_INGESST__FPS", "2")
     monkeypatch.setenv("AOT_FPS", "2")
     assert unknown_variables() == ["AOT_FPS", "AOT_INGESST__FPS"]
+
+
+def test_ray_settings_reach_sessions_and_workers(written):
+    text = """
+        ray:
+          address: head:6379
+          session_cpus: 2
+          session_resources: {decoding: 1}
+          session_restarts: 3
+          connect_timeout_s: 4
+          object_store_bytes: 100000000
+          worker_resources: {vision: 0.5}
+          ready_timeout_s: 7
+          result_timeout_s: 8
+    """
+    settings = load_settings(written(text))
+    cluster, pool = settings.cluster_settings(), settings.pool_settings()
+    assert (cluster.address, cluster.session_cpus, cluster.session_restarts) == ("head:6379", 2, 3)
+    assert (cluster.session_resources, cluster.connect_timeout_s) == ({"decoding": 1.0}, 4)
+    assert cluster.object_store_bytes == 100_000_000
+    assert (pool.worker_resources, pool.ready_timeout_s) == ({"vision": 0.5}, 7)
+    assert pool.result_timeout_s == 8
 
 
 def test_settings_cannot_be_changed():

@@ -1,4 +1,4 @@
-"""A URL or path in, an open regular file out; and URLs made fit to be shown.
+"""A URL or path in, an open regular file out.
 
 FFmpeg gets a file object, never a name, so no name can act as a protocol.
 """
@@ -13,22 +13,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from workers.errors import NoVideoStream, SourceRefused, SourceUnreachable
+from workers.redact import show_url
 
 MAX_PATH = 4096
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
-_QUERY_VALUE = re.compile(r"=[^&#]*")
-
-
-def redact_url(url: str) -> str:
-    """A URL or path fit for messages and records: no credentials, no control characters."""
-    text = _USERINFO.sub(r"\1***@", url)
-    if _SCHEME.match(text) and "?" in text:
-        base, query = text.split("?", 1)
-        text = f"{base}?{_QUERY_VALUE.sub('=***', query)}"
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= 300 else f"{text[:200]}...{text[-80:]}"
 
 
 def local_path(url: str) -> Path:
@@ -36,17 +25,17 @@ def local_path(url: str) -> Path:
     scheme = _SCHEME.match(url)
     if scheme and scheme[1].lower() != "file":
         raise SourceRefused(
-            f"{redact_url(url)}: got protocol {scheme[1].lower()!r}, expected a file path; "
+            f"{show_url(url)}: got protocol {scheme[1].lower()!r}, expected a file path; "
             "record the stream to a file first"
         )
     if scheme:
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
-            raise SourceRefused(f"{redact_url(url)}: names another host; give a path of this one")
+            raise SourceRefused(f"{show_url(url)}: names another host; give a path of this one")
         url = unquote(parts.path, errors="surrogateescape")
     if not url or "\0" in url or len(os.fsencode(url)) > MAX_PATH:
         raise SourceUnreachable(
-            f"{redact_url(url)!r} is no file name: it must have 1 to {MAX_PATH} bytes and no NUL"
+            f"{show_url(url)!r} is no file name: it must have 1 to {MAX_PATH} bytes and no NUL"
         )
     return Path(url)
 

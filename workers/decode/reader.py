@@ -36,7 +36,6 @@ from workers.decode.clock import (
     SamplingGrid,
     unwrap_packets,
 )
-from workers.decode.file import redact_url
 from workers.decode.frame import FrameConverter
 from workers.decode.gop import GopPart, iter_parts
 from workers.decode.packets import PacketReader
@@ -44,6 +43,7 @@ from workers.decode.plan import DecodedFrame, DecodeTally, GopDecoder
 from workers.decode.report import DecodeReport, VideoInfo, describe_video, make_report
 from workers.decode.track import OpenTrack, open_track
 from workers.errors import NoFrames, NoKeyframe, SourceError
+from workers.redact import show_url
 from workers.types import Cursor, Frame, GapReason, PixelFormat, VideoSource, is_gap
 
 MAX_PACKETS_BEFORE_KEYFRAME = 10_000
@@ -109,7 +109,7 @@ class VideoReader:
         self._after = after
         self._plan = plan
         self._roots = tuple(roots)
-        self._shown = redact_url(source.url)
+        self._shown = show_url(source.url)
         self._converter = FrameConverter(pixel_format)
         self._tally = DecodeTally()
         self._stack = ExitStack()

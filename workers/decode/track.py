@@ -23,7 +23,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from workers.decode.file import local_path, open_regular_file, redact_url
+from workers.decode.file import local_path, open_regular_file
 from workers.decode.gop import Bitstream
 from workers.errors import (
     NoVideoStream,
@@ -32,6 +32,7 @@ from workers.errors import (
     TooLarge,
     UnsupportedCodec,
 )
+from workers.redact import show_url
 
 MAX_PIXELS = 4096 * 4096
 """Largest picture, as an area."""
@@ -132,7 +133,7 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
     Raises SourceUnreachable, SourceRefused, NoVideoStream, UnsupportedCodec or TooLarge.
     """
     av.logging.set_level(None)
-    shown = redact_url(url)
+    shown = show_url(url)
     with (
         open_regular_file(local_path(url), shown, roots) as file,
         open_container(file, shown) as container,

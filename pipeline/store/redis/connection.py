@@ -6,6 +6,7 @@
 A cluster needs no URL of its own: any of its nodes says that it is one.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,13 +21,17 @@ from redis.sentinel import Sentinel
 from pipeline.errors import InvalidSettings
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
-from pipeline.types import ClipSpan, without_credentials
+from pipeline.types import ClipSpan
+from workers.redact import redact_url
 
 _UNDER_WAY = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
 READ_BYTES = 128 << 10
 """Taken from the socket at a time: fewer turns at the GIL than with redis-py's 32 kB."""
 _TAKEN_OPTIONS = ("db", "client_name", "health_check_interval", "socket_keepalive", "protocol")
 """Of a URL, beside `ssl_...`. Others change what answers look like, or have a setting here."""
+
+_OPTION = re.compile(r"[a-z_]{2,40}")
+"""What may be shown as the name of one; else it may be half a password."""
 
 
 def connect(config: StoreConfig) -> redis.Redis:
@@ -35,16 +40,19 @@ def connect(config: StoreConfig) -> redis.Redis:
     Connection errors are retried for a moment, time-outs are not (they cost `timeout_s` each):
     whoever can wait longer does (`patience`). Raises `InvalidSettings` for a URL that is none.
     """
+    shown = f"store URL {redact_url(config.url)!r} does not read"
     try:
         _require_known_options(config.url)
         if urlsplit(config.url).scheme == "sentinel":
             return _connect_primary(config)
-        return redis.Redis.from_url(config.url, **_bounds(config))
     except ValueError as error:
+        raise InvalidSettings(f"{shown}: {error}; expected redis://host:port/db") from None
+    try:
+        return redis.Redis.from_url(config.url, **_bounds(config))
+    except ValueError:  # its text may hold a part of the password
         raise InvalidSettings(
-            f"store URL {without_credentials(config.url)!r} does not read: {error}; "
-            "expected redis://user:password@host:port/db"
-        ) from error
+            f"{shown}, expected redis://host:port/db; check the port and the database"
+        ) from None
 
 
 def connect_cluster(config: StoreConfig) -> RedisCluster:
@@ -88,8 +96,9 @@ def _connect_primary(config: StoreConfig) -> redis.Redis:
 def _require_known_options(url: str) -> None:
     for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         if name not in _TAKEN_OPTIONS and not name.startswith("ssl_"):
+            named = f"option {name!r}" if _OPTION.fullmatch(name) else "an option"
             raise ValueError(
-                f"option {name!r} is not for a URL of the store; take it out (time limits are "
+                f"{named} is not for a URL of the store; take it out (time limits are "
                 "store.timeout_s and store.connect_timeout_s)"
             )
 

@@ -20,7 +20,8 @@ from pipeline.store.checks import require_current
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
 from pipeline.store.redis.meanings import explain, get_words
-from pipeline.types import Lease, without_credentials
+from pipeline.types import Lease
+from workers.redact import redact_url
 
 MAX_ATTEMPTS = 16
 """Transactions tried before a stream that keeps changing under us is reported."""
@@ -98,7 +99,7 @@ class RedisDatabase:
 
     @property
     def _where(self) -> str:
-        return f"store {without_credentials(self._config.url)}"
+        return f"store {redact_url(self._config.url)}"
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:

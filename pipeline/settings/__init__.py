@@ -1,0 +1,22 @@
+"""All settings: a YAML file, then the environment (`AOT_...`), then the command line.
+
+`groups` says what can be set, `sources` where values come from and which wins, `check` what only
+the reduction knows. The one place that reads the environment.
+"""
+
+from pipeline.settings.groups import DEFAULT_MODEL, Settings
+from pipeline.settings.sources import (
+    explain,
+    load_settings,
+    nearest_variable,
+    unknown_variables,
+)
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Settings",
+    "explain",
+    "load_settings",
+    "nearest_variable",
+    "unknown_variables",
+]

@@ -1,0 +1,295 @@
+"""What can be set: one frozen value, whose parts are groups of a settings file.
+
+Knows nothing of files and variables. Passwords are kept apart from URLs, and neither is shown.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipeline.errors import InvalidQuery, InvalidSettings
+from pipeline.store import StoreConfig
+from pipeline.times import parse_zone
+from workers.redact import redact_url
+
+if TYPE_CHECKING:
+    from workers.answer import AnswerSettings
+    from workers.cluster.cluster import ClusterSettings, PoolSettings
+    from workers.compress import CompressSettings
+
+ENV_PREFIX = "AOT_"
+DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+MAX_PASSWORD_BYTES = 4096
+_WITH_PASSWORD = ("redis://", "rediss://", "unix://", "sentinel://")
+
+_EARLY_END = re.compile(r"(?:rediss?|unix|sentinel)://[^/?#@]+[/?#].*@", re.IGNORECASE)
+"""A `/`, `?` or `#` in a password: the host would be taken from what stands before it."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, redact_url(value) if isinstance(value, str) else value
+
+
+class ModelSettings(_Group):
+    """The checkpoint whose two halves are used."""
+
+    id: str = DEFAULT_MODEL
+    """A hub id or a folder."""
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class IngestSettings(_Group):
+    """How a video becomes clips, and clips tokens."""
+
+    fps: float | None = Field(default=1.0, gt=0, le=240)
+    """Frames sampled per second of the stream; null keeps every frame."""
+    clip_frames: int = Field(default=8, ge=1, le=4096)
+    retention: float = Field(default=0.10, gt=0, le=1)
+    reducer: str = "adaptive"
+    constants: dict[str, Any] = {}
+    """Constants of the reducer to be set by hand instead of derived from the retention."""
+    zone: str | None = None
+    """Time zone that clock times of a stream are meant in, `Europe/Berlin` or `+02:00`; null takes
+    the offset of --start-time, else the reader's."""
+    roots: tuple[str, ...] = ()
+    """Folders files may be read from; empty allows all."""
+    lease_s: float = Field(default=30.0, ge=1, le=3600)
+    """How long a stream stays taken after its writer was cut off."""
+
+    @field_validator("zone")
+    @classmethod
+    def _check_zone(cls, zone: str | None) -> str | None:
+        if zone is not None:
+            try:
+                parse_zone(zone)
+            except InvalidQuery as error:
+                raise ValueError(str(error)) from None
+        return zone
+
+
+class StoreSettings(_Group):
+    """Where the records are."""
+
+    url: str = "embedded://~/.local/share/aot-stream"
+    """embedded://FOLDER, unix:///SOCKET, redis://HOST:PORT/DB, rediss://... or sentinel://..."""
+    password: SecretStr | None = None
+    """Of the server; in the environment (AOT_STORE__PASSWORD) rather than in a file."""
+    password_file: Path | None = None
+    """A file that holds the password and nothing else."""
+    namespace: str = "aot"
+    dtype: Literal["bf16", "int8"] = "bf16"
+    timeout_s: float = Field(default=5.0, gt=0, le=600)
+    connect_timeout_s: float = Field(default=2.0, gt=0, le=60)
+    outage_s: float = Field(default=300.0, ge=0, le=86_400)
+    """How long a session waits for a server that is away before it gives up."""
+    appendfsync: Literal["everysec", "always"] = "everysec"
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        if _EARLY_END.match(url):
+            raise ValueError(
+                "a password in a URL must have / as %2F, ? as %3F and # as %23; better set "
+                f"{ENV_PREFIX}STORE__PASSWORD or store.password_file"
+            )
+        try:
+            urlsplit(url)
+        except ValueError:  # its text may hold a part of the password
+            raise ValueError("is no URL; expected such as redis://HOST:PORT/DB") from None
+        return url
+
+    @model_validator(mode="after")
+    def _check_password(self) -> "StoreSettings":
+        if self.password is None and self.password_file is None:
+            return self
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("got both a password and a password_file, expected one of them")
+        if not self.url.lower().startswith(_WITH_PASSWORD):
+            raise ValueError(
+                "only redis://, rediss://, unix:// and sentinel:// stores take a password"
+            )
+        return self
+
+
+class RaySettings(_Group):
+    """The cluster the work is spread over."""
+
+    enabled: bool = True
+    """False runs everything in this process."""
+    address: str | None = None
+    """HOST:PORT of a cluster's head, `auto` for this machine's, null for a private one."""
+    num_cpus: int | None = Field(default=None, ge=1, le=4096)
+    """Of a private cluster; null takes the machine's cores, at least two."""
+    object_store_bytes: int = Field(default=512 * 2**20, ge=80 * 2**20)
+    """Of a private cluster: bounds the clips between sessions and workers."""
+    local_port: int = Field(default=26379, ge=1024, le=65535)
+    """Where the cluster listens that detached sessions run in when no address is given."""
+    connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    workers: int = Field(default=1, ge=1, le=4096)
+    """Compress workers."""
+    worker_cpus: float = Field(default=0.5, gt=0)
+    worker_gpus: float | None = Field(default=None, ge=0)
+    worker_resources: dict[str, float] = {}
+    """Resources of Ray that keep the workers on nodes that declare them."""
+    ready_timeout_s: float = Field(default=300.0, gt=0)
+    """For the start of a worker: a free place in the cluster and the model's load."""
+    result_timeout_s: float = Field(default=600.0, gt=0)
+    """For one clip, with the restarts of its worker."""
+    clips_in_flight: int = Field(default=4, ge=1, le=1024)
+    """Clips a session may have decoded and not yet stored: the back-pressure."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """CPU threads of one compress worker; part of what makes records byte-identical."""
+    session_cpus: float = Field(default=1.0, gt=0)
+    """For the session of a stream: decoding keeps one core busy."""
+    session_resources: dict[str, float] = {}
+    """Resources of Ray that keep sessions on nodes that declare them, such as `decoding`."""
+    session_restarts: int = Field(default=10, ge=0, le=1000)
+    """How often a session that dies is started again."""
+
+
+class AskSettings(_Group):
+    """How a question is answered."""
+
+    max_visual_tokens: int | None = Field(default=None, ge=1)
+    """Most visual tokens of one question; null takes what the model's context holds."""
+    max_new_tokens: int = Field(default=256, ge=1, le=32768)
+    max_clips: int = Field(default=2048, ge=1)
+    """Most clips loaded for one question."""
+    marks: Literal["clip", "frame"] | None = None
+    """One time mark a clip, or one a frame; null as the checkpoint says, else one a clip."""
+    keep_positions: bool | None = None
+    """Read every token at the place it had before the reduction, where the context holds them;
+    null as the checkpoint says, else not."""
+
+
+class LogSettings(_Group):
+    """What is told on stderr while commands run."""
+
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    format: Literal["text", "json"] = "text"
+    """`json` writes one object a line, for machines that collect logs."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
+        extra="forbid",
+        frozen=True,
+    )
+
+    model: ModelSettings = ModelSettings()
+    ingest: IngestSettings = IngestSettings()
+    store: StoreSettings = StoreSettings()
+    ray: RaySettings = RaySettings()
+    ask: AskSettings = AskSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Given values come in through the initialiser, merged; see `load_settings`."""
+        return (init_settings,)
+
+    def store_config(self) -> StoreConfig:
+        """What opens the store, here and in every worker, its password included.
+
+        Raises:
+            InvalidSettings: the password's file cannot be read.
+        """
+        fields = self.store.model_dump(exclude={"password", "password_file", "url"})
+        return StoreConfig(_with_password(self.store), **fields)
+
+    def compress_settings(self) -> "CompressSettings":
+        """What decides a clip's tokens."""
+        from workers.compress import CompressSettings
+
+        ingest, model = self.ingest, self.model
+        return CompressSettings(
+            model=model.id,
+            revision=model.revision,
+            device=model.device,
+            dtype=model.dtype,
+            reducer=ingest.reducer,
+            retention=ingest.retention,
+            clip_frames=ingest.clip_frames,
+            constants=dict(ingest.constants),
+            threads=self.ray.threads,
+        )
+
+    def answer_settings(self) -> "AnswerSettings":
+        """What opens the language half."""
+        from workers.answer import AnswerSettings
+
+        model = self.model
+        return AnswerSettings(
+            model=model.id, revision=model.revision, device=model.device, dtype=model.dtype
+        )
+
+    def cluster_settings(self) -> "ClusterSettings":
+        """Which cluster, and how sessions are placed on it."""
+        from workers.cluster.cluster import ClusterSettings
+
+        names = ("address", "num_cpus", "object_store_bytes", "local_port", "connect_timeout_s")
+        names += ("session_cpus", "session_resources", "session_restarts")
+        return ClusterSettings(**{name: getattr(self.ray, name) for name in names})
+
+    def pool_settings(self) -> "PoolSettings":
+        """The compress workers of a cluster."""
+        from workers.cluster.cluster import PoolSettings
+
+        names = ("workers", "worker_cpus", "worker_gpus", "worker_resources", "clips_in_flight")
+        names += ("ready_timeout_s", "result_timeout_s")
+        return PoolSettings(**{name: getattr(self.ray, name) for name in names})
+
+
+def _with_password(store: StoreSettings) -> str:
+    """The store's URL with its password, wherever that came from."""
+    if store.password is not None:
+        password = store.password.get_secret_value()
+    elif store.password_file is not None:
+        password = _read_password(store.password_file)
+    else:
+        return store.url
+    scheme, _, rest = store.url.partition("://")
+    user, at, place = rest.rpartition("@")
+    if ":" in user:
+        raise InvalidSettings("store: got a password in the URL and another; take one of them out")
+    return f"{scheme}://{user if at else ''}:{quote(password, safe='')}@{place}"
+
+
+def _read_password(path: Path) -> str:
+    try:
+        with path.expanduser().open("rb") as file:
+            password = file.read(MAX_PASSWORD_BYTES + 1).decode().strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8"
+        raise InvalidSettings(
+            f"store.password_file {str(path)!r} cannot be read ({reason}); check path and rights"
+        ) from None
+    if not password or len(password) > MAX_PASSWORD_BYTES or "\n" in password:
+        raise InvalidSettings(
+            f"store.password_file {str(path)!r} holds no password; expected one line of 1 to "
+            f"{MAX_PASSWORD_BYTES} bytes"
+        )
+    return password
