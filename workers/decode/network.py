@@ -44,7 +44,7 @@ class NetworkOptions:
     """Of RTSP: `tcp` (interleaved) or `udp`."""
     open_timeout_s: float = 10.0
     read_timeout_s: float = 10.0
-    probe_s: float = 2.0
+    probe_s: float = 1.0
     """How much of the stream may be read to learn what is in it."""
 
 
@@ -95,6 +95,7 @@ def _ffmpeg_options(scheme: str, options: NetworkOptions) -> dict[str, Any]:
         "max_pixels": str(MAX_PIXELS),
         "threads": "1",
         "analyzeduration": str(round(options.probe_s * 1e6)),
+        "fpsprobesize": "2",  # the rate is only a guess here; waiting for it costs a second
     }
     if scheme in ("http", "https"):
         # The gate opens every URL; FFmpeg's own connection reuse would go past it.

@@ -23,7 +23,7 @@ from workers.decode.network import NetworkOptions, open_network_track
 from workers.decode.policy import SourcePolicy
 from workers.decode.track import OpenTrack
 from workers.errors import WorkerError
-from workers.live.wire import Beat, Ended, Opened, write_message
+from workers.live.wire import Beat, Ended, Opened, Started, write_message
 
 QUEUE_BYTES = 64 << 20
 """Pictures that wait for the pipe; what was read to learn what the source holds comes at once."""
@@ -66,6 +66,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not be a message
     give_up_privileges(request.memory_bytes)
     try:
+        write_message(messages, Started())
         run(request, messages)
     except BrokenPipeError:
         os._exit(0)  # the supervisor is gone

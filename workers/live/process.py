@@ -20,13 +20,15 @@ from workers import errors
 from workers.decode.live import Pace, Picture
 from workers.errors import SourceCrashed, SourceError, SourceStalled
 from workers.live.child import Request
-from workers.live.wire import Beat, Ended, Message, Opened, WireError, read_message
+from workers.live.wire import Beat, Ended, Message, Opened, Started, WireError, read_message
 
 logger = logging.getLogger(__name__)
 
 CPU_BETWEEN_MESSAGES_S = 60
 """CPU seconds a decoder may use without saying anything."""
-EXIT_WAIT_S = 1.0
+START_S = 60.0
+"""For the process to run at all: a machine that is busy is no source that stalls."""
+EXIT_WAIT_S = 5.0
 """How long a process that closed its pipe may take to be gone."""
 KILL_WAIT_S = 5.0
 STDERR_BYTES = 2000
@@ -98,16 +100,17 @@ class DecoderProcess:
                 self._process.stdin.close()
 
     def __iter__(self) -> Iterator[Picture]:
-        # A decoder that starts has until its own limits are over, then as long as a stall.
-        starting_s = self._request.open_timeout_s + self._stall_s
-        until_s = time.monotonic() + starting_s
+        until_s = time.monotonic() + START_S
         while True:
             message = self._next(until_s)
             if isinstance(message, Ended):
                 if message.code is None:
                     return
                 raise _typed(message)
-            if isinstance(message, Opened):
+            if isinstance(message, Started):
+                # It ends by itself when opening takes too long, and says why.
+                until_s = time.monotonic() + self._request.open_timeout_s + self._stall_s
+            elif isinstance(message, Opened):
                 self.opened, until_s = message, time.monotonic() + self._stall_s
             elif isinstance(message, Picture):
                 until_s = time.monotonic() + self._stall_s
@@ -118,7 +121,7 @@ class DecoderProcess:
                     self._decoded = message.decoded
                     until_s = time.monotonic() + self._stall_s
 
-    def _next(self, until_s: float) -> Opened | Beat | Ended | Picture:
+    def _next(self, until_s: float) -> Message:
         try:
             message = self._messages.get(timeout=max(0.0, until_s - time.monotonic()))
         except queue.Empty:

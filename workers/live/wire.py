@@ -26,6 +26,13 @@ class WireError(Exception):
 
 
 @dataclass(frozen=True)
+class Started:
+    """The process runs and begins to open its source."""
+
+    kind: ClassVar[str] = "started"
+
+
+@dataclass(frozen=True)
 class Opened:
     """The source answers and holds video."""
 
@@ -59,9 +66,9 @@ class Ended:
     text: str = ""
 
 
-Message = Opened | Beat | Ended | Picture
+Message = Started | Opened | Beat | Ended | Picture
 
-_KINDS = {kind.kind: kind for kind in (Opened, Beat, Ended)}
+_KINDS = {kind.kind: kind for kind in (Started, Opened, Beat, Ended)}
 
 
 def write_message(pipe: BinaryIO, message: Message) -> None:
