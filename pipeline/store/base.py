@@ -96,6 +96,10 @@ class ClipReader(Protocol):
         """
         ...
 
+    def get_open(self, stream_id: str) -> "CompressedClip | None":
+        """A live stream's open clip so far, verified; None where there is none."""
+        ...
+
     def verify(self, stream_id: str) -> VerifyReport:
         """Read and check every row and record of the stream."""
         ...
@@ -160,6 +164,14 @@ class ClipWriter(Protocol):
         self, key: str, blob: bytes, lease: Lease, *, after: Place | None = None
     ) -> ClipSpan:
         """The same for a record as `get_record` or an import gives it."""
+        ...
+
+    def put_open(self, clip: "CompressedClip", lease: Lease, *, fingerprint: str) -> int:
+        """Show a live stream's open clip as it is so far; return the bytes of its record.
+
+        It stands beside the index, replaces the one before, and goes with the next clip that is
+        put. One that a writer left behind when it died is there for the next one.
+        """
         ...
 
     def put_gap(self, gap: Gap, lease: Lease, *, after: Place | None = None) -> None:

@@ -6,7 +6,7 @@
     aot:{id}:gaps                    zset    gaps, scored by start time
     aot:{id}:clip:{epoch}:{index}    string  header + digest + Arrow IPC stream
     aot:{id}:clip:{epoch}:{index}:{level}    reserved: the same clip with fewer tokens
-    aot:{id}:open                    string  reserved: the open clip of a live stream so far
+    aot:{id}:open                    string  place and record of a live stream's open clip so far
     aot:{id}:lease                   string  who writes, with a fencing token; expires
     aot:{id}:fence                   string  the last fencing token given
 

@@ -49,6 +49,7 @@ class _Stream:
         self.lease: Lease | None = None
         self.lease_ends_s = 0.0
         self.fence = 0
+        self.open: tuple[Place, bytes] | None = None
 
 
 class MemoryStore(RecordWrites, VerifiedReads):
@@ -137,6 +138,18 @@ class MemoryStore(RecordWrites, VerifiedReads):
             stream = self._writable(gap.stream_id, lease, after)
             stream.gaps[gap.identity] = gap
 
+    def _put_open(self, record: NewRecord, lease: Lease) -> None:
+        with self._lock:
+            stream = self._writable(record.span.stream_id, lease, None)
+            stored = self.get_info(record.span.stream_id).fingerprint
+            require_fingerprint(record.span.stream_id, stored, record.fingerprint)
+            stream.open = record.place, record.blob
+
+    def get_open_record(self, stream_id: str) -> tuple[Place, bytes] | None:
+        """As `VerifiedReads.get_open_record`."""
+        stream = self._streams.get(stream_id)
+        return stream.open if stream else None
+
     def rewind(
         self, lease: Lease, *, position: Position | None, drop: Iterable[ClipSpan] = ()
     ) -> None:
@@ -157,6 +170,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
                 span = stream.rows[at]
             else:
                 stream.values[at], stream.rows[at] = record.blob, span
+            stream.open = None
             last = stream.position
             if last is None or at > (last.epoch, last.index):
                 stream.position = record.position

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from pipeline.errors import CorruptValue, PipelineError, SchemaMismatch, UnknownStream
 from pipeline.store import arrow
 from pipeline.store.base import OnCorrupt
-from pipeline.store.checks import in_order
+from pipeline.store.checks import Place, in_order
 from pipeline.store.keys import record_id
 from pipeline.types import BrokenStream, ClipSpan, StreamOverview, VerifyReport
 
@@ -46,6 +46,10 @@ class VerifiedReads(ABC):
         """As `StreamIndex.get_overview`."""
 
     @abstractmethod
+    def get_open_record(self, stream_id: str) -> tuple[Place, bytes] | None:
+        """The place and the record of the open clip, unverified."""
+
+    @abstractmethod
     def close(self) -> None:
         """As `ClipStore.close`."""
 
@@ -74,6 +78,13 @@ class VerifiedReads(ABC):
 
     def get_clip(self, span: ClipSpan) -> "CompressedClip":
         return decode_span(span, self.get_record(span)).clip
+
+    def get_open(self, stream_id: str) -> "CompressedClip | None":
+        found = self.get_open_record(stream_id)
+        if found is None:
+            return None
+        place, blob = found
+        return arrow.decode_clip(blob, key=record_id(stream_id, *place)).clip
 
     def iter_clips(
         self, spans: Iterable[ClipSpan], *, on_corrupt: OnCorrupt = "raise"

@@ -7,6 +7,7 @@ the store may be shared with others.
 """
 
 import json
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -174,3 +175,23 @@ def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     """Without the fields of later releases."""
     names = _names(kind)
     return {name: value for name, value in values.items() if name in names}
+
+
+_OPEN_HEAD = struct.Struct(">QQ")
+"""Epoch and index, before an open clip's record."""
+
+
+def open_to_bytes(place: Place, blob: bytes) -> bytes:
+    """An open clip as it is stored."""
+    return _OPEN_HEAD.pack(*place) + blob
+
+
+def open_from_bytes(stream_id: str, stored: bytes) -> tuple[Place, bytes]:
+    """Place and record of an open clip, unverified."""
+    if len(stored) < _OPEN_HEAD.size:
+        raise CorruptValue(
+            f"{stream_id}: the open clip has {len(stored)} bytes, expected at least "
+            f"{_OPEN_HEAD.size}; it is replaced by the next one"
+        )
+    epoch, index = _OPEN_HEAD.unpack_from(stored)
+    return (epoch, index), stored[_OPEN_HEAD.size :]

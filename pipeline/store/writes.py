@@ -51,6 +51,17 @@ class RecordWrites(ABC):
     def _put(self, record: NewRecord, lease: Lease, after: Place | None) -> ClipSpan:
         """Value, index row, totals and position at once."""
 
+    @abstractmethod
+    def _put_open(self, record: NewRecord, lease: Lease) -> None:
+        """The record beside the index, in the place of the last such one."""
+
+    def put_open(self, clip: "CompressedClip", lease: Lease, *, fingerprint: str) -> int:
+        blob = arrow.encode_clip(clip, fingerprint=fingerprint, dtype=self.config.dtype)
+        self._put_open(
+            NewRecord(span_of(clip, len(blob)), blob, clip.pts_s[-1], fingerprint), lease
+        )
+        return len(blob)
+
     def put_clip(
         self,
         clip: "CompressedClip",

@@ -68,6 +68,26 @@ class RedisClips(RedisStreams, RecordWrites):
             raise missing_value(span)
         return blob
 
+    def get_open_record(self, stream_id: str) -> tuple[Place, bytes] | None:
+        """As `VerifiedReads.get_open_record`."""
+        with self._translated(stream_id):
+            stored: Any = self._client.get(self._keys.open_clip(stream_id))
+        return None if stored is None else rows.open_from_bytes(stream_id, stored)
+
+    def _put_open(self, record: NewRecord, lease: Lease) -> None:
+        keys, stream_id = self._keys, record.span.stream_id
+        require_own(stream_id, lease)
+        value = rows.open_to_bytes(record.place, record.blob)
+
+        def put(pipe: Pipeline) -> None:
+            facts = self._facts_for(pipe, stream_id, lease, None)
+            require_fingerprint(stream_id, facts.fingerprint, record.fingerprint)
+            pipe.multi()
+            pipe.set(keys.open_clip(stream_id), value)
+            pipe.execute()
+
+        self._transact(stream_id, [keys.lease(stream_id), keys.info(stream_id)], put)
+
     def put_gap(self, gap: Gap, lease: Lease, *, after: Place | None = None) -> None:
         require_own(gap.stream_id, lease)
         keys, stream_id = self._keys, gap.stream_id
@@ -142,6 +162,7 @@ class RedisClips(RedisStreams, RecordWrites):
             pipe.multi()
             if not is_there:
                 pipe.set(key, record.blob)
+            pipe.unlink(keys.open_clip(stream_id))
             if stale:
                 pipe.zrem(keys.clips(stream_id), *stale)
             if filled:

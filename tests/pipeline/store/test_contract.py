@@ -338,3 +338,45 @@ def test_usage_and_health_can_be_asked(store, lease, make_clip):
     assert store.stats().used_bytes >= store.list_spans("lobby")[0].size_bytes
     assert store.stats().num_streams == 1
     assert store.check().server
+
+
+def show(store, clip, lease):
+    return store.put_open(clip, lease, fingerprint="f1")
+
+
+def test_an_open_clip_can_be_read_before_it_closes(store, lease, make_clip):
+    assert store.get_open(lease.stream_id) is None
+
+    size_bytes = show(store, make_clip(0), lease)
+
+    assert size_bytes > 0
+    assert_same_clip(store.get_open(lease.stream_id), make_clip(0))
+    assert store.list_spans(lease.stream_id) == []
+
+
+def test_an_open_clip_goes_with_the_next_clip(store, lease, make_clip):
+    show(store, make_clip(0), lease)
+
+    put(store, make_clip(0), lease)
+
+    assert store.get_open(lease.stream_id) is None
+
+
+def test_an_open_clip_is_refused_without_the_lease(store, lease, info, make_clip):
+    store.acquire_lease(info.stream_id, "other", takeover=True)
+
+    with pytest.raises(LeaseLost):
+        show(store, make_clip(0), lease)
+
+
+def test_an_open_clip_of_another_fingerprint_is_refused(store, lease, make_clip):
+    with pytest.raises(FingerprintMismatch):
+        store.put_open(make_clip(0), lease, fingerprint="other")
+
+
+def test_an_open_clip_goes_with_its_stream(store, lease, make_clip):
+    show(store, make_clip(0), lease)
+
+    store.delete_stream(lease.stream_id)
+
+    assert store.get_open(lease.stream_id) is None
