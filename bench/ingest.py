@@ -71,6 +71,7 @@ class Round:
 
     @property
     def overhead(self) -> float:
+        """CPU time of the pipeline over that of its bare parts."""
         return self.pipeline_s / (self.decode_s + self.encode_s + self.reduce_s)
 
 

@@ -5,11 +5,13 @@ processor settings. It costs what a trained one of its size costs, and answers g
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
     GenerationConfig,
     LlavaOnevisionConfig,
@@ -20,6 +22,7 @@ from transformers import (
 )
 
 SPECIAL = ("<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
+PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }} "
     "{% for part in message['content'] if part['type'] == 'video' %}<video>{% endfor %}"
@@ -39,29 +42,62 @@ class CheckpointSize:
     vision_dim: int = 64
     vision_heads: int = 2
     vision_mlp_dim: int = 128
+    vision_feature_layer: int = -1
     llm_layers: int = 2
     llm_dim: int = 64
     llm_heads: int = 2
     llm_kv_heads: int = 2
     llm_mlp_dim: int = 128
+    tie_embeddings: bool = False
+    context_length: int = 32768
+
+    @property
+    def num_patches(self) -> int:
+        """Of a picture, before any pooling."""
+        return (self.image_size // self.patch_size) ** 2
 
 
-def write_random_checkpoint(folder: Path, size: CheckpointSize) -> Path:
-    """Write a checkpoint in float32, the same for the same size; return the folder."""
+def write_random_checkpoint(
+    folder: Path,
+    size: CheckpointSize,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    seed: int = 0,
+    telling: bool = False,
+    dtype: torch.dtype = torch.float32,
+    max_new_tokens: int | None = None,
+) -> Path:
+    """Write a checkpoint, the same bytes for the same arguments; return the folder.
+
+    `telling`: weights so wide that attention is uneven and answers differ; the library's own are
+    so narrow that every input looks alike, which costs the same and is all that a bench needs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer or _character_tokenizer()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = LlavaOnevisionForConditionalGeneration(_config(size, len(tokenizer)))
+        if telling:
+            _widen(model)
+    nn.Module.to(model, dtype=dtype)
     model.generation_config = GenerationConfig(
         do_sample=False,
+        max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _write_processors(folder, size.image_size)
+    _write_processors(folder, size)
     return folder
+
+
+def _widen(model: LlavaOnevisionForConditionalGeneration) -> None:
+    for parameter in model.parameters():
+        scale = 0.6 if parameter.ndim < 2 else 1.5 * parameter[0].numel() ** -0.5
+        noise = torch.randn_like(parameter) * scale
+        scales_a_norm = parameter.ndim == 1 and bool((parameter == 1).all())
+        parameter.data = 1 + 0.1 * noise if scales_a_norm else noise
 
 
 def _config(size: CheckpointSize, vocab_size: int) -> LlavaOnevisionConfig:
@@ -82,16 +118,18 @@ def _config(size: CheckpointSize, vocab_size: int) -> LlavaOnevisionConfig:
             num_hidden_layers=size.llm_layers,
             num_attention_heads=size.llm_heads,
             num_key_value_heads=size.llm_kv_heads,
-            max_position_embeddings=32768,
+            max_position_embeddings=size.context_length,
+            tie_word_embeddings=size.tie_embeddings,
         ),
         image_token_index=SPECIAL.index("<image>"),
         video_token_index=SPECIAL.index("<video>"),
-        vision_feature_layer=-1,
+        vision_feature_layer=size.vision_feature_layer,
+        tie_word_embeddings=size.tie_embeddings,
         image_grid_pinpoints=[[size.image_size, size.image_size]],
     )
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _character_tokenizer() -> PreTrainedTokenizerFast:
     """A character each: about as many tokens a time mark as published vocabularies take."""
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
     vocabulary = {token: index for index, token in enumerate((*SPECIAL, *characters))}
@@ -109,20 +147,36 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _write_processors(folder: Path, image_size: int) -> None:
+def _write_processors(folder: Path, size: CheckpointSize) -> None:
     pixels = {
         "do_resize": True,
         "do_rescale": True,
         "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+        "image_mean": list(PIXEL_MEAN),
+        "image_std": list(PIXEL_STD),
         "rescale_factor": 1 / 255,
-        "resample": 3,
-        "size": {"height": image_size, "width": image_size},
+        "resample": 3,  # bicubic
+        "size": {"height": size.image_size, "width": size.image_size},
+        "processor_class": "LlavaOnevisionProcessor",
     }
-    names = {
-        "preprocessor_config.json": {"image_processor_type": "LlavaOnevisionImageProcessor"},
-        "video_preprocessor_config.json": {"video_processor_type": "LlavaOnevisionVideoProcessor"},
+    image = {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "image_grid_pinpoints": [[size.image_size, size.image_size]],
+        "do_pad": True,
     }
-    for name, kind in names.items():
-        (folder / name).write_text(json.dumps(pixels | kind))
+    video = {"video_processor_type": "LlavaOnevisionVideoProcessor"}
+    processor = {
+        "processor_class": "LlavaOnevisionProcessor",
+        "image_token": "<image>",
+        "video_token": "<video>",
+        "num_image_tokens": size.num_patches,
+        "vision_feature_select_strategy": "full",
+    }
+    _write_json(folder / "preprocessor_config.json", pixels | image)
+    _write_json(folder / "video_preprocessor_config.json", pixels | video)
+    _write_json(folder / "processor_config.json", processor)
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

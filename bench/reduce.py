@@ -40,6 +40,7 @@ class Timing:
 
     @property
     def speedup(self) -> float:
+        """CPU time of the baseline over ours."""
         return self.baseline_s / self.ours_s
 
 
@@ -186,6 +187,7 @@ def _status_kib(status: Path, name: str) -> int:
 
 
 def main(arguments: list[str]) -> None:
+    """The whole bench, or with `--peak` the fresh process of `peak_mb`."""
     if arguments[:1] == ["--peak"]:
         print(json.dumps(_measure_peak(*(int(value) for value in arguments[1:]))))
         return

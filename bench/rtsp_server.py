@@ -31,6 +31,7 @@ class Recording:
     fps: float
 
     def parameter_sets(self) -> list[bytes]:
+        """NAL units of the sequence and picture parameter sets."""
         return [nal for nal in split_nals(self.units[0]) if nal[0] & 31 in (7, 8)]
 
 
@@ -61,6 +62,7 @@ class CameraServer:
 
     @property
     def url(self) -> str:
+        """Where it plays."""
         return f"rtsp://127.0.0.1:{self._server.server_address[1]}/live"
 
     def drop_viewers(self) -> None:
@@ -68,6 +70,7 @@ class CameraServer:
         self._server.cut()
 
     def close(self) -> None:
+        """Cut every connection and listen no more."""
         self.closing.set()
         self._server.cut()
         self._server.shutdown()

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 
 import torch
 
+__all__ = ["has_triton", "runs_kernels"]
+
 
 def runs_kernels(device: torch.device) -> bool:
     """Whether the kernels run there; `meta` does as an accelerator would."""

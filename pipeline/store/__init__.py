@@ -12,7 +12,7 @@ from pipeline.store.base import ClipStore
 from pipeline.store.config import StoreConfig
 from workers.redact import redact_url
 
-__all__ = ["ClipStore", "StoreConfig", "open_store"]
+__all__ = ["ClipStore", "StoreConfig", "embedded_folder", "open_store"]
 
 
 def open_store(config: StoreConfig) -> ClipStore:
