@@ -34,12 +34,16 @@ class LaterFrames:
     tokens: Float[Tensor, "*c k d"]
     sources: Bool[Tensor, "*c k"]
     """Tokens to be matched: none of a frame that follows no keyframe."""
+    absent: Bool[Tensor, "*c k"]
+    """All others."""
     norm: Float[Tensor, "*c k"]
     marginal: Float[Tensor, "*c k"]
     sharpness: Float[Tensor, "*c"]
     """Cost of the time from the keyframe, over epsilon."""
-    rank: Float[Tensor, "*c"]
-    """Of the quantile among the sources, from 0 on, between two of them as a rule."""
+    edges: Int[Tensor, "*c 2"]
+    """Ranks of the two sources that the quantile lies between."""
+    between: Float[Tensor, "*c"]
+    """How far it lies from the first."""
 
     def at(self, step: int) -> "LaterFrames":
         """One frame of every clip."""
@@ -50,8 +54,8 @@ class LaterFrames:
 class Targets:
     """The places of a clip's anchors, which stay while their tokens change."""
 
-    reachable: Bool[Tensor, "c 1 a"]
-    """The anchors; of a clip without, one that has no mass, so that no row of a plan is empty."""
+    unreachable: Bool[Tensor, "c 1 a"]
+    """All but the anchors; a clip without keeps one of no mass, so that no plan's row is empty."""
     marginal: Float[Tensor, "c a"]
     count: Int[Tensor, " c"]
 
@@ -73,22 +77,26 @@ def prepare_frames(batch: StepTokens, steps: Schedule, config: AOTConfig) -> Lat
     count = sources.sum(dim=2)
     distance = (steps.position - steps.keyframe[:, None]).clamp(min=1).double()
     time_cost = 1 - torch.exp(distance**2 / -(2 * config.time_sigma**2 + 1e-9))
-    norm = torch.linalg.vector_norm(batch.tokens, dim=3, dtype=torch.float64)
+    norm = torch.linalg.vector_norm(batch.tokens, dim=3).double()
+    rank = config.distinct_fraction * (count - 1).clamp(min=0).double()
+    low = rank.floor()
     return LaterFrames(
         tokens=batch.tokens,
         sources=sources,
+        absent=~sources,
         norm=norm.clamp_(min=_NORM_FLOOR),
         marginal=_uniform(sources, count),
         sharpness=time_cost / config.epsilon,
-        rank=config.distinct_fraction * (count - 1).clamp(min=0).double(),
+        edges=torch.stack([low, rank.ceil()], dim=2).long(),
+        between=rank - low,
     )
 
 
 def prepare_targets(clips: AnchorState) -> Targets:
     """The anchors of clips that have their keyframe."""
     place = torch.arange(clips.anchors.shape[1], device=clips.count.device)
-    reachable = place < clips.count.clamp(min=1)[:, None]
-    return Targets(reachable[:, None], _uniform(clips.present, clips.count), clips.count)
+    unreachable = place >= clips.count.clamp(min=1)[:, None]
+    return Targets(unreachable[:, None], _uniform(clips.present, clips.count), clips.count)
 
 
 def match_frame(
@@ -129,11 +137,11 @@ def _shares(
 
     The source's scaling is common to a row, so it cancels.
     """
-    score = similarity.masked_fill(~targets.reachable, -math.inf)
+    score = similarity.masked_fill(targets.unreachable, -math.inf)
     nearest = score.amax(dim=2)
     # The cost is taken from its minimum over the whole frame (reference): the stop rule of the
     # scaling looks at absolute values.
-    most_alike = nearest.masked_fill(~frame.sources, -2.0).amax(dim=1)
+    most_alike = nearest.masked_fill(frame.absent, -2.0).amax(dim=1)
     sharpness = frame.sharpness[:, None]
     kernel = score.sub_(nearest[:, :, None]).mul_(sharpness[:, :, None]).exp_()
     scaling = scale_kernel(
@@ -154,11 +162,9 @@ def find_thinnest(best: Float[Tensor, "c k"], frame: LaterFrames) -> Bool[Tensor
 
     The quantile is interpolated linearly; tokens tied with it are not among them.
     """
-    rising = best.masked_fill(~frame.sources, math.inf).sort(dim=1).values
-    low = frame.rank.floor()
-    edges = torch.stack([low, frame.rank.ceil()], dim=1).long()
-    below, above = rising.gather(1, edges).unbind(dim=1)
-    quantile = torch.lerp(below, above, frame.rank - low)
+    rising = best.masked_fill(frame.absent, math.inf).sort(dim=1).values
+    below, above = rising.gather(1, frame.edges).unbind(dim=1)
+    quantile = torch.lerp(below, above, frame.between)
     return frame.sources & (best < (quantile * (1 - _TIE))[:, None])
 
 
@@ -179,7 +185,7 @@ def _unexplained(
     anchors that have blurred.
     """
     if config.keep_rule == "cost":
-        nearest = similarity.masked_fill(~targets.reachable, -1.0).amax(dim=2)
+        nearest = similarity.masked_fill(targets.unreachable, -1.0).amax(dim=2)
         return 1 - nearest > config.keep_threshold
     count = targets.count[:, None]
     gain = (share.amax(dim=2) * count).clamp_(min=_SUM_FLOOR).log() / frame.sharpness[:, None]

@@ -89,7 +89,7 @@ def merge_within_frame(
     norm = torch.linalg.vector_norm(exact, dim=2)
     check_finite(norm)
     index = front_rows(anchors, count)
-    plan = plan_for_anchors(exact, norm, anchors, index, grid, config)
+    plan = _plan(exact, norm, anchors, index, grid, config)
     merged = torch.bmm(plan.weights, exact)
     index = plan.anchor[:, :, None].expand(-1, -1, tokens.shape[2])
     return tokens.scatter(1, index, merged.to(tokens.dtype))
@@ -121,7 +121,7 @@ def merge_and_pool(
     cell = _kept_cells(kept)
     taps = pool_matrix(grid, mode, stride, exact.dtype, exact.device)[cell]  # (t, k, n)
     index = front_rows(anchors, anchors_in_frame(grid, config))
-    plan = plan_for_anchors(exact, norm, anchors, index, grid, config, unrolled=unrolled)
+    plan = _plan(exact, norm, anchors, index, grid, config, unrolled=unrolled)
     index = plan.anchor[:, None, :].expand(-1, cell.shape[1], -1)
     of_anchors = taps.gather(2, index)  # (t, k, a)
     weights = torch.baddbmm(taps.scatter_(2, index, 0.0), of_anchors, plan.weights)
@@ -148,7 +148,7 @@ def _pool_all(
     )
 
 
-def plan_for_anchors(
+def _plan(
     tokens: Float[Tensor, "t n d"],
     norm: Float[Tensor, "t n"],
     anchors: Bool[Tensor, "t n"],

@@ -87,17 +87,17 @@ def push_frames(
     batch = arrange_steps(frames, clips, active)  # (clips, steps, ...)
     rows, width = batch.tokens.shape[2:]
     room = max(frames.grid[0] * frames.grid[1], rows) if config.merge_frames else 0
-    given = (
-        state
-        if state is not None
-        else open_anchors(clips, room, frames.grid, width, batch.tokens.dtype, batch.tokens.device)
-    )
+    given = state
+    if given is None:
+        # No anchor of a clip that opens has a place but those of a frame of these steps.
+        dtypes = batch.tokens.dtype, batch.tokens.device
+        given = open_anchors(clips, min(rows, room), frames.grid, width, *dtypes)
     steps = schedule_steps(batch.present, active, given)
     after = replace(given, position=steps.end, keyframe=steps.keyframe)
     emit = batch.present
     settled = [] if frames.settled is None else [frames.settled.view(clips, -1).all(dim=1)]
     if config.merge_frames:
-        begun = _start(after.widened(_rows_needed(given, rows)), batch, steps)
+        begun = _start(after.widened(_rows_needed(given, rows, room)), batch, steps)
         keep, after, flags = _gather(
             begun, batch, steps, config, first=int(state is None), unrolled=unrolled
         )
@@ -112,12 +112,15 @@ def push_frames(
     return replace(packed, settled=ended), after.widened(room)
 
 
-def _rows_needed(state: AnchorState, rows: int) -> int:
-    """Rows of anchors to work on: on a CPU, where asking is free, no more than there will be."""
-    room = state.anchors.shape[1]
-    if not room or state.count.device.type != "cpu":
-        return room
-    return min(room, max(rows, int(state.count.max())))
+def _rows_needed(state: AnchorState, rows: int, room: int) -> int:
+    """Rows of anchors to work on: those of a frame's tokens and of the anchors there are.
+
+    On a CPU, where asking is free, no more than the clips have.
+    """
+    there = state.anchors.shape[1]
+    if there > rows and state.count.device.type == "cpu":
+        there = int(state.count.max())
+    return min(room, max(rows, there))
 
 
 def finish_clips(state: AnchorState, dtype: torch.dtype) -> PackedTokens:

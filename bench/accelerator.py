@@ -5,12 +5,12 @@ Milliseconds are medians of events around each pass, after three passes that war
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from aot import AOTConfig, ClipCompressor, make_reducer, select_anchors
-from aot.spatial import plan_for_anchors
+from aot import AOTConfig, CausalReducer, ClipCompressor, make_reducer, stack_clips
 from bench.features import SIDE, make_features, split_clips
 from bench.random_tower import KEPT_LAYERS, make_layer, make_query, run_layer
 from workers.models.attention import attention_received
@@ -24,9 +24,9 @@ RETENTION = 0.1
 def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> dict[str, Any]:
     """Milliseconds for `frames` frames: reductions, the plan of one in several forms, the encoder.
 
-    `whole` is the exact method, `adaptive` the default one at `RETENTION`. Both end in tokens of
-    unequal number per frame, so that the host must wait for counts; the exact method's plan waits
-    for nothing, hence can be captured as a CUDA graph.
+    `whole` is the exact method, `adaptive` the default one at `RETENTION`: as callers with single
+    clips have them, which ends in a wait for the tokens' numbers, and as one CUDA graph of the
+    batch (`..._graph`), which waits for nothing.
     """
     times: dict[str, Any] = {"cuda_device": torch.cuda.get_device_name(), "cuda_frames": frames}
     times |= encoder_times(frames, rounds)
@@ -41,30 +41,23 @@ def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> 
 
 def _variants(dim: int, frames: int, config: AOTConfig) -> dict[str, Callable[[], object]]:
     clip = make_features(frames, dim, "cuda")
-    clips, compressor = split_clips(clip, config.clip_frames), ClipCompressor(config)
-    longer = split_clips(clip, ADAPTIVE_CLIP_FRAMES)
-    adaptive = make_reducer(
-        "adaptive", RETENTION, grid=(SIDE, SIDE), clip_frames=ADAPTIVE_CLIP_FRAMES
+    whole, adaptive = (
+        ClipCompressor(config),
+        make_reducer("adaptive", RETENTION, grid=(SIDE, SIDE), clip_frames=ADAPTIVE_CLIP_FRAMES),
     )
-    anchors = select_anchors(clip.local_attention, clip.global_attention, clip.grid, config)
-    index = anchors.nonzero()[:, 1].view(frames, -1)
-
-    def plan() -> torch.Tensor:
-        norm = torch.linalg.vector_norm(clip.tokens, dim=2)
-        made = plan_for_anchors(clip.tokens, norm, anchors, index, clip.grid, config)
-        return torch.bmm(made.weights, clip.tokens)
-
-    return {
-        "whole": lambda: compressor.compress_clips(clips),
-        "adaptive": lambda: adaptive.compress_clips(longer),
-        "plan": plan,
-        "plan_compiled": torch.compile(plan),
-        "plan_graph": _captured(plan),
-    }
+    assert isinstance(adaptive, CausalReducer)
+    variants: dict[str, Callable[[], object]] = {}
+    for name, reducer in (("whole", whole), ("adaptive", adaptive)):
+        clips = split_clips(clip, reducer.config.clip_frames)
+        variants[name] = partial(reducer.compress_clips, clips)
+        variants[f"{name}_graph"] = _captured(partial(reducer.compress_batch, stack_clips(clips)))
+    return variants
 
 
 def encoder_times(frames: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds of a tower's kept layers, and of one layer's attention sums, in bfloat16."""
+    """Milliseconds of a tower's kept layers, and of one layer's attention sums, in bfloat16: alone,
+    and with the log-sums that flash attention gives beside its output.
+    """
     layer = make_layer("cuda", torch.bfloat16)
     query, key = (make_query(frames, "cuda", torch.bfloat16) for _ in range(2))
     patches, heads, width = query.shape[2], query.shape[1], query.shape[3]
@@ -72,7 +65,16 @@ def encoder_times(frames: int, rounds: int) -> dict[str, Any]:
     with torch.inference_mode():
         layer_ms = _cuda_ms(lambda: run_layer(layer, hidden), rounds)
         sums_ms = _cuda_ms(lambda: attention_received(query, key, width**-0.5).mean(1), rounds)
-    return {"cuda_encoder_ms": KEPT_LAYERS * layer_ms, "cuda_sums_ms_per_layer": sums_ms}
+        flash = torch.ops.aten._scaled_dot_product_flash_attention
+        log_sums = flash(query, key, key, scale=width**-0.5)[1]
+        beside_ms = _cuda_ms(
+            lambda: attention_received(query, key, width**-0.5, log_sums=log_sums).mean(1), rounds
+        )
+    return {
+        "cuda_encoder_ms": KEPT_LAYERS * layer_ms,
+        "cuda_sums_ms_per_layer": sums_ms,
+        "cuda_sums_beside_flash_ms_per_layer": beside_ms,
+    }
 
 
 def _captured(function: Callable[[], object]) -> Callable[[], None]:

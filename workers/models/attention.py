@@ -66,14 +66,18 @@ def attention_received(
     key: Float[Tensor, "b h n c"],
     scaling: float,
     working_bytes: int | None = None,
+    log_sums: Float[Tensor, "b h n"] | None = None,
 ) -> Float[Tensor, "b h n"]:
     """Column sums of softmax(query keyᵀ · scaling) over keys, head by head, in float32.
+
+    `log_sums`, logarithms of the rows' sums where the layer's attention gave them, spare the
+    kernels a launch.
 
     Memory beyond the result is about `working_bytes` (default by device), whatever b, h and n;
     next to none where the kernels run.
     """
     if working_bytes is None and _has_kernels(query):
-        return _received_by_kernels(query, key, scaling)
+        return _received_by_kernels(query, key, scaling, log_sums)
     if working_bytes is None:
         on_cpu = query.device.type == "cpu"
         working_bytes = WORKING_BYTES if on_cpu else WORKING_BYTES_ACCELERATOR
@@ -93,7 +97,7 @@ def _received_by_kernels(
     query: Float[Tensor, "b h n c"],
     key: Float[Tensor, "b h n c"],
     scaling: float,
-    log_sums: Float[Tensor, "b h n"] | None = None,
+    log_sums: Float[Tensor, "b h n"] | None,
 ) -> Float[Tensor, "b h n"]:
     """`attention_received` in one launch, or two without the logarithms of the rows' sums."""
     from aot.kernels import attention as kernels  # Triton is there now
@@ -143,7 +147,7 @@ def _probed_sdpa(
         if _runs_flash(module, query, key, value, kwargs):
             flash = torch.ops.aten._scaled_dot_product_flash_attention
             output, log_sums = flash(query, key, value, scale=scale)[:2]
-            probe.put(_received_by_kernels(query, key, scale, log_sums).mean(1))
+            probe.put(attention_received(query, key, scale, log_sums=log_sums).mean(1))
             return output.transpose(1, 2).contiguous(), None
         probe.put(attention_received(query, key, scale).mean(1))
     return sdpa_attention_forward(
