@@ -62,7 +62,7 @@ def check_file(path: Path, *, fps: float = 1.0, content: bool = True) -> Finding
             report = reader.report
     except SourceError as error:
         finding.note = f"[{error.code}]"
-        finding.shown = len(shown_times(path, 0, 0.0))
+        finding.shown = len(shown_times(path, "v", 0.0))
         if finding.shown > 1 and error.code in ("NoFrames", "NoKeyframe", "NoVideoStream"):
             finding.problems.append(f"refused as {error.code}, ffmpeg shows it")
         return finding
@@ -75,7 +75,7 @@ def check_file(path: Path, *, fps: float = 1.0, content: bool = True) -> Finding
     elif report.epochs > 1:
         finding.problems += check_epochs(frames, times_s)
     else:
-        finding.problems += check_times(frames, report, times_s, fps, _slack_s(info, report))
+        finding.problems += check_times(frames, report, times_s, fps, _slack_s(info, times_s))
         if content:
             finding.problems += check_content(path, info.track, frames, times_s)
     return finding
@@ -116,14 +116,14 @@ def check_times(
     return problems[:4]
 
 
-def _slack_s(info: VideoInfo, report: DecodeReport) -> float:
+def _slack_s(info: VideoInfo, times_s: list[float]) -> float:
     """How far times may be apart: a tick of Matroska; more where the container has none of its own.
 
     AVI counts pictures in decode order. ffmpeg shows its first ones late where B-frames are.
     """
-    if info.container in ("avi", "mpeg", "asf"):
-        return 4 / info.fps
-    return 0.002
+    if info.container != "avi" or len(times_s) < 3:
+        return 0.002
+    return 4 * float(np.median(np.diff(times_s)))
 
 
 def _explained(time_s: float, frames: list[Frame], report: DecodeReport) -> bool:
@@ -179,7 +179,7 @@ def ffmpeg_looks(path: Path, track: int) -> np.ndarray:
     return pictures.reshape(-1, SIDE, SIDE).astype(np.float64)
 
 
-def shown_times(path: Path, track: int, start_s: float) -> list[float]:
+def shown_times(path: Path, track: int | str, start_s: float) -> list[float]:
     """Times of the pictures that ffprobe shows, in its order, from the source's start on."""
     command = ["ffprobe", "-v", "quiet", "-select_streams", str(track), "-of", "json"]
     command += ["-show_entries", "frame=best_effort_timestamp_time", str(path)]

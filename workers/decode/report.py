@@ -129,6 +129,8 @@ def _ends_early(track: OpenTrack, packets: PacketReader, end_s: float | None) ->
     """Whether a file that was read to its end holds less than it declares."""
     if not packets.exhausted:
         return False
+    if track.cut_short:
+        return True
     if track.counts_frames and not packets.seeked and packets.count < track.stream.frames:
         return True
     declared_s = track.declared_end_s

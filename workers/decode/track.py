@@ -111,6 +111,8 @@ class OpenTrack:
     """Stream time at which the file says it ends."""
     file: io.RawIOBase | None
     """What the container reads from."""
+    cut_short: bool = False
+    """The file is shorter than its header says."""
     head: list[Packet] = field(default_factory=list)
     """Packets read on opening; they come before those that are still to be read."""
 
@@ -321,8 +323,20 @@ def describe_track(
             container, stream, track_start, origin * time_base, container_tick
         ),
         file=file,
+        cut_short=file is not None and _is_cut_short(file),
         head=head,
     )
+
+
+def _is_cut_short(file: io.RawIOBase) -> bool:
+    """Whether an AVI ends before its first RIFF chunk does; FFmpeg then makes up another length."""
+    position = file.tell()
+    file.seek(0)
+    header = file.read(12) or b""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(position)
+    is_avi = header[:4] == b"RIFF" and header[8:] == b"AVI "
+    return is_avi and length < 8 + int.from_bytes(header[4:8], "little")
 
 
 def _declared_end_s(

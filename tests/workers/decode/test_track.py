@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.videos import VideoSpec, draw_frame, write_video
+from tests.videos import CASES, VideoSpec, draw_frame, write_video
 from tests.workers.decode.oracle import SMALL, read_all
 from workers.decode.reader import VideoReader
 from workers.errors import (
@@ -296,6 +296,16 @@ def test_a_truncated_file_gives_its_frames_and_says_so(tmp_path: Path):
     assert report.end_s is not None
     assert report.end_s < report.declared_end_s == pytest.approx(6.0)
     assert not report.is_sound
+
+
+def test_an_avi_that_was_cut_says_so(tmp_path: Path):
+    data = write_video(tmp_path / "whole.avi", CASES["mpeg4_avi_b"]).read_bytes()
+    path = tmp_path / "cut.avi"
+    for path_bytes, end in ((data, "complete"), (data[: len(data) * 6 // 10], "truncated")):
+        path.write_bytes(path_bytes)
+        with VideoReader(VideoSource(str(path), "x"), SMALL) as reader:
+            assert len(list(reader)) > 2
+            assert reader.report.end == end
 
 
 def test_a_sound_file_is_reported_as_sound(video: Path):
