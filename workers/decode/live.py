@@ -19,8 +19,8 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.reformatter import VideoReformatter
 
-from workers.decode.clock import Sampler, SamplingGrid
 from workers.decode.frame import read_orientation, turn
+from workers.decode.sampling import Sampler, SamplingGrid
 from workers.decode.track import OpenTrack
 from workers.errors import NoKeyframe, TooLarge
 

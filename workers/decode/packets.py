@@ -8,9 +8,10 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from workers.decode.container import open_container, unreadable
 from workers.decode.fragments import SplicedFile, find_first_fragment, find_fragment
-from workers.decode.track import OpenTrack, open_container, select_track
-from workers.errors import SourceError, SourceUnreachable, TooLarge
+from workers.decode.track import OpenTrack, select_track
+from workers.errors import SourceError, TooLarge
 
 MAX_PACKETS_PER_SECOND = 1000
 """More pictures within one second of stream time are a trap, not a video."""
@@ -67,10 +68,13 @@ class PacketReader:
         track = self._track
         if track.file is None or not track.container.format.name.startswith("mov"):
             return None
-        self._header_end = find_first_fragment(track.file)
-        if self._header_end is None:
-            return None
-        return find_fragment(track.file, self.last_position, track.stream.id)
+        try:
+            self._header_end = find_first_fragment(track.file)
+            if self._header_end is None:
+                return None
+            return find_fragment(track.file, self.last_position, track.stream.id)
+        except OSError as error:
+            raise unreadable(error) from error
 
     def _read_rest(self, resume: int) -> Iterator[Packet]:
         """The packets from a fragment on, read with the header of the file."""
@@ -98,8 +102,7 @@ class PacketReader:
         except FFmpegError:
             self.read_errors += 1
         except OSError as error:
-            reason = error.strerror or "read error"
-            raise SourceUnreachable(f"reading stopped: {reason}; check the disk") from error
+            raise unreadable(error) from error
         return None
 
     def seek_closed_gop(self, pts_s: float) -> bool:

@@ -8,8 +8,6 @@ reset where a sound GOP ends, so that what the next one gives depends on its own
 goes on without a reset after a damaged one, because it hides damage with what it saw before.
 """
 
-import heapq
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,8 +16,11 @@ from av import VideoFrame
 from av.error import FFmpegError
 from av.packet import Packet
 
-from workers.decode.clock import HoldLimits, Sampler, Timeline
-from workers.decode.gop import Bitstream, GopPart, clock_of
+from workers.decode.damage import Damage
+from workers.decode.gop import GopPart
+from workers.decode.order import DecodeOrder
+from workers.decode.sampling import Sampler
+from workers.decode.timeline import HoldLimits, Timeline
 from workers.decode.track import OpenTrack
 from workers.errors import TooLarge
 
@@ -78,8 +79,8 @@ class GopDecoder:
         self._limits = limits
         self._plan = plan
         self._trust = _Trust()
-        self._damage = _Damage(track.bitstream)
-        self._order = _DecodeOrder() if track.by_decode_order else None
+        self._damage = Damage(track.bitstream)
+        self._order = DecodeOrder() if track.by_decode_order else None
         self._timeline = Timeline(0)
         self._fed = False
 
@@ -211,7 +212,7 @@ class GopDecoder:
         self._context.flush_buffers()
         self._context.skip_frame = "DEFAULT"
         if self._order is not None:
-            self._order = _DecodeOrder()
+            self._order = DecodeOrder()
         self._fed = False
 
 
@@ -233,89 +234,6 @@ class _Trust:
         self._failures += 1
         if self._failures >= MAX_BROKEN_PLANS:
             self._pause = min(1 << self._failures, MAX_PAUSE)
-
-
-class _Damage:
-    """Whether what comes out of the decoder may show damage: from a loss until it has healed.
-
-    It has at the first picture shown at or behind a point from which decoding could begin.
-    """
-
-    def __init__(self, bitstream: Bitstream) -> None:
-        self._bitstream = bitstream
-        self.clear()
-
-    def clear(self) -> None:
-        self.lasts = False
-        self._packets_left: int | None = None
-        """Until the packet whose picture is whole again."""
-        self._heals_at: int | None = None
-
-    def begin(self) -> None:
-        self.clear()
-        self.lasts = True
-
-    def see_packet(self, packet: Packet) -> None:
-        """Called before a packet is fed."""
-        if packet.is_corrupt:
-            self.begin()
-        if not self.lasts or self._heals_at is not None:
-            return
-        if self._packets_left is None and not packet.is_corrupt:
-            self._packets_left = self._bitstream.recovers_after(packet)
-        if self._packets_left == 0:
-            self._heals_at = clock_of(packet)
-        elif self._packets_left is not None:
-            self._packets_left -= 1
-
-    def reaches(self, picture: VideoFrame, ticks: int | None) -> bool:
-        """Whether a picture is to be marked as damaged."""
-        if self._heals_at is not None and ticks is not None and ticks >= self._heals_at:
-            self.clear()
-        if picture.is_corrupt and not self.lasts:
-            self.begin()
-        return self.lasts
-
-
-class _DecodeOrder:
-    """Presentation times where the container has none (AVI): the decode times, in order.
-
-    Each picture gets the earliest that is left. A packet that gives no picture must take its time
-    with it, or all that follow would be early: at once where the decoder refuses it or reorders
-    nothing, else at the next keyframe, as nothing decoded before that is shown behind it.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[int] = []
-        self._keyframes: deque[int] = deque()
-
-    def push(self, packet: Packet) -> None:
-        """Called before a packet is fed; its picture will tell by its `pts` where it came from."""
-        if packet.dts is None:
-            return
-        packet.pts = packet.dts
-        heapq.heappush(self._waiting, packet.dts)
-        if packet.is_keyframe:
-            self._keyframes.append(packet.dts)
-
-    def lose(self, packet: Packet) -> None:
-        if packet.dts in self._waiting:
-            self._waiting.remove(packet.dts)
-            heapq.heapify(self._waiting)
-
-    def pop(self, picture: VideoFrame, reordered: bool) -> int | None:
-        """The presentation time of the picture that comes out next."""
-        source = picture.pts
-        if source is not None:
-            if not reordered:
-                self._drop_before(source)
-            while self._keyframes and source >= self._keyframes[0]:
-                self._drop_before(self._keyframes.popleft())
-        return heapq.heappop(self._waiting) if self._waiting else None
-
-    def _drop_before(self, dts: int) -> None:
-        while self._waiting and self._waiting[0] < dts:
-            heapq.heappop(self._waiting)
 
 
 class _Expected:

@@ -6,7 +6,7 @@
         reader.report      # what was decoded, what was damaged, whether the file was cut short
 
 Frames come in presentation order; within an epoch their times rise strictly. Which frames are
-chosen depends on the timestamps alone (`clock.SamplingGrid`), so a planned, a full and a resumed
+chosen depends on the timestamps alone (`sampling.SamplingGrid`), so a planned, a full and a resumed
 decode give the same ones with the same pixels. (Frames marked `damaged` have the same times, but
 the decoder fills their holes with what it saw before, which may differ.) A picture is shown until
 the next one: where that is long (slides, time lapses) it is sampled again while it stands, from
@@ -28,19 +28,14 @@ from pathlib import Path
 
 from av import VideoFrame
 
-from workers.decode.clock import (
-    HALF_WRAP,
-    MPEG_TIME_BASE,
-    HoldLimits,
-    Sampler,
-    SamplingGrid,
-    unwrap_packets,
-)
+from workers.decode.clock import HALF_WRAP, MPEG_TIME_BASE, unwrap_packets
 from workers.decode.frame import FrameConverter
 from workers.decode.gop import GopPart, iter_parts
 from workers.decode.packets import PacketReader
 from workers.decode.plan import DecodedFrame, DecodeTally, GopDecoder
 from workers.decode.report import DecodeReport, VideoInfo, describe_video, make_report
+from workers.decode.sampling import Sampler, SamplingGrid
+from workers.decode.timeline import HoldLimits
 from workers.decode.track import OpenTrack, open_track
 from workers.errors import NoFrames, NoKeyframe, SourceError
 from workers.redact import show_url

@@ -13,75 +13,30 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import av
 import av.logging
 from av.container import InputContainer
-from av.error import ArgumentError, FFmpegError
+from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from workers.decode.container import CODECS, MAX_PIXELS, open_container, unreadable
 from workers.decode.file import local_path, open_regular_file
 from workers.decode.gop import Bitstream
 from workers.errors import (
     NoVideoStream,
     SourceError,
-    SourceRefused,
     TooLarge,
     UnsupportedCodec,
 )
 from workers.redact import show_url
 
-MAX_PIXELS = 4096 * 4096
-"""Largest picture, as an area."""
 MAX_TRACKS = 64
 
 MAX_PROBED_PACKETS = 256
 """Read to tell a still picture from a video, where there are several tracks."""
-
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "matroska,webm",
-    "mpegts",
-    "mpeg",
-    "avi",
-    "flv",
-    "asf",
-    "ogg",
-    "ivf",
-    "mxf",
-)
-"""FFmpeg's names of the containers read; none of them names further files to open."""
-
-CODECS = (
-    "h264",
-    "hevc",
-    "vp8",
-    "vp9",
-    "libdav1d",
-    "av1",
-    "mpeg4",
-    "mpeg2video",
-    "mpeg1video",
-    "mjpeg",
-    "h263",
-    "flv",
-    "msmpeg4v3",
-    "msmpeg4v2",
-    "msmpeg4",
-    "wmv2",
-    "wmv3",
-    "vc1",
-    "theora",
-    "prores",
-    "dnxhd",
-    "ffv1",
-    "vvc",
-)
-"""FFmpeg's names of the decoders used. Still-picture codecs (PNG and its like) are left out: they
-can pack a gigapixel into a few kilobytes."""
 
 COARSE_TICK = Fraction(1, 1000)
 """Coarser ticks of a container are cut into parts, each no finer than this."""
@@ -140,62 +95,19 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
         open_regular_file(local_path(url), shown, roots) as file,
         open_container(file, shown) as container,
     ):
-        stream = choose_track(container, shown, file)
-        if not stream.codec_context.width:
-            _check_declared_size(file, shown)
-        prepare_track(container, stream)
         try:
+            stream = choose_track(container, shown, file)
+            if not stream.codec_context.width:
+                _check_declared_size(file, shown)
+            prepare_track(container, stream)
             track = describe_track(container, stream, file)
-        except SourceError as error:
-            raise error.at(shown) from error.__cause__
+        except OSError as error:
+            raise unreadable(error).at(shown) from error
+        if any(packet.has_sidedata("encryption_info") for packet in track.head):
+            raise UnsupportedCodec(
+                f"{shown}: is encrypted (DRM); expected a file without copy protection"
+            )
         yield track
-
-
-def open_container(
-    file: io.RawIOBase, shown: str, codecs: Sequence[str] = CODECS
-) -> InputContainer:
-    """Open what a file object holds.
-
-    Raises:
-        SourceRefused, NoVideoStream, TooLarge: it is none of `CONTAINERS`, or broken.
-    """
-    # The limits go to FFmpeg's probing too, which decodes pictures before `av.open` returns.
-    options = {
-        "protocol_whitelist": "file",
-        "format_whitelist": ",".join(CONTAINERS),
-        "codec_whitelist": ",".join(codecs),
-        "max_pixels": str(MAX_PIXELS),
-        "threads": "1",
-        # Wraps are unwrapped by the clock here: FFmpeg takes a clock that was set back for one.
-        "correct_ts_overflow": "0",
-    }
-    try:
-        container = av.open(
-            file, mode="r", options=options, metadata_errors="replace", io_open=_refuse_nested
-        )
-        return cast(InputContainer, container)
-    except MemoryError as error:
-        raise TooLarge(f"{shown}: opening it needs more memory than there is") from error
-    except ArgumentError as error:
-        raise SourceRefused(
-            f"{shown}: its container format is not one that is read here; convert it to MP4 or MKV"
-        ) from error
-    except (FFmpegError, OSError, ValueError) as error:
-        raise NoVideoStream(f"{shown}: {_explain(file)}") from error
-
-
-def _refuse_nested(url: str, flags: int, options: dict) -> object:
-    """A container asked for another file or address."""
-    raise PermissionError("nested sources are refused")
-
-
-def _explain(file: io.RawIOBase) -> str:
-    """Why a file did not open, as far as its first bytes tell."""
-    file.seek(0)
-    head = file.read(16) or b""
-    if head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide"):
-        return "an MP4 whose index (moov) is missing or broken, as when a recording was cut off"
-    return "holds no video that can be read; expected MP4, MKV, WebM, MPEG-TS, AVI or the like"
 
 
 def choose_track(
@@ -278,24 +190,18 @@ def prepare_track(container: InputContainer, stream: VideoStream) -> None:
 
 
 def _read_head(container: InputContainer, stream: VideoStream) -> list[Packet]:
-    """Read the first packet, to refuse what is encrypted before anything is made of it."""
+    """The first packet: it tells what is encrypted, and where a track begins that does not say."""
     try:
         packet = next(container.demux(stream))
     except (FFmpegError, StopIteration, IndexError, OSError):
         return []  # comes again when it is read
-    if packet.has_sidedata("encryption_info"):
-        raise UnsupportedCodec("is encrypted (DRM); expected a file without copy protection")
     return [packet] if packet.size else []
 
 
 def describe_track(
     container: InputContainer, stream: VideoStream, file: io.RawIOBase | None = None
 ) -> OpenTrack:
-    """What a track says of itself; of a file its first packet is read too.
-
-    Raises:
-        UnsupportedCodec: the file is encrypted.
-    """
+    """What a track says of itself; of a file its first packet is read too."""
     container_tick = stream.time_base or Fraction(1, 90_000)
     scale = max(1, int(container_tick / COARSE_TICK))
     time_base = container_tick / scale

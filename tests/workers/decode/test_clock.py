@@ -7,14 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.decode.clock import (
-    MPEG_TIME_BASE,
-    HoldLimits,
-    Sampler,
-    SamplingGrid,
-    Timeline,
-    unwrap_packets,
-)
+from workers.decode.clock import MPEG_TIME_BASE, unwrap_packets
+from workers.decode.sampling import Sampler, SamplingGrid
+from workers.decode.timeline import HoldLimits, Timeline
 
 MILLI = Fraction(1, 1000)
 

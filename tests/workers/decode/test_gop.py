@@ -3,8 +3,9 @@
 import av
 import pytest
 
-from workers.decode.clock import TimedPacket, Timeline
+from workers.decode.clock import TimedPacket
 from workers.decode.gop import Bitstream, iter_parts
+from workers.decode.timeline import Timeline
 
 
 def packet(data: bytes, *, key: bool = True, pts: int = 0) -> av.Packet:
