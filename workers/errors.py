@@ -24,6 +24,7 @@
       WorkerLost           a worker died and could not be replaced
       WorkerBroken         a worker's device can compute no more; its process is replaced
       SessionCrashed       a session died too often to be started once more
+      SinkWentBack         the sink has less than it had acknowledged; go on from its position
       ClipsFailed          no worker could compress several clips in a row
       ClusterUnreachable   no Ray cluster at the address, or one of another version
 
@@ -157,6 +158,10 @@ class WorkerBroken(WorkerError):
 
 class SessionCrashed(WorkerError):
     """A session died so often within its window that it is not started again."""
+
+
+class SinkWentBack(WorkerError):
+    """The sink has less than it had acknowledged; nothing was written. Go on from its position."""
 
 
 class ClipsFailed(WorkerError):

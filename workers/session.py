@@ -8,12 +8,13 @@ happened. It knows neither Ray nor a store.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from workers.errors import ClipsFailed, InvalidSettings, NoFrames
+from workers.errors import ClipsFailed, InvalidSettings, NoFrames, SinkWentBack
 from workers.seams import (
     ClipSink,
     SessionReport,
@@ -35,6 +36,12 @@ from workers.types import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+MAX_RETURNS = 10
+"""How often a session goes back because its sink lost what it had acknowledged."""
+RECALLED_CLIPS = 4096
+"""Of whose counts a session knows how they were, should it have to go back."""
 
 
 @dataclass(frozen=True)
@@ -153,23 +160,48 @@ def run_session(
         return
     try:
         yield commits.progress("running")
-        with open_clips(source, workers.info, cursor) as reader:
-            for result in workers.compress_stream(reader, stop=stop):
-                commits.add(result, reader)
-                if commits.failed_in_row >= settings.max_failed_in_row:
-                    raise ClipsFailed(_too_many_failed(source, result, commits.failed_in_row))
-                yield commits.progress("running", total_s=reader.total_s)
-            state = "stopped" if stop is not None and stop.is_set() else "complete"
-            if state == "complete" and reader.end == "damaged":
-                raise NoFrames(_all_damaged(source))
-            truncated = state == "complete" and reader.end == "truncated"
-            if truncated:
-                commits.add_truncation(reader.total_s)
+        while True:
+            try:
+                end = yield from _read_on(source, settings, workers, commits, open_clips, stop)
+                break
+            except SinkWentBack as error:
+                commits.go_back(error)
     except Exception as error:
         commits.finish("failed", error=error)
         raise
-    commits.finish(state, truncated=truncated)
-    yield commits.progress(state, total_s=reader.total_s)
+    commits.finish(end.state, truncated=end.truncated)
+    yield commits.progress(end.state, total_s=end.total_s)
+
+
+@dataclass(frozen=True)
+class _End:
+    state: SessionState
+    truncated: bool
+    total_s: float | None
+
+
+def _read_on(
+    source: VideoSource,
+    settings: SessionSettings,
+    workers: WorkerGroup,
+    commits: "_Commits",
+    open_clips: OpenClips,
+    stop: StopSignal | None,
+) -> Generator[Progress, None, _End]:
+    """Read from behind what is committed to the end, and commit."""
+    with open_clips(source, workers.info, commits.cursor) as reader:
+        for result in workers.compress_stream(reader, stop=stop):
+            commits.add(result, reader)
+            if commits.failed_in_row >= settings.max_failed_in_row:
+                raise ClipsFailed(_too_many_failed(source, result, commits.failed_in_row))
+            yield commits.progress("running", total_s=reader.total_s)
+        state = "stopped" if stop is not None and stop.is_set() else "complete"
+        if state == "complete" and reader.end == "damaged":
+            raise NoFrames(_all_damaged(source))
+        truncated = state == "complete" and reader.end == "truncated"
+        if truncated:
+            commits.add_truncation(reader.total_s)
+        return _End(state, truncated, reader.total_s)
 
 
 class _Commits:
@@ -178,6 +210,11 @@ class _Commits:
     def __init__(self, source: VideoSource, sink: ClipSink, cursor: Cursor | None) -> None:
         self._source = source
         self._sink = sink
+        self.cursor = cursor
+        """Behind which the source is read."""
+        self._lost: StreamGap | None = None
+        self._returns = 0
+        self._kept: deque[tuple[tuple[int, int], Progress]] = deque(maxlen=RECALLED_CLIPS)
         self._last = (0, source.start_s) if cursor is None else (cursor.epoch, cursor.end_s)
         self._started_s = time.monotonic()
         self._progress = Progress(
@@ -185,11 +222,32 @@ class _Commits:
             resumed_s=None if cursor is None else cursor.end_s,
             position_s=source.start_s if cursor is None else cursor.end_s,
         )
+        self._begun = self._progress
         self.failed_in_row = 0
 
     def progress(self, state: SessionState, *, total_s: float | None = None) -> Progress:
         elapsed_s = time.monotonic() - self._started_s
         return replace(self._progress, state=state, elapsed_s=elapsed_s, total_s=total_s)
+
+    def go_back(self, error: SinkWentBack) -> None:
+        """Go on from where the sink stands now: what it lost is read and stored again.
+
+        Raises:
+            SinkWentBack: it loses again and again.
+        """
+        self._returns += 1
+        if self._returns > MAX_RETURNS:
+            raise error
+        lost_epoch, lost_end_s = self._last
+        self.cursor = cursor = self._sink.position()
+        self._last = (0, self._source.start_s) if cursor is None else (cursor.epoch, cursor.end_s)
+        self._lost = StreamGap(
+            self._source.stream_id, lost_epoch, min(self._last[1], lost_end_s), lost_end_s, "store"
+        )
+        here = (-1, -1) if cursor is None else (cursor.epoch, cursor.index)
+        while self._kept and self._kept[-1][0] > here:
+            self._kept.pop()
+        self._progress = self._kept[-1][1] if self._kept else self._begun
 
     def add(self, result: CompressedClip | FailedClip, reader: ClipReader) -> None:
         reason = reader.why_gap(result.index)
@@ -207,6 +265,11 @@ class _Commits:
         stored_bytes = self._sink.put(clip)
         self.failed_in_row = 0
         before = self._progress
+        if self._lost is not None and (clip.epoch, clip.end_s) >= (
+            self._lost.epoch,
+            self._lost.end_s,
+        ):
+            self._lost = None
         self._progress = replace(
             before,
             frames=before.frames + clip.stats.frames_in,
@@ -218,6 +281,7 @@ class _Commits:
             footage_s=before.footage_s + clip.end_s - clip.start_s,
             position_s=clip.end_s,
         )
+        self._kept.append(((clip.epoch, clip.index), self._progress))
 
     def _add_failed(self, clip: FailedClip) -> None:
         logger.warning("stream %s clip %d failed: %s", clip.stream_id, clip.index, clip.detail)
@@ -262,11 +326,18 @@ class _Commits:
             error=None if error is None else str(error),
         )
         try:
+            if state == "failed" and self._lost is not None:  # what was lost cannot be had again
+                self._sink.put_gap(self._lost_for_good(self._lost))
             self._sink.finish(report)
         except Exception as finish_error:
             if error is None:
                 raise
             error.add_note(f"the sink could not record the end: {finish_error}")
+
+    def _lost_for_good(self, lost: StreamGap) -> StreamGap:
+        """The part of what the sink lost that was not stored again."""
+        epoch, end_s = self._last
+        return replace(lost, start_s=max(lost.start_s, end_s)) if epoch == lost.epoch else lost
 
 
 def _all_damaged(source: VideoSource) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.errors import PipelineError
+from pipeline.ingest.again import has_failed_clips
 from pipeline.ingest.identity import (
     Comparison,
     known_info,
@@ -56,7 +57,12 @@ def admit(
     require_free(store, info.stream_id)
     known = known_info(store, info.stream_id)
     begun = known is not None and store.get_position(info.stream_id) is not None
-    if known is not None and begun and not restart and not _goes_on(known, info, compare, moved):
+    if (
+        known is not None
+        and begun
+        and not restart
+        and not _goes_on(store, known, info, compare, moved)
+    ):
         return False
     try:
         look()
@@ -69,13 +75,20 @@ def admit(
     return True
 
 
-def _goes_on(known: StreamInfo, info: StreamInfo, compare: Compare, moved: bool) -> bool:
+def _goes_on(
+    store: ClipStore, known: StreamInfo, info: StreamInfo, compare: Compare, moved: bool
+) -> bool:
     """Whether a stream that has clips may get more of this source."""
     require_same_settings(known, info)
     file, change = compare(known)
     now = replace(info, file=file)
     has_more = require_same_source(known, now, moved=moved, change=change)
-    return has_more or known.status != "complete" or not _is_same_model(known, info)
+    return (
+        has_more
+        or known.status != "complete"
+        or has_failed_clips(store, known.stream_id)
+        or not _is_same_model(known, info)
+    )
 
 
 def _is_same_model(known: StreamInfo, info: StreamInfo) -> bool:

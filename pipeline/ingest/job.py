@@ -81,6 +81,7 @@ class IngestJob:
             lease_s=ingest.lease_s,
             moved=request.resume,
             path=source.url,
+            heal=self._heal,
             first_fingerprint=first_fingerprint(info, dtype, source.fps, ingest.retention),
         )
 
@@ -111,6 +112,13 @@ class IngestJob:
             return None
         end_s = 0.0 if position is None else position.end_s
         return Progress(source.stream_id, state="complete", resumed_s=end_s, position_s=end_s)
+
+    @property
+    def _heal(self) -> StoreConfig | None:
+        """An embedded server is this machine's: sessions here may start it again."""
+        given = self.settings.store_config()
+        is_ours = given.url.startswith("embedded:") and not self.joins_cluster
+        return given if is_ours else None
 
     @property
     def _roots(self) -> tuple[Path, ...]:

@@ -1,16 +1,14 @@
 """A stream's compressed clips into the store, under a lease: what a session writes to.
 
-`StoreSinkFactory` is picklable and is opened where the session runs. A lease is renewed in the
-background while the sink is open; one that was lost shows at the next write, which the store
-refuses. Knows of no worker and no decoder.
+`StoreSinkFactory` is picklable and is opened where the session runs. What happens to the store
+meanwhile is `fenced`'s matter. Knows of no worker and no decoder.
 """
 
-import logging
-import threading
 import time
 from dataclasses import dataclass, field, replace
 
-from pipeline.errors import PipelineError
+from pipeline.ingest.again import has_failed_clips, read_again
+from pipeline.ingest.fenced import FencedStream
 from pipeline.ingest.identity import (
     TRUNCATED,
     find_change,
@@ -23,8 +21,6 @@ from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.types import Gap, Lease, StreamInfo, StreamStatus
 from workers.seams import SessionReport
 from workers.types import CompressedClip, Cursor, StreamGap
-
-logger = logging.getLogger(__name__)
 
 _STATUS: dict[str, StreamStatus] = {"complete": "complete", "stopped": "paused"}
 
@@ -43,6 +39,8 @@ class StoreSinkFactory:
     """Accept that an existing stream is known under another source."""
     path: str | None = None
     """The source's file, as it is found where the session runs."""
+    heal: StoreConfig | None = None
+    """Opens the same store, and starts its server again where that is ours to do."""
     first_fingerprint: str | None = None
     """Under which the first release would have stored these tokens."""
 
@@ -58,7 +56,9 @@ class StoreSinkFactory:
         try:
             lease = take_lease(store, self.info.stream_id, writer=self.writer, lease_s=self.lease_s)
             try:
-                return StoreSink(store, lease, self._begin(store, lease))
+                info = self._begin(store, lease)
+                stream = FencedStream(store, lease, info, writer=self.writer, heal=self.heal)
+                return StoreSink(stream)
             except BaseException:
                 store.release_lease(lease)
                 raise
@@ -83,10 +83,12 @@ class StoreSinkFactory:
             if known.fingerprint != asked.fingerprint:
                 require_same_settings(known, asked)
         is_same = known.fingerprint == asked.fingerprint
-        if known.status == "complete" and is_same and not has_more:
+        done = known.status == "complete" and not has_failed_clips(store, known.stream_id)
+        if done and is_same and not has_more:
             return known
         info = replace(asked, created_at_s=known.created_at_s, updated_at_s=now_s)
         store.put_info(info, lease=lease)
+        read_again(store, lease)
         return info
 
     def _accepted(self, known: StreamInfo) -> str:
@@ -100,15 +102,12 @@ class StoreSinkFactory:
 class StoreSink:
     """An open stream; the only writer of it while the lease holds."""
 
-    def __init__(self, store: ClipStore, lease: Lease, info: StreamInfo) -> None:
-        self._store, self._lease, self._info = store, lease, info
-        self._closed = threading.Event()
-        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._renewer.start()
+    def __init__(self, stream: FencedStream) -> None:
+        self._stream = stream
 
     def position(self) -> Cursor | None:
         """The last stored clip; complete when the source was read to its end."""
-        position = self._store.get_position(self._info.stream_id)
+        position = self._stream.position()
         if position is None:
             return None
         return Cursor(
@@ -116,20 +115,25 @@ class StoreSink:
             index=position.index,
             last_pts_s=position.last_pts_s,
             end_s=position.end_s,
-            complete=self._info.status == "complete",
+            complete=self._stream.info.status == "complete",
         )
 
     def put(self, clip: CompressedClip) -> int:
-        """Store a clip; return the bytes of its record."""
-        return self._store.put_clip(
-            clip, self._lease, fingerprint=self._info.fingerprint
-        ).size_bytes
+        """Store a clip; return the bytes of its record. Errors: `FencedStream.write`."""
+        stream = self._stream
+        span = stream.write(
+            lambda lease, after: stream.store.put_clip(
+                clip, lease, fingerprint=stream.info.fingerprint, after=after
+            )
+        )
+        stream.told((span.epoch, span.index))
+        return span.size_bytes
 
     def put_gap(self, gap: StreamGap) -> None:
         """Store a gap."""
-        self._store.put_gap(
-            Gap(gap.stream_id, gap.epoch, gap.start_s, gap.end_s, gap.reason), self._lease
-        )
+        stored = Gap(gap.stream_id, gap.epoch, gap.start_s, gap.end_s, gap.reason)
+        stream = self._stream
+        stream.write(lambda lease, after: stream.store.put_gap(stored, lease, after=after))
 
     def finish(self, report: SessionReport) -> None:
         """Keep how the session ended as the stream's status."""
@@ -139,23 +143,8 @@ class StoreSink:
         elif report.damaged and error is None:
             error = f"DamagedPackets: {report.damaged} frames were damaged in the source"
         status = _STATUS.get(report.state, "failed")
-        self._info = replace(self._info, status=status, error=error, updated_at_s=time.time())
-        self._store.put_info(self._info, lease=self._lease)
+        self._stream.put_info(status=status, error=error, updated_at_s=time.time())
 
     def close(self) -> None:
         """Give the stream back."""
-        self._closed.set()
-        self._renewer.join(timeout=self._lease.ttl_s)
-        try:
-            self._store.release_lease(self._lease)
-        except PipelineError as error:
-            logger.warning("%s: lease not given back: %s", self._info.stream_id, error)
-        self._store.close()
-
-    def _renew(self) -> None:
-        """Renew well before the end; a failure is left to the next write, which it refuses."""
-        while not self._closed.wait(self._lease.ttl_s / 3):
-            try:
-                self._store.renew_lease(self._lease)
-            except PipelineError as error:
-                logger.warning("%s: lease not renewed: %s", self._info.stream_id, error)
+        self._stream.close()

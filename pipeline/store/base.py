@@ -181,6 +181,10 @@ class ClipWriter(Protocol):
         """
         ...
 
+    def remove_gap(self, gap: Gap, lease: Lease) -> None:
+        """Take back that a stretch has no clip: it is read again. Nothing where it is not told."""
+        ...
+
     def rewind(
         self, lease: Lease, *, position: Position | None, drop: Iterable[ClipSpan] = ()
     ) -> None:

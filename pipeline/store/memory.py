@@ -150,6 +150,10 @@ class MemoryStore(RecordWrites, VerifiedReads):
         stream = self._streams.get(stream_id)
         return stream.open if stream else None
 
+    def remove_gap(self, gap: Gap, lease: Lease) -> None:
+        with self._lock:
+            self._writable(gap.stream_id, lease, None).gaps.pop(gap.identity, None)
+
     def rewind(
         self, lease: Lease, *, position: Position | None, drop: Iterable[ClipSpan] = ()
     ) -> None:

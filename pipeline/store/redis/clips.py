@@ -108,6 +108,22 @@ class RedisClips(RedisStreams, RecordWrites):
 
         self._transact(stream_id, [keys.lease(stream_id), info], put)
 
+    def remove_gap(self, gap: Gap, lease: Lease) -> None:
+        require_own(gap.stream_id, lease)
+        keys, stream_id = self._keys, gap.stream_id
+        gaps = keys.gaps(stream_id)
+
+        def remove(pipe: Pipeline) -> None:
+            self._facts_for(pipe, stream_id, lease, None)
+            there: Any = pipe.zrangebyscore(gaps, gap.start_s, gap.start_s)
+            same = [member for member in there if _is_gap(member, gap)]
+            pipe.multi()
+            if same:
+                pipe.zrem(gaps, *same)
+            pipe.execute()
+
+        self._transact(stream_id, [keys.lease(stream_id), keys.info(stream_id)], remove)
+
     def rewind(
         self, lease: Lease, *, position: Position | None, drop: Iterable[ClipSpan] = ()
     ) -> None:

@@ -78,6 +78,7 @@ def test_a_recording_that_goes_on_is_gone_on_with(run, opened, growing, tmp_path
     assert spans[: len(first)] == first
     assert spans[-1].end_s == pytest.approx(20.0, abs=0.6)
     assert all(b.start_s - a.end_s < 0.6 for a, b in itertools.pairwise(spans))
+    assert opened.list_gaps("live") == []
     assert run("ingest", path).out.startswith("live: already complete")
 
 
