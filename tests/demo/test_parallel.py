@@ -29,7 +29,7 @@ def test_two_workers_average_their_gradients_and_stop_together(tmp_path):
     script.write_text(WORK)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     done = subprocess.run(
-        [*command, "2", str(script)], capture_output=True, text=True, timeout=60, check=False
+        [*command, "2", str(script)], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("agreed") == 2

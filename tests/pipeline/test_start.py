@@ -22,7 +22,7 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
         capture_output=True,
         text=True,
         env={**os.environ},
-        timeout=50,
+        timeout=200,
         check=True,
     )
     return {name.split(".")[0] for name in json.loads(done.stderr.splitlines()[-1])}

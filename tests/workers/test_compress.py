@@ -217,7 +217,7 @@ def test_a_worker_gives_the_same_bytes_in_any_company_and_thread(model):
         target=lambda: found.extend(clip_digest(clip) for clip in worker.compress(made[::-1]))
     )
     thread.start()
-    thread.join(timeout=30)
+    thread.join(timeout=200)
     worker.close()
     assert found == alone[::-1]
 

@@ -318,7 +318,7 @@ def test_videos_run_side_by_side_up_to_the_runners_width(
     meet = threading.Barrier(3)
 
     def work(request):
-        meet.wait(timeout=30)  # passed only by three at one time
+        meet.wait(timeout=200)  # passed only by three at one time
         yield from complete(request)
 
     with_runner(monkeypatch, Runs(3, work))

@@ -62,7 +62,7 @@ def changed(**fields: object) -> str:
 
 def said_by(code: str) -> str:
     """What a process that has ended called itself."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -95,7 +95,7 @@ def test_a_dead_process_nobody_waited_for_is_taken_over_from(store):
         time.sleep(0.01)
     hold(store, holder)
     assert take(store).token == 2
-    zombie.communicate(timeout=30)
+    zombie.communicate(timeout=200)
 
 
 def test_a_pid_that_was_given_again_is_another_process(store):
@@ -198,7 +198,7 @@ def container() -> list[str]:
         command = [CONTAINER[0], *more, *CONTAINER[1:]]
         if (
             shutil.which("unshare")
-            and not subprocess.run([*command, "true"], timeout=30).returncode
+            and not subprocess.run([*command, "true"], timeout=200).returncode
         ):
             return command
     pytest.skip("unshare may not make namespaces of pids and host names here")

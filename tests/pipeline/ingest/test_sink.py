@@ -114,8 +114,8 @@ def test_an_ended_lease_is_free(factory, opened):
 
 
 def test_the_lease_is_renewed_while_the_sink_is_open(factory, opened):
-    sink = factory(lease_s=0.3).open()
-    time.sleep(0.7)
+    sink = factory(lease_s=2.0).open()
+    time.sleep(2.6)
     sink.put(clip(0))
     sink.close()
     assert len(opened.list_spans("lobby")) == 1

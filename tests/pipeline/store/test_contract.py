@@ -274,9 +274,9 @@ def test_a_lease_ends_by_itself(store, info, make_clip):
 
 def test_renewal_keeps_a_lease(store, info, make_clip):
     store.put_info(info)
-    lease = store.acquire_lease("lobby", "tests", ttl_s=0.4)
+    lease = store.acquire_lease("lobby", "tests", ttl_s=2.0)
     for _ in range(3):
-        time.sleep(0.2)
+        time.sleep(0.8)
         store.renew_lease(lease)
     put(store, make_clip(0), lease)
     assert len(store.list_spans("lobby")) == 1

@@ -69,7 +69,7 @@ def test_it_opens_in_plain_pyarrow_and_pandas(make_clip, tmp_path):
         [sys.executable, "-I", "-c", PLAIN, str(tmp_path / "c.arrow")],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=200,
         check=False,
         cwd=tmp_path,
     )

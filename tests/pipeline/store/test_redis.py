@@ -86,7 +86,7 @@ def test_a_writer_loses_nothing_that_was_acknowledged_when_the_server_is_killed(
             server.start()
     finally:
         stop.set()
-        writer.join(timeout=20)
+        writer.join(timeout=200)
     with open_store(StoreConfig(server.url)) as store:
         assert len(acknowledged) > 5
         assert store.list_spans("lobby")[: len(acknowledged)] == acknowledged
@@ -459,7 +459,7 @@ def test_readers_see_whole_clips_while_others_write(serve, info, make_clip):
             for index in range(60):
                 store.put_clip(make_clip(index), lease, fingerprint="f1")
             done.set()
-            assert [reader.result(timeout=20) for reader in readers] == [60, 60]
+            assert [reader.result(timeout=200) for reader in readers] == [60, 60]
 
 
 def test_a_config_opens_the_same_store_in_another_process(serve, info, make_clip):
@@ -476,7 +476,7 @@ def test_a_config_opens_the_same_store_in_another_process(serve, info, make_clip
             [sys.executable, "-c", code, store.config.url, store.config.namespace],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=200,
             check=True,
         ).stdout
     assert "CompressedClip(lobby/0/0, 0.000..4.000 s" in said

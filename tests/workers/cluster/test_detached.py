@@ -106,7 +106,7 @@ def command(local, model, tmp_path):
     yield start
     for process in processes:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=200)
 
 
 def wait_until(condition, timeout_s: float = 60.0) -> None:
@@ -122,7 +122,7 @@ def test_a_detached_session_outlives_its_command(local, command, undisturbed, tm
     assert process.stdout.readline() == "started\n"
     if end == "kill":
         process.kill()
-    process.wait(timeout=60)
+    process.wait(timeout=200)
     assert not (tmp_path / "complete").exists()
     wait_until((tmp_path / "complete").exists)
     assert digests(tmp_path) == undisturbed
@@ -134,7 +134,7 @@ def test_a_detached_session_outlives_its_command(local, command, undisturbed, tm
 def test_a_detached_session_is_found_and_stopped_by_another_command(local, command, tmp_path):
     process = command(delay_s=0.5)
     assert process.stdout.readline() == "started\n"
-    process.wait(timeout=60)
+    process.wait(timeout=200)
     with open_cluster(local) as cluster:
         assert cluster.list_sessions() == ["lobby"]
         progress = cluster.find_session("lobby").stop()

@@ -112,7 +112,7 @@ def wait_for(condition, timeout_s=10.0):
 
 
 def pid_of(actor) -> int:
-    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=30)
+    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=200)
 
 
 def test_results_come_in_order_from_workers_of_any_speed(calm):
@@ -308,5 +308,5 @@ def test_a_cancelled_call_leaves_the_worker_at_work(feed):
     calls = [handle.compress.remote(clip, digest) for clip in clips(4, "slow")]
     for call in calls[:2]:
         ray.cancel(call)
-    assert [ray.get(call, timeout=30).index for call in calls[2:]] == [2, 3]
+    assert [ray.get(call, timeout=200).index for call in calls[2:]] == [2, 3]
     assert failed(group.compress_stream(clips(3))) == []

@@ -64,7 +64,7 @@ def start(cluster, folder, compress):
 
 
 def pid_of(actor) -> int:
-    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=30)
+    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=200)
 
 
 def wait_for_clips(folder: Path, count: int, timeout_s: float = 60.0) -> None:
@@ -140,7 +140,7 @@ def test_a_killed_command_is_finished_by_the_next_one(compress, undisturbed, tmp
     killed = command(tmp_path, compress)
     wait_for_clips(tmp_path, point)
     killed.kill()
-    killed.communicate(timeout=30)
+    killed.communicate(timeout=200)
     committed = len(digests(tmp_path))
     again = command(tmp_path, compress)
     output, _ = again.communicate(timeout=120)

@@ -41,7 +41,7 @@ def compress(tmp_path_factory) -> CompressSettings:
 
 def node_of(actor) -> str:
     call = actor.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())
-    return ray.get(call, timeout=60)
+    return ray.get(call, timeout=200)
 
 
 def test_two_nodes_give_the_same_records_as_one_process(nodes, compress, tmp_path):

@@ -40,7 +40,7 @@ def redis_url(tmp_path):
     command = [str(find_server().path), "--port", str(port), "--bind", "127.0.0.1"]
     command += ["--dir", str(tmp_path), "--save", "", "--maxmemory-policy", "noeviction"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        until_s = time.monotonic() + 10
+        until_s = time.monotonic() + 100
         while not answers(port):
             assert time.monotonic() < until_s, "the server did not start in 10 s"
             time.sleep(0.05)

@@ -129,7 +129,7 @@ def test_threads_of_one_tower_keep_their_own_sums():
     for frame in pixels:
         tower(frame)
         expected.append(probe.take())
-    barrier, got = threading.Barrier(6, timeout=10), {}
+    barrier, got = threading.Barrier(6, timeout=100), {}
 
     def run(i: int) -> None:
         tower(pixels[i])

@@ -8,7 +8,7 @@ ABSENT = ["ray", "av", "redis", "pyarrow"]
 
 def run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=50, capture_output=True, text=True
+        [sys.executable, "-c", code], check=True, timeout=200, capture_output=True, text=True
     )
     return done.stdout
 

@@ -75,14 +75,14 @@ def test_a_stall_ends_in_an_error(tokenizer):
     release = threading.Event()
 
     def generate(streamer, stopping_criteria):
-        release.wait(10)
+        release.wait(100)
 
     start_s = time.monotonic()
     with pytest.raises(ModelError, match=r"no token within 0\.1 s"):
         list(stream_text(generate, tokenizer, 0.1))
     release.set()
 
-    assert time.monotonic() - start_s < 5
+    assert time.monotonic() - start_s < 50
 
 
 def test_leaving_stops_the_generation(folder):
@@ -92,7 +92,7 @@ def test_leaving_stops_the_generation(folder):
     next(answer)
     answer.close()
 
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 100
     while generating_threads() and time.monotonic() < deadline_s:
         time.sleep(0.01)
     assert not generating_threads()
