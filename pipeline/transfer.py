@@ -7,16 +7,18 @@ from pipeline.errors import InvalidQuery
 from pipeline.ingest.identity import describe_source, known_info
 from pipeline.ingest.lease import new_writer, take_lease
 from pipeline.store import ClipStore
-from pipeline.store.arrow import decode_clip, exported_info, iter_exported
+from pipeline.store.arrow import ExportedFacts, decode_clip, exported_facts, iter_exported
 from pipeline.types import Lease, StreamInfo
 
 LEASE_S = 30.0
+UNFINISHED = "ImportBrokenOff: not all clips of the export are there; import it again"
 
 
 def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
     """Put all clips of an exported file into their stream; how many.
 
-    A clip that is there already is left as it is.
+    A clip that is there already is left as it is. Until the last one is there the stream is
+    `paused` and says that an import was broken off; gaps and status come with the last one.
 
     Raises:
         InvalidQuery: the file is of another stream, or holds no clip.
@@ -24,7 +26,7 @@ def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
         Conflict, FingerprintMismatch, LeaseHeld: the stream holds something else.
     """
     lease = take_lease(store, stream_id, writer=new_writer(), lease_s=LEASE_S)
-    count = 0
+    count, final = 0, None
     try:
         for key, blob in iter_exported(path):
             record = decode_clip(blob, key=key)
@@ -34,10 +36,12 @@ def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
                     "under its own id"
                 )
             if not count:
-                _make_known(store, stream_id, path, record.fingerprint, lease)
+                final = _begin(store, stream_id, path, record.fingerprint, lease)
             store.put_record(key, blob, lease)
             store.renew_lease(lease)
             count += 1
+        if final is not None:
+            _end(store, final, lease)
     finally:
         store.release_lease(lease)
     if not count:
@@ -45,18 +49,33 @@ def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
     return count
 
 
-def _make_known(
+def _begin(
     store: ClipStore, stream_id: str, path: Path, fingerprint: str, lease: Lease
-) -> None:
-    known = known_info(store, stream_id)
+) -> ExportedFacts:
+    """Make the stream known as not whole; what it is to be once all clips are there."""
+    known, facts = known_info(store, stream_id), _facts_of(stream_id, path, fingerprint)
     if known is None:
-        store.put_info(_exported_info(stream_id, path, fingerprint), lease=lease)
+        begun = replace(facts.info, status="paused", error=UNFINISHED)
+        store.put_info(begun, lease=lease)
+    elif known.error != UNFINISHED:
+        return replace(facts, info=known)  # what is known here stays
+    return facts
 
 
-def _exported_info(stream_id: str, path: Path, fingerprint: str) -> StreamInfo:
+def _end(store: ClipStore, final: ExportedFacts, lease: Lease) -> None:
+    there = {gap.identity for gap in store.list_gaps(lease.stream_id)}
+    for gap in final.gaps:
+        if gap.identity not in there:
+            store.put_gap(gap, lease)
+    store.put_info(final.info, lease=lease)
+
+
+def _facts_of(stream_id: str, path: Path, fingerprint: str) -> ExportedFacts:
     """What the export says of its stream; nothing writes an imported one, so it is not running."""
-    info = exported_info(path)
-    if info is None or (info.stream_id, info.fingerprint) != (stream_id, fingerprint):
+    facts = exported_facts(path)
+    if facts is None or (facts.info.stream_id, facts.info.fingerprint) != (stream_id, fingerprint):
         source = describe_source(str(path))
-        return StreamInfo(stream_id, source, "imported", fingerprint, "complete")
-    return replace(info, status="paused") if info.status == "running" else info
+        return ExportedFacts(StreamInfo(stream_id, source, "imported", fingerprint, "complete"))
+    if facts.info.status == "running":
+        return replace(facts, info=replace(facts.info, status="paused"))
+    return facts

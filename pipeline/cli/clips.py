@@ -17,6 +17,8 @@ from pipeline.cli.output import (
 
 app = typer.Typer(help="Records of a stream: list, export, import, verify.", no_args_is_help=True)
 
+REPAIR_LEASE_S = 600.0
+"""Every record is read meanwhile."""
 _FROM = typer.Option(None, "--from", help="Start: 14:00, 750, -10m, ISO 8601.")
 _TO = typer.Option(None, "--to", help="End, in the same forms.")
 
@@ -52,16 +54,22 @@ def export(
     output: Path = typer.Option(..., "--output", "-o", help="Arrow file to write."),
     start: str = _FROM,
     end: str = _TO,
+    force: bool = typer.Option(False, "--force", help="Replace a file that is there."),
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Write the clips of a range to one Arrow file that pyarrow and pandas read."""
+    from dataclasses import replace
+
     from pipeline.store.arrow import export_clips
     from pipeline.store.keys import record_id
 
     with _store(context) as store:
-        spans = _spans(store, name, start, end)
+        spans, info = _spans(store, name, start, end), store.get_info(name)
+        if start is not None or end is not None:  # there, the rest is still to come
+            info = replace(info, status="paused")
+        gaps = [gap for gap in store.list_gaps(name) if _touches(spans, gap)]
         records = ((record_id(s.stream_id, s.epoch, s.index), store.get_record(s)) for s in spans)
-        count = export_clips(records, output, info=store.get_info(name))
+        count = export_clips(records, output, info=info, gaps=gaps, replace=force)
     if as_json:
         print_json({"clips": count, "output": str(output)})
     else:
@@ -97,11 +105,45 @@ def verify(context: typer.Context, name: str, as_json: bool = typer.Option(False
     if as_json:
         print_json({**to_plain(report), "ok": report.ok})
     else:
-        for _, error in report.corrupt:
+        for error in (*(error for _, error in report.corrupt), *report.bad_rows):
             note(one_line(ValueError(error)))
         size = megabytes(report.size_bytes)
-        print(f"{name}: {report.num_clips} clips, {size}, {len(report.corrupt)} corrupt")
+        num_corrupt = len(report.corrupt) + len(report.bad_rows)
+        print(f"{name}: {report.num_clips} clips, {size}, {num_corrupt} corrupt")
     return 0 if report.ok else 1
+
+
+@app.command("repair")
+def repair_clips(
+    context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")
+) -> int:
+    """Drop records that do not read; have the next ingest fill in what is lost or failed."""
+    from pipeline.ingest.lease import new_writer, take_lease
+    from pipeline.store.repair import repair
+
+    with _store(context) as store:
+        store.get_info(name)
+        lease = take_lease(store, name, writer=new_writer(), lease_s=REPAIR_LEASE_S)
+        try:
+            done = repair(store, lease)
+        finally:
+            store.release_lease(lease)
+    if as_json:
+        print_json(done)
+    elif done.goes_on_at_s is None:
+        print(f"{name}: nothing is missing")
+    else:
+        print(
+            f"{name}: {done.damaged} damaged, {done.failed} failed; ingest its source again to "
+            f"fill them in from {hms(done.goes_on_at_s)}"
+        )
+    return 0
+
+
+def _touches(spans, gap) -> bool:
+    """Whether a gap lies among the clips, or at their ends."""
+    starts, ends = (s.start_s for s in spans), (s.end_s for s in spans)
+    return bool(spans) and gap.end_s >= min(starts) and gap.start_s <= max(ends)
 
 
 def _spans(store, name: str, start: str | None, end: str | None) -> list:

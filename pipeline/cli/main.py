@@ -11,7 +11,7 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import ask, bench, clips, doctor, ingest, streams
+from pipeline.cli import ask, bench, clips, doctor, ingest, store, streams
 from pipeline.cli.arguments import EVERYWHERE, arrange
 from pipeline.cli.output import Common, one_line, print_json, warn_of_variables
 from pipeline.errors import KINDS, kind_of
@@ -27,7 +27,12 @@ app = typer.Typer(
 )
 for command in (doctor.doctor, doctor.config, doctor.demo, ingest.ingest, ask.ask):
     app.command(epilog=EVERYWHERE)(command)
-for name, group in (("streams", streams.app), ("clips", clips.app), ("bench", bench.app)):
+for name, group in (
+    ("streams", streams.app),
+    ("clips", clips.app),
+    ("store", store.app),
+    ("bench", bench.app),
+):
     app.add_typer(group, name=name, epilog=EVERYWHERE)
 
 

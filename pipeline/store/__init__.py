@@ -47,5 +47,6 @@ def embedded_folder(url: str) -> Path:
     parts = urlsplit(url)
     path = unquote(parts.netloc + parts.path)
     if parts.scheme != "embedded" or not path:
-        raise InvalidSettings(f"store URL {url!r}: expected embedded:///folder")
+        shown = redact_url(url)
+        raise InvalidSettings(f"store URL {shown!r}: expected embedded:///folder")
     return Path(path).expanduser().absolute()

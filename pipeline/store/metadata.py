@@ -17,8 +17,8 @@ from pipeline.types import require_stream_id
 from workers.types import ClipStats, CompressedClip
 
 STAT_COUNTS = ("frames_in", "tokens_in", "tokens_out", "damaged", "shed")
-NUM_KEYS = 14
-"""Of the text form."""
+NUM_KEYS = {1: 14}
+"""Of the text form, by the record's version."""
 MAX_FRAMES = 1 << 15
 """`frame` is an int16 column."""
 MAX_CELLS = 1 << 15
@@ -111,7 +111,7 @@ def to_text(metadata: ClipMetadata, version: int) -> dict[str, str]:
         "aot.coverage": repr(metadata.coverage),
         "aot.stats": json.dumps(stats, separators=(",", ":")),
     }
-    assert len(text) == NUM_KEYS
+    assert len(text) == NUM_KEYS[version]
     return text
 
 
@@ -137,7 +137,7 @@ def from_text(text: Mapping[str, str]) -> ClipMetadata:
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptValue(f"metadata of a record does not read: {error!r:.200}") from error
-    if len(text) != NUM_KEYS or text.get("aot.coverage") != repr(metadata.coverage):
+    if len(text) != NUM_KEYS.get(version) or text.get("aot.coverage") != repr(metadata.coverage):
         raise CorruptValue(f"{metadata.record_id}: metadata this version {version} does not write")
     return metadata
 

@@ -4,16 +4,18 @@ import dataclasses
 
 import pytest
 
+from pipeline import transfer
 from pipeline.ask.run import Question, ask
-from pipeline.errors import CorruptValue, InvalidQuery, LeaseHeld
+from pipeline.errors import CorruptValue, InvalidQuery, LeaseHeld, StoreUnavailable
 from pipeline.ingest.lease import holder_text
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.arrow import export_clips, exported_info
+from pipeline.store.arrow import export_clips, exported_facts, iter_exported
 from pipeline.store.keys import record_id
 from pipeline.transfer import import_stream
+from pipeline.types import Gap
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.support import digests, rows
 from workers.models import open_language_model
@@ -101,7 +103,7 @@ def test_a_stream_exported_while_it_ran_is_not_running_elsewhere(opened, elsewhe
 
 def test_an_export_without_stream_facts_is_still_taken(opened, elsewhere, exported):
     path = write(opened, exported.with_name("bare.arrow"))
-    assert exported_info(path) is None
+    assert exported_facts(path) is None
     import_stream(elsewhere, "walk", path)
     assert elsewhere.get_info("walk").model_id == "imported"
     assert digests(elsewhere, "walk") == digests(opened, "walk")
@@ -132,6 +134,46 @@ def test_a_stream_whose_session_was_killed_is_taken(opened, exported, elsewhere)
     """It says `running` for ever, and nobody writes."""
     elsewhere.put_info(dataclasses.replace(opened.get_info("walk"), status="running"))
     assert import_stream(elsewhere, "walk", exported) == CLIPS
+
+
+def test_gaps_and_status_come_along(opened, exported, elsewhere):
+    gaps = [Gap("walk", 0, 20.0, 31.5, "disconnected", 1.7e9), Gap("walk", 0, 40.0, 48.0, "failed")]
+    info = dataclasses.replace(opened.get_info("walk"), status="failed", error="Truncated: early")
+    path = write(opened, exported.with_name("gaps.arrow"), info=info, gaps=gaps)
+    import_stream(elsewhere, "walk", path)
+    assert elsewhere.list_gaps("walk") == gaps
+    assert elsewhere.get_info("walk") == info
+    assert import_stream(elsewhere, "walk", path) == CLIPS
+    assert elsewhere.list_gaps("walk") == gaps
+
+
+def test_an_import_that_breaks_off_is_not_complete_and_can_be_finished(
+    opened, exported, elsewhere, monkeypatch
+):
+    def break_off(path):
+        for number, record in enumerate(iter_exported(path)):
+            if number == 2:
+                raise StoreUnavailable("away")
+            yield record
+
+    with monkeypatch.context() as context:
+        context.setattr(transfer, "iter_exported", break_off)
+        with pytest.raises(StoreUnavailable):
+            import_stream(elsewhere, "walk", exported)
+    assert len(elsewhere.list_spans("walk")) == 2
+    broken = elsewhere.get_info("walk")
+    assert (broken.status, broken.error.partition(":")[0]) == ("paused", "ImportBrokenOff")
+    import_stream(elsewhere, "walk", exported)
+    assert elsewhere.get_info("walk") == opened.get_info("walk")
+    assert digests(elsewhere, "walk") == digests(opened, "walk")
+
+
+def test_changed_facts_of_the_stream_are_refused(opened, exported, elsewhere):
+    data = exported.read_bytes()
+    assert data.count(b'"status":"complete"')
+    exported.write_bytes(data.replace(b'"status":"complete"', b'"status":"running!"'))
+    with pytest.raises(CorruptValue, match="changed"):
+        import_stream(elsewhere, "walk", exported)
 
 
 def flip(path, place):

@@ -21,7 +21,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.store.arrow.export import export_clips, exported_info, iter_exported
+    from pipeline.store.arrow.export import (
+        ExportedFacts,
+        export_clips,
+        exported_facts,
+        iter_exported,
+    )
     from pipeline.store.arrow.record import (
         ClipRecord,
         decode_clip,
@@ -33,10 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClipRecord",
+    "ExportedFacts",
     "decode_clip",
     "encode_clip",
     "export_clips",
-    "exported_info",
+    "exported_facts",
     "iter_exported",
     "record_body",
     "record_schema",
@@ -44,7 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "export": ("export_clips", "exported_info", "iter_exported"),
+    "export": ("ExportedFacts", "export_clips", "exported_facts", "iter_exported"),
     "record": ("ClipRecord", "decode_clip", "encode_clip", "record_body", "same_content"),
     "stream": ("record_schema",),
 }

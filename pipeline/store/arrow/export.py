@@ -20,15 +20,16 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import (
+    Conflict,
     CorruptValue,
     InvalidRecord,
     NoFootage,
@@ -48,10 +49,12 @@ from pipeline.store.arrow.stream import (
     serialise,
 )
 from pipeline.store.metadata import ClipMetadata, from_text
-from pipeline.types import StreamInfo
+from pipeline.types import Gap, StreamInfo
 
 DIGEST = "aot.content_sha256"
 STREAM = "aot.stream_info"
+GAPS = "aot.stream_gaps"
+FACTS_DIGEST = "aot.stream_sha256"
 PLACE = pa.schema(
     [
         pa.field("epoch", pa.int32(), nullable=False),
@@ -65,15 +68,34 @@ _FILE_MAGIC_BYTES = 8
 """An Arrow file is `ARROW1\\0\\0`, then an IPC stream, then a footer."""
 
 
+@dataclass(frozen=True)
+class ExportedFacts:
+    """What an export says of its stream beside the clips."""
+
+    info: StreamInfo
+    gaps: tuple[Gap, ...] = ()
+
+
 def export_clips(
-    records: Iterable[tuple[str, bytes]], path: Path, *, info: StreamInfo | None = None
+    records: Iterable[tuple[str, bytes]],
+    path: Path,
+    *,
+    info: StreamInfo | None = None,
+    gaps: Iterable[Gap] = (),
+    replace: bool = True,
 ) -> int:
     """Write (record id, record) pairs to `path`; how many. One clip in memory at a time.
 
-    `info`, what is known of their stream, goes with them. The file appears whole or not at all.
-    All clips must be of one dtype and width. Raises `NoFootage` for none, `CorruptValue` for one
-    that is not what was written.
+    `info` and `gaps`, what is known of their stream, go with them, under a digest. The file appears
+    whole and on disk, or not at all. All clips must be of one dtype and width.
+
+    Raises:
+        NoFootage: no clip.
+        CorruptValue: one that is not what was written.
+        Conflict: the file is there and is not to be replaced.
     """
+    if not replace and path.exists():
+        raise Conflict(f"{path} is there already; name another file, or replace it with --force")
     num_clips = 0
     widened = (_widen(key, blob) for key, blob in records)
     with _replacing(path) as sink:
@@ -82,7 +104,8 @@ def export_clips(
             raise NoFootage("no clips to export; widen the range")
         schema = first[0].schema
         if info is not None:
-            schema = schema.with_metadata({**(schema.metadata or {}), STREAM: _info_text(info)})
+            facts = _facts_text(info, gaps)
+            schema = schema.with_metadata({**(schema.metadata or {}), **facts})
         with pa.ipc.new_file(sink, schema) as writer:
             for batch, metadata in chain([first], widened):
                 if not batch.schema.equals(schema):
@@ -95,49 +118,73 @@ def export_clips(
     return num_clips
 
 
-def exported_info(path: Path) -> StreamInfo | None:
+def exported_facts(path: Path) -> ExportedFacts | None:
     """What was known of the stream an export was made of; None where the export does not say.
 
     Raises `CorruptValue` for a file that is not what was written.
     """
     with _opened(path) as handle:
         try:
-            metadata = pa.ipc.open_file(handle).schema.metadata or {}
-            text = metadata.get(STREAM.encode())
-            return None if text is None else StreamInfo(**json.loads(text))
+            text = as_text(_open_sequence(handle).schema.metadata, path.name)
+            if STREAM not in text:
+                return None
+            if FACTS_DIGEST in text and text[FACTS_DIGEST] != _facts_digest(text):
+                raise ValueError("what it says of its stream changed")
+            gaps = (Gap(**gap) for gap in json.loads(text.get(GAPS, "[]")))
+            return ExportedFacts(StreamInfo(**json.loads(text[STREAM])), tuple(gaps))
         except (*ARROW_ERRORS, TypeError, RecursionError, InvalidRecord) as error:
             raise CorruptValue(
                 f"{path.name}: not an exported Arrow file: {error!r:.200}"
             ) from error
 
 
-def _info_text(info: StreamInfo) -> str:
-    return json.dumps(asdict(info), separators=(",", ":"))
+def _facts_text(info: StreamInfo, gaps: Iterable[Gap]) -> dict[str, str]:
+    text = {
+        STREAM: json.dumps(asdict(info), separators=(",", ":")),
+        GAPS: json.dumps([asdict(gap) for gap in gaps], separators=(",", ":")),
+    }
+    return {**text, FACTS_DIGEST: _facts_digest(text)}
+
+
+def _facts_digest(text: Mapping[str, str]) -> str:
+    facts = [text.get(name, "") for name in (STREAM, GAPS)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def iter_exported(path: Path) -> Iterator[tuple[str, bytes]]:
     """The (record id, record) pairs of an exported file, each checked, one at a time.
 
-    Raises `CorruptValue` for a file that is not what was written, whatever happened to it.
+    Only messages that were looked at are read, in their sequence: the footer could name others that
+    lie within them. Raises `CorruptValue` for a file that is not what was written, whatever
+    happened to it.
     """
     with _opened(path) as handle:
         try:
-            _check_messages(handle)
+            num_batches = _check_messages(handle)
             handle.seek(0)
-            reader = pa.ipc.open_file(handle)
-            check_schema(reader.schema, path.name, before=PLACE)  # the footer has one of its own
+            reader = pa.ipc.open_file(handle)  # its footer says whether the end is there
+            check_schema(reader.schema, path.name, before=PLACE)
+            if reader.num_record_batches != num_batches:
+                raise ValueError(f"{num_batches} clips, expected {reader.num_record_batches}")
+            sequence = _open_sequence(handle)
         except ARROW_ERRORS as error:
             raise CorruptValue(
                 f"{path.name}: not an exported Arrow file: {error!r:.200}"
             ) from error
-        for number in range(reader.num_record_batches):
+        for number in range(num_batches):
             try:
-                wide = reader.get_batch_with_custom_metadata(number)
+                wide = sequence.read_next_batch_with_custom_metadata()
                 wide.batch.validate(full=True)
                 metadata = dict(wide.custom_metadata or {})
             except ARROW_ERRORS as error:
                 raise CorruptValue(f"{path.name}, clip {number}: {error!r:.200}") from error
             yield _narrow(wide.batch, metadata, f"{path.name}, clip {number}")
+
+
+def _open_sequence(handle: BinaryIO) -> Any:
+    """The messages as they follow each other, whatever the footer says."""
+    handle.seek(_FILE_MAGIC_BYTES)
+    return pa.ipc.open_stream(handle)
 
 
 def _widen(key: str, blob: bytes) -> tuple[pa.RecordBatch, dict[str, str]]:
@@ -186,15 +233,18 @@ def _content_digest(text: Mapping[str, str], columns: Columns) -> str:
     return sha.hexdigest()
 
 
-def _check_messages(handle: BinaryIO) -> None:
-    """Refuse compressed and oversized batches before the file reader would load them."""
+def _check_messages(handle: BinaryIO) -> int:
+    """How many batches; compressed and oversized ones are refused before one would be loaded."""
     handle.seek(_FILE_MAGIC_BYTES)
     messages = pa.ipc.MessageReader.open_stream(handle)
     check_schema(pa.ipc.read_schema(messages.read_next_message()), "export", before=PLACE)
+    num_batches = 0
     for message in messages:
         if message.type != "record batch":
             raise ValueError(f"a message of type {message.type!r} in an export")
         check_batch_message(message)
+        num_batches += 1
+    return num_batches
 
 
 @contextmanager
@@ -214,10 +264,22 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         with part.open("wb") as handle:
             yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
         part.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         kind = StoreFull if "No space left" in str(error) else StoreUnavailable
         raise kind(f"{path}: {error.strerror or error}; nothing was written there") from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name is on disk too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -33,7 +33,7 @@ class RedisStore(RedisClips, VerifiedReads):
         try:
             facts = self._ask_facts("open")
             require_no_eviction(facts, self._where)
-            if facts.get("redis_mode") == "cluster":
+            if facts.get("cluster_enabled"):
                 self._client.close()
                 with self._translated("open"):
                     self._client = connect_cluster(config)
@@ -59,7 +59,7 @@ class RedisStore(RedisClips, VerifiedReads):
     def check(self) -> StoreHealth:
         facts = self._ask_facts("check")
         problems = tuple(iter_problems(facts, self._config.url)) if facts else (NO_INFO,)
-        mode = " cluster" if facts.get("redis_mode") == "cluster" else ""
+        mode = " cluster" if facts.get("cluster_enabled") else ""
         return StoreHealth(f"{name_server(facts)}{mode}", problems)
 
     def close(self) -> None:

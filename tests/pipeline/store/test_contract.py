@@ -1,6 +1,7 @@
 """What every store promises, on every store."""
 
 import dataclasses
+import threading
 import time
 
 import pytest
@@ -14,10 +15,12 @@ from pipeline.errors import (
     LeaseHeld,
     LeaseLost,
     MissingValue,
+    StoreWentBack,
     UnknownStream,
 )
 from pipeline.store.arrow import encode_clip
-from pipeline.types import Gap, Position, StreamInfo
+from pipeline.store.repair import repair
+from pipeline.types import Gap, Position, StreamInfo, StreamOverview, StreamTotals
 
 
 @pytest.fixture
@@ -380,3 +383,131 @@ def test_an_open_clip_goes_with_its_stream(store, lease, make_clip):
     store.delete_stream(lease.stream_id)
 
     assert store.get_open(lease.stream_id) is None
+
+
+def test_an_overview_adds_up_what_the_index_says(store, lease, make_clip):
+    spans = [put(store, make_clip(index), lease) for index in (0, 1, 5)]
+    put(store, make_clip(1), lease)
+    store.put_gap(Gap("lobby", 0, 8.0, 20.0, "gap"), lease)
+    overview = store.get_overview("lobby")
+    size_bytes = sum(span.size_bytes for span in spans)
+    assert overview.totals == StreamTotals(3, 15, size_bytes, 12.0, 0.0, 24.0)
+    assert (overview.info, overview.num_gaps) == (store.get_info("lobby"), 1)
+    assert (overview.position, overview.writer) == (store.get_position("lobby"), lease)
+
+
+def test_totals_do_not_depend_on_the_order_of_clips_and_epochs(store, lease, make_clip):
+    for index, epoch, start_s in ((3, 1, 0.0), (0, 0, 100.0), (4, 1, 4.0), (1, 0, 104.0)):
+        put(store, make_clip(index, epoch=epoch, start_s=start_s), lease)
+    totals = store.get_overview("lobby").totals
+    assert (totals.clips, totals.footage_s) == (4, 16.0)
+    assert (totals.start_s, totals.end_s) == (0.0, 108.0)
+
+
+def test_a_lease_alone_makes_no_stream(store, lease):
+    store.acquire_lease("hall", "tests")
+    assert store.list_streams() == ["lobby"]
+    assert [overview.info.stream_id for overview in store.iter_overviews()] == ["lobby"]
+    with pytest.raises(UnknownStream):
+        store.put_gap(
+            Gap("hall", 0, 0, 1, "paused"), store.acquire_lease("hall", "x", takeover=True)
+        )
+
+
+def test_a_stream_removed_while_it_is_written_leaves_nothing(store, lease, info, make_clip):
+    put(store, make_clip(0), lease)
+    store.delete_stream("lobby")
+    for write in (
+        lambda: put(store, make_clip(1), lease),
+        lambda: store.put_gap(Gap("lobby", 0, 4, 5, "gap"), lease),
+        lambda: store.put_info(dataclasses.replace(info, status="failed"), lease=lease),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    assert store.list_streams() == []
+    assert list(store.iter_overviews()) == []
+    with pytest.raises(UnknownStream):
+        store.get_overview("lobby")
+
+
+def test_a_list_beside_somebody_who_makes_and_removes_streams(store, info):
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            store.put_info(dataclasses.replace(info, stream_id="hall"))
+            store.delete_stream("hall")
+
+    store.put_info(info)
+    other = threading.Thread(target=churn)
+    other.start()
+    try:
+        for _ in range(100):
+            listed = list(store.iter_overviews())
+            assert all(isinstance(overview, StreamOverview) for overview in listed)
+            assert "lobby" in [overview.info.stream_id for overview in listed]
+    finally:
+        stop.set()
+        other.join(timeout=20)
+
+
+def test_a_gap_told_again_is_one_gap(store, lease):
+    store.put_gap(Gap("lobby", 0, 10.0, 12.0, "disconnected"), lease)
+    longer = Gap("lobby", 0, 10.0, 30.0, "disconnected", wall_start_s=1.7e9)
+    store.put_gap(longer, lease)
+    other = Gap("lobby", 1, 10.0, 30.0, "disconnected")
+    store.put_gap(other, lease)
+    assert sorted(store.list_gaps("lobby"), key=lambda gap: gap.epoch) == [longer, other]
+
+
+def test_a_clip_that_comes_after_all_takes_its_gap_away(store, lease, make_clip):
+    kept = Gap("lobby", 0, 4.0, 8.0, "gap")
+    for gap in (kept, Gap("lobby", 0, 4.0, 8.0, "failed"), Gap("lobby", 0, 8.0, 12.0, "failed")):
+        store.put_gap(gap, lease)
+    put(store, make_clip(1), lease)
+    assert [(gap.start_s, gap.reason) for gap in store.list_gaps("lobby")] == [
+        (4.0, "gap"),
+        (8.0, "failed"),
+    ]
+
+
+def test_a_store_behind_what_its_writer_was_told_is_an_error(store, lease, info, make_clip):
+    for index in range(3):
+        put(store, make_clip(index), lease)
+    for write in (
+        lambda: store.put_clip(make_clip(6), lease, fingerprint="f1", after=(0, 5)),
+        lambda: store.put_gap(Gap("lobby", 0, 24, 30, "gap"), lease, after=(0, 5)),
+        lambda: store.put_info(dataclasses.replace(info, status="complete"), after=(0, 5)),
+    ):
+        with pytest.raises(
+            StoreWentBack, match=r"clip 5 of epoch 0 was stored, now .* clip 2"
+        ) as e:
+            write()
+        assert e.value.last == (0, 2)
+    assert len(store.list_spans("lobby")) == 3
+    assert store.get_info("lobby").status == "running"
+    store.put_clip(make_clip(3), lease, fingerprint="f1", after=(0, 2))
+
+
+def test_a_repaired_stream_goes_on_at_its_first_hole(store, lease, info, make_clip):
+    for index in (0, 1, 3, 4):
+        put(store, make_clip(index), lease)
+    store.put_gap(Gap("lobby", 0, 8.0, 12.0, "failed"), lease)
+    store.put_info(dataclasses.replace(info, status="complete"), lease=lease)
+    done = repair(store, lease)
+    assert (done.damaged, done.failed, done.goes_on_at_s) == (0, 1, 8.0)
+    assert store.get_position("lobby") == Position(0, 1, 8.0, 7.0)
+    assert store.get_info("lobby").status == "paused"
+    for index in (2, 3, 4):  # as an ingest does: from the position on
+        put(store, make_clip(index), lease)
+    assert [span.index for span in store.list_spans("lobby")] == [0, 1, 2, 3, 4]
+    assert store.list_gaps("lobby") == []
+    assert store.get_overview("lobby").totals.clips == 5
+    assert repair(store, lease).goes_on_at_s is None
+
+
+def test_a_sound_stream_is_not_changed_by_a_repair(store, lease, make_clip):
+    put(store, make_clip(7), lease)
+    before = store.get_overview("lobby")
+    assert repair(store, lease).goes_on_at_s is None
+    assert store.get_overview("lobby") == before

@@ -9,7 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import CorruptValue, NoFootage, SchemaMismatch, StoreFull, StoreUnavailable
+from pipeline.errors import (
+    Conflict,
+    CorruptValue,
+    NoFootage,
+    SchemaMismatch,
+    StoreFull,
+    StoreUnavailable,
+)
 from pipeline.store.arrow import encode_clip, export_clips, iter_exported
 
 
@@ -192,3 +199,43 @@ def test_tokens_keep_their_bits(make_clip, tmp_path):
     export_clips(iter(records_of([clip])), tmp_path / "c.arrow")
     bits = np.stack(pa.ipc.open_file(tmp_path / "c.arrow").read_all()["token"].to_numpy())
     assert np.array_equal((bits.astype("u4") << 16).view("f4"), clip.tokens.tokens.float().numpy())
+
+
+def test_a_footer_that_names_other_blocks_is_not_followed(records, tmp_path):
+    """It names clip 0 twice and clip 2 never: the sequence is read, which was looked at."""
+    path = tmp_path / "a.arrow"
+    export_clips(iter(records), path)
+    data = path.read_bytes()
+    size = int.from_bytes(data[-10:-6], "little")
+    footer = data[-10 - size : -10]
+    offsets = [footer.find(n.to_bytes(8, "little")) for n in _block_offsets(data)]
+    assert all(at >= 0 for at in offsets)
+    forged = bytearray(footer)
+    forged[offsets[2] : offsets[2] + 8] = footer[offsets[0] : offsets[0] + 8]
+    path.write_bytes(data[: -10 - size] + bytes(forged) + data[-10:])
+    assert list(iter_exported(path)) == records
+
+
+def _block_offsets(data):
+    """Where each message of the sequence after the schema begins."""
+    at, offsets = 8, []
+    while int.from_bytes(data[at + 4 : at + 8], "little"):
+        reader = pa.BufferReader(data[at:])
+        pa.ipc.read_message(reader)
+        offsets.append(at)
+        at += reader.tell()
+    return offsets[1:]
+
+
+def test_a_sequence_that_ends_early_is_refused(exported):
+    data = exported.read_bytes()
+    exported.write_bytes(data[: _block_offsets(data)[2]])
+    with pytest.raises(CorruptValue):
+        list(iter_exported(exported))
+
+
+def test_a_file_that_is_there_is_replaced_only_when_told(records, exported):
+    before = exported.read_bytes()
+    with pytest.raises(Conflict, match=r"there already; .* --force"):
+        export_clips(iter(records[:1]), exported, replace=False)
+    assert exported.read_bytes() == before

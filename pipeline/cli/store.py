@@ -1,0 +1,42 @@
+"""`aot store`: the embedded server of this machine: how it stands, and how to stop it."""
+
+import typer
+
+from pipeline.cli.output import megabytes, print_json, print_table, settings_of, to_plain
+
+app = typer.Typer(help="The embedded store's server: status, stop.", no_args_is_help=True)
+
+
+@app.command()
+def status(context: typer.Context, as_json: bool = typer.Option(False, "--json")) -> int:
+    """How the server stands; starts nothing. Exit 1 where none runs."""
+    from pipeline.store.embedded import embedded_status
+
+    found = embedded_status(_folder(context))
+    if as_json:
+        print_json(to_plain(found))
+    else:
+        facts = {**to_plain(found), "disk_bytes": megabytes(found.disk_bytes)}
+        print_table(("", ""), ((name, "" if v is None else v) for name, v in facts.items()))
+    return 0 if found.state == "ready" else 1
+
+
+@app.command()
+def stop(context: typer.Context, as_json: bool = typer.Option(False, "--json")) -> int:
+    """Flush to disk and stop the server; the next command that needs it starts it again."""
+    from pipeline.store.embedded import stop_embedded
+
+    folder = _folder(context)
+    stopped = stop_embedded(folder)
+    if as_json:
+        print_json({"folder": str(folder), "stopped": stopped})
+    else:
+        print(f"{folder}: {'stopped' if stopped else 'no server was running'}")
+    return 0
+
+
+def _folder(context: typer.Context):
+    """Of the embedded store that the settings name; `InvalidSettings` where they name another."""
+    from pipeline.store import embedded_folder
+
+    return embedded_folder(settings_of(context).store.url)

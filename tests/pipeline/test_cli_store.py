@@ -1,0 +1,57 @@
+"""`aot store` and `aot clips repair`, on a server of their own."""
+
+import pytest
+
+from pipeline.store.embedded import stop_embedded
+from pipeline.store.keys import Keys
+from tests.pipeline.support import digests
+
+
+@pytest.fixture
+def folder(environment, tmp_path, monkeypatch):
+    path = tmp_path / "own"
+    monkeypatch.setenv("AOT_STORE__URL", f"embedded://{path}")
+    yield path
+    if path.is_dir():
+        stop_embedded(path)
+
+
+def test_the_server_is_looked_at_and_stopped(folder, run):
+    assert run("store", "status").code == 1
+    assert run("streams").code == 0
+    found = run("store", "status", "--json")
+    assert (found.code, found.json["state"], found.json["appendfsync"]) == (0, "ready", "everysec")
+    assert run("store", "stop", "--json").json["stopped"]
+    assert run("store", "stop").out.endswith("no server was running\n")
+
+
+def test_a_store_that_is_not_embedded_has_no_server_to_stop(environment, run, monkeypatch):
+    monkeypatch.setenv("AOT_STORE__URL", "redis://u:hunter2@localhost:1/0")
+    ran = run("store", "stop")
+    assert ran.code == 2
+    assert "expected embedded:///folder" in ran.err
+    assert "hunter2" not in ran.err
+
+
+def test_a_damaged_stream_is_repaired_and_filled_in_again(run, video, opened, environment):
+
+    assert run("ingest", video, "--stream", "walk").code == 0
+    whole = digests(opened, "walk")
+    client, key = opened._client, Keys(environment.namespace).clip("walk", 0, 3)
+    client.setrange(key, 90, "damage")
+    assert run("clips", "verify", "walk").code == 1
+    assert run("clips", "repair", "walk", "--json").json["damaged"] == 1
+    assert run("ingest", video, "--stream", "walk").code == 0
+    assert run("clips", "verify", "walk").code == 0
+    assert digests(opened, "walk") == whole
+    assert "nothing is missing" in run("clips", "repair", "walk").out
+
+
+def test_an_export_does_not_replace_a_file_unasked(run, video, opened, tmp_path):
+    assert run("ingest", video, "--stream", "walk").code == 0
+    output = tmp_path / "walk.arrow"
+    assert run("clips", "export", "walk", "-o", output).code == 0
+    ran = run("clips", "export", "walk", "-o", output)
+    assert ran.code == 1
+    assert "--force" in ran.err
+    assert run("clips", "export", "walk", "-o", output, "--force").code == 0
