@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from aot import ClipTokens, FrameFeatures, Reducer, make_reducer
+from aot import ClipTokens, Reducer, make_reducer
 from workers.errors import InvalidSettings, WorkerBroken, one_line
+from workers.features import split_features, to_host
 from workers.models import VisionEncoder, open_vision_encoder
+from workers.push import Push, Pushed, push_each
 from workers.seams import WorkerInfo
 from workers.types import Clip, ClipStats, CompressedClip, FailedClip
 
@@ -128,10 +130,52 @@ class CompressWorker:
                 return compress_each(self._encoder, self._reducer, clips)
         return compress_batch(self._encoder, self._reducer, clips)
 
+    def push(self, pushes: Sequence[Push]) -> list[Pushed | Exception]:
+        """Compress frames onto the states of their clips, of any streams, in order.
+
+        States come and go in host memory, so that the next push may go to another worker. An error
+        of one push takes its place; the others are not touched by it.
+
+        Raises:
+            WorkerBroken: the device can compute no more; this process has to end.
+        """
+        device = torch.device(self._settings.device)
+        if device.type == "cpu":
+            with fixed_threads(self._settings.threads):
+                return self._push(pushes, together=False)
+        moved = [
+            push if push.state is None else replace(push, state=push.state.to(device))
+            for push in pushes
+        ]
+        return [_with_state_on_host(result) for result in self._push(moved, together=True)]
+
+    def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
+        """What is left to emit of a clip that ends without another frame; on the host."""
+        return to_host(self._reducer.finish(state.to(self._settings.device), dtype), dtype)
+
+    def _push(self, pushes: Sequence[Push], *, together: bool) -> list[Pushed | Exception]:
+        try:
+            return list(push_each(self._encoder, self._reducer, pushes, together=together))
+        except Exception as error:
+            if is_device_broken(error):
+                raise WorkerBroken(
+                    f"the device is broken: {one_line(error)}; the worker is replaced"
+                ) from error
+            if len(pushes) == 1:
+                return [error]
+        _give_memory_back()
+        return [result for push in pushes for result in self._push([push], together=together)]
+
     def close(self) -> None:
         """Drop the model and give its device memory back before the process is ended."""
         del self._encoder, self._reducer
         _give_memory_back()
+
+
+def _with_state_on_host(result: Pushed | Exception) -> Pushed | Exception:
+    if isinstance(result, Exception) or result.state is None:
+        return result
+    return replace(result, state=result.state.to("cpu"))
 
 
 def reducer_for(encoder: VisionEncoder, settings: CompressSettings) -> Reducer:
@@ -211,31 +255,6 @@ def _compress_once(
             damaged=clip.damaged,
         )
         yield as_compressed(clip, to_host(kept, part.tokens.dtype), stats)
-
-
-def split_features(features: FrameFeatures, frames: Sequence[int]) -> list[FrameFeatures]:
-    """Cut the features of consecutive clips apart; `frames` says how many belong to each."""
-    if len(frames) == 1:
-        return [features]
-    columns = zip(
-        features.tokens.split(list(frames)),
-        features.local_attention.split(list(frames)),
-        features.global_attention.split(list(frames)),
-        strict=True,
-    )
-    return [FrameFeatures(*column, grid=features.grid) for column in columns]
-
-
-def to_host(kept: ClipTokens, dtype: torch.dtype) -> ClipTokens:
-    """The same tokens in host memory and in the model's dtype, owning no more than themselves."""
-    return replace(
-        kept,
-        tokens=kept.tokens.to(device="cpu", dtype=dtype).contiguous(),
-        **{
-            name: getattr(kept, name).to("cpu").contiguous()
-            for name in ("frame", "cell", "mass", "kind")
-        },
-    )
 
 
 def as_compressed(clip: Clip, tokens: ClipTokens, stats: ClipStats) -> CompressedClip:

@@ -187,6 +187,12 @@ class StandIn:
         if what in ("stuck", "hanging"):
             time.sleep(4 if what == "stuck" else 600)
 
+    def push(self, pushes):
+        raise NotImplementedError
+
+    def finish(self, state, dtype):
+        raise NotImplementedError
+
     def close(self):
         pass
 

@@ -24,10 +24,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import ray
+import torch
 from ray.exceptions import RayTaskError
 
+from aot import ClipTokens
 from workers.compress import CompressSettings
 from workers.errors import ModelChanged, WorkerBroken, WorkerError, WorkerLost, one_line
+from workers.push import Push, Pushed
 from workers.seams import WorkerInfo
 from workers.types import Clip, CompressedClip, FailedClip
 
@@ -58,6 +61,8 @@ class Compressor(Protocol):
     @property
     def batch_clips(self) -> int: ...
     def compress(self, clips: Sequence[Clip]) -> list[CompressedClip | FailedClip]: ...
+    def push(self, pushes: Sequence[Push]) -> list[Pushed | Exception]: ...
+    def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens: ...
     def close(self) -> None: ...
 
 
@@ -92,6 +97,7 @@ class CompressActor:
         self._self = context.current_actor
         self._batch_timeout_s = batch_timeout_s
         self._waiting: deque[tuple[Clip, asyncio.Future[Any]]] = deque()
+        self._pushes: deque[tuple[Push, asyncio.Future[Any]]] = deque()
         self._turns: deque[asyncio.Future[str]] = deque()
         self._claim: asyncio.Future[Any] | None = None
         self._turn = ""
@@ -122,7 +128,7 @@ class CompressActor:
         error = self._loading.exception()
         if error is not None:
             return Pulse("failed", problem=one_line(error))
-        waiting = len(self._waiting) + len(self._turns) + self._at_work
+        waiting = len(self._waiting) + len(self._pushes) + len(self._turns) + self._at_work
         return Pulse("ready", waiting, self._loading.result().info.identity.digest())
 
     async def leave(self, tenant: str) -> int:
@@ -144,6 +150,22 @@ class CompressActor:
         self._waiting.append((clip, done))
         self._wake()
         return await done
+
+    async def push(self, push: Push, digest: str) -> Pushed:
+        """Compress frames onto their clip's state, in a batch with others, before whole clips.
+
+        Raises what `compress` raises, and what went wrong with these frames alone.
+        """
+        await self._require(digest)
+        done = self._promise()
+        self._pushes.append((push, done))
+        self._wake()
+        return await done
+
+    async def finish(self, state: Any, dtype: torch.dtype, digest: str) -> ClipTokens:
+        """What is left to emit of a clip that ends without another frame."""
+        await self._require(digest)
+        return await self._in_thread((await self._loaded()).finish, state, dtype)
 
     async def take_turn(self) -> str:
         """Wait until nothing else is at work; what is returned lets one clip in, alone."""
@@ -192,17 +214,16 @@ class CompressActor:
 
     async def _drain(self) -> None:
         try:
-            while self._waiting or self._turns:
-                batch = await self._grant_turn() if self._turns else await self._next_batch()
-                if batch:
-                    await self._work(batch)
+            while self._waiting or self._pushes or self._turns:
+                worker = await self._loaded()
+                if self._turns:
+                    await self._work(worker.compress, await self._grant_turn())
+                elif self._pushes:
+                    await self._work(worker.push, _take(self._pushes, worker.batch_clips))
+                else:
+                    await self._work(worker.compress, _take(self._waiting, worker.batch_clips))
         finally:
             self._draining = None
-
-    async def _next_batch(self) -> list[tuple[Clip, asyncio.Future[Any]]]:
-        size = (await self._loaded()).batch_clips
-        batch = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
-        return [(clip, done) for clip, done in batch if not done.done()]
 
     async def _grant_turn(self) -> list[tuple[Clip, asyncio.Future[Any]]]:
         turn = self._turns.popleft()
@@ -215,32 +236,38 @@ class CompressActor:
         except TimeoutError:
             return []
 
-    async def _work(self, batch: list[tuple[Clip, asyncio.Future[Any]]]) -> None:
-        worker = await self._loaded()
+    async def _work(
+        self, function: Callable[[list[Any]], list[Any]], batch: list[tuple[Any, Any]]
+    ) -> None:
+        if not batch:
+            return
         self._began_s, self._at_work = time.monotonic(), len(batch)
         try:
-            results = await self._in_thread(worker.compress, [clip for clip, _ in batch])
+            results = await self._in_thread(function, [item for item, _ in batch])
         except WorkerBroken as error:
             self._end_broken(batch, error)
         except Exception as error:
             _fail([done for _, done in batch], error)
         else:
             for (_, done), result in zip(batch, results, strict=True):
-                if not done.done():  # else its caller has gone
+                if done.done():  # its caller has gone
+                    continue
+                if isinstance(result, Exception):
+                    done.set_exception(result)
+                else:
                     done.set_result(result)
         finally:
             self._began_s, self._at_work = None, 0
 
-    def _end_broken(
-        self, batch: list[tuple[Clip, asyncio.Future[Any]]], error: WorkerBroken
-    ) -> None:
+    def _end_broken(self, batch: list[tuple[Any, Any]], error: WorkerBroken) -> None:
         """Nothing can be computed here any more; Ray starts a fresh process."""
         logger.error("a compress worker ends itself: %s", error)
         self._broken = True
         _fail([done for _, done in batch], error)
-        untouched = [done for _, done in self._waiting] + list(self._turns)
+        untouched = [done for _, done in (*self._waiting, *self._pushes)] + list(self._turns)
         _fail(untouched, WorkerLost("the worker's device is broken; it is being replaced"))
         self._waiting.clear()
+        self._pushes.clear()
         self._turns.clear()
         asyncio.get_running_loop().call_later(FAREWELL_S, os._exit, 1)
 
@@ -311,6 +338,12 @@ def _load_again(
             tell(f"{type(error).__name__}: {one_line(error)}")
             time.sleep(wait_s)
     raise AssertionError("the waits have no end")
+
+
+def _take(waiting: deque[Any], size: int) -> list[tuple[Any, Any]]:
+    """The next batch, without those whose caller has gone."""
+    batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+    return [(item, done) for item, done in batch if not done.done()]
 
 
 def _fail(promises: Sequence[asyncio.Future[Any]], error: Exception) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 
 from aot import ClipTokens, concatenate
-from workers.live.push import Pushed
 from workers.live.timeline import Place
+from workers.push import Pushed
 from workers.types import ClipStats, CompressedClip
 
 

@@ -21,10 +21,10 @@ from workers.decode.live import Picture
 from workers.errors import InvalidSettings
 from workers.live.clip import OpenClip
 from workers.live.overload import OverloadLadder, OverloadRule, Rung
-from workers.live.push import Push, Pusher
 from workers.live.source import LiveEvents, Outage, SourceTally
 from workers.live.stillness import StillnessGate, StillnessRule
 from workers.live.timeline import Place, Timeline, wall_time
+from workers.push import Push, Pusher
 from workers.seams import ClipSink, SessionReport, SessionState, StopSignal, WorkerInfo
 from workers.types import CompressedClip, GapReason, StreamGap, VideoSource
 

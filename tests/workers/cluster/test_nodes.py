@@ -9,7 +9,13 @@ from ray.cluster_utils import Cluster as RayCluster
 
 from tests.checkpoints import write_tiny_checkpoint
 from tests.workers import session_support
-from tests.workers.session_support import FolderSink, FolderSinkFactory, digests, open_canned
+from tests.workers.session_support import (
+    FolderSink,
+    FolderSinkFactory,
+    StandIn,
+    digests,
+    open_canned,
+)
 from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.cluster.pool import PoolSettings
 from workers.compress import CompressSettings
@@ -88,4 +94,38 @@ def test_a_lost_node_is_replaced_and_changes_nothing(nodes, compress, tmp_path):
         recovered_s = time.monotonic() - stalled_s
         assert list(session.watch())[-1].state == "complete"
     assert digests(tmp_path / "nodes") == digests(tmp_path / "inline")
+    assert recovered_s < 60
+
+
+def test_one_of_two_worker_nodes_lost_and_not_replaced_stops_nobody(nodes, tmp_path):
+    """Two sessions over two workers; the node of one goes away and nothing takes its place."""
+    kept = nodes.add_node(num_cpus=1, resources={"pair": 1}, object_store_memory=100 * 2**20)
+    lost = nodes.add_node(num_cpus=1, resources={"pair": 1}, object_store_memory=100 * 2**20)
+    settings = ClusterSettings(address=nodes.address, session_resources={"decoding": 0.1})
+    pool = PoolSettings(workers=2, worker_resources={"pair": 0.6})
+    with open_cluster(settings) as cluster:
+        sessions = [
+            cluster.start_session(
+                VideoSource("canned:clips=10000,delay=0.2", name),
+                FolderSinkFactory(tmp_path / name),
+                CompressSettings(model="standin:"),
+                open_clips=open_canned,
+                pool=pool,
+                open_compressor=StandIn,
+            )
+            for name in ("first", "second")
+        ]
+        for session in sessions:
+            next(step for step in session.watch(interval_s=0.1) if step.clips >= 5)
+        nodes.remove_node(lost, allow_graceful=False)
+        started_s = time.monotonic()
+        time.sleep(1)  # what was finished on the lost node is committed by now
+        before = [session.status().clips for session in sessions]
+        for session, clips in zip(sessions, before, strict=True):
+            next(step for step in session.watch(interval_s=0.1) if step.clips > clips + 8)
+        recovered_s = time.monotonic() - started_s
+        last = [session.stop() for session in sessions]
+    nodes.remove_node(kept)
+    assert [progress.failed_clips for progress in last] == [0, 0]
+    print(f"recovered in {recovered_s:.1f} s")
     assert recovered_s < 60
