@@ -145,7 +145,9 @@ class RaySettings(_Group):
     ready_timeout_s: float = Field(default=300.0, gt=0)
     """For the start of a worker: a free place in the cluster and the model's load."""
     result_timeout_s: float = Field(default=600.0, gt=0)
-    """For one clip, with the restarts of its worker."""
+    """For a batch from the moment it is begun; a worker that takes longer is replaced."""
+    lost_timeout_s: float = Field(default=600.0, gt=0)
+    """For a session without any worker that is ready; then it ends with an error."""
     clips_in_flight: int = Field(default=4, ge=1, le=1024)
     """Clips a session may have decoded and not yet stored: the back-pressure."""
     threads: int = Field(default=1, ge=1, le=256)
@@ -155,7 +157,7 @@ class RaySettings(_Group):
     session_resources: dict[str, float] = {}
     """Resources of Ray that keep sessions on nodes that declare them, such as `decoding`."""
     session_restarts: int = Field(default=10, ge=0, le=1000)
-    """How often a session that dies is started again."""
+    """How often a day a session that dies is started again."""
 
 
 class AskSettings(_Group):
@@ -259,7 +261,7 @@ class Settings(BaseSettings):
         from workers.cluster.cluster import PoolSettings
 
         names = ("workers", "worker_cpus", "worker_gpus", "worker_resources", "clips_in_flight")
-        names += ("ready_timeout_s", "result_timeout_s")
+        names += ("ready_timeout_s", "result_timeout_s", "lost_timeout_s")
         return PoolSettings(**{name: getattr(self.ray, name) for name in names})
 
 
