@@ -13,8 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCKS = {"ROWS": 128, "COLUMNS": 64}
-"""Queries and keys of one block of scores."""
 _WARPS = 4
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -140,7 +138,7 @@ def attention_log_sums(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     with contiguous rows.
     """
     log_sums = _allocate(query)
-    launch: Any = _log_sums[_grid(query, BLOCKS["ROWS"])]
+    launch: Any = _log_sums[_grid(query, "ROWS")]
     launch(query, key, log_sums, *_sizes(query, key), scaling, **_constants(query))
     return log_sums
 
@@ -151,7 +149,7 @@ def attention_received(query: Tensor, key: Tensor, log_sums: Tensor, scaling: fl
     contiguous.
     """
     received = _allocate(query)
-    launch: Any = _received[_grid(query, BLOCKS["COLUMNS"])]
+    launch: Any = _received[_grid(query, "COLUMNS")]
     launch(query, key, log_sums, received, *_sizes(query, key), scaling, **_constants(query))
     return received
 
@@ -170,8 +168,9 @@ def _allocate(query: Tensor) -> Tensor:
     return torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
 
 
-def _grid(query: Tensor, block: int) -> tuple[int, int, int]:
+def _grid(query: Tensor, side: str) -> tuple[int, int, int]:
     batch, heads, num_tokens, _ = query.shape
+    block = block_of_scores(query.element_size())[side]
     return -(-num_tokens // block), heads, batch
 
 
@@ -189,8 +188,15 @@ def _constants(query: Tensor) -> dict[str, Any]:
         "REST": rest,
         "UPCAST": upcast,
         "num_warps": _WARPS,
-        **BLOCKS,
+        **block_of_scores(query.element_size()),
     }
+
+
+def block_of_scores(entry_bytes: int) -> dict[str, int]:
+    """Queries and keys of one block: small in float32, which multiplies without tensor cores."""
+    if entry_bytes > 2:
+        return {"ROWS": 32, "COLUMNS": 32}
+    return {"ROWS": 128, "COLUMNS": 64}
 
 
 def split_width(width: int) -> tuple[int, int]:

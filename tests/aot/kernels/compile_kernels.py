@@ -102,15 +102,17 @@ def scan_variants() -> dict[str, dict]:
 def attention_variants() -> dict[str, dict]:
     """Heads of SigLIP-so400m, 72 wide."""
     strides = [f"{side}_{axis}" for side in ("query", "key") for axis in ("batch", "head", "row")]
-    types = dict.fromkeys([*strides, "num_tokens", "num_heads"], "i32")
-    types |= {"query": "*bf16", "key": "*bf16", "log_sums": "*fp32", "received": "*fp32"}
-    types["scaling"] = "fp32"
+    numbers = dict.fromkeys([*strides, "num_tokens", "num_heads"], "i32") | {"scaling": "fp32"}
     main, rest = attention.split_width(72)
-    constants = {"WIDTH": 72, "MAIN": main, "REST": rest, "UPCAST": False, **attention.BLOCKS}
-    return {
-        kernel.__name__: measure(kernel, types, constants, warps=4)
-        for kernel in (attention._log_sums, attention._received)
-    }
+    variants = {}
+    for size, entry_bytes in (("bf16", 2), ("fp32", 4)):
+        types = numbers | dict.fromkeys(("query", "key"), f"*{size}")
+        types |= dict.fromkeys(("log_sums", "received"), "*fp32")
+        constants = {"WIDTH": 72, "MAIN": main, "REST": rest, "UPCAST": False}
+        constants |= attention.block_of_scores(entry_bytes)
+        for kernel in (attention._log_sums, attention._received):
+            variants[f"{kernel.__name__} {size}"] = measure(kernel, types, constants, warps=4)
+    return variants
 
 
 if __name__ == "__main__":
