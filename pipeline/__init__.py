@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
-    from pipeline.ask.run import Answer, Question
+    from pipeline.ask.answer import Answer, Piece
+    from pipeline.ask.question import Question
     from pipeline.errors import PipelineError
     from pipeline.settings import Settings, load_settings
     from pipeline.types import ClipSpan, Gap, StreamInfo
@@ -18,6 +19,7 @@ __all__ = [
     "Answer",
     "ClipSpan",
     "Gap",
+    "Piece",
     "Pipeline",
     "PipelineError",
     "Question",
@@ -28,7 +30,8 @@ __all__ = [
 
 _HOMES = {
     "api": ("Pipeline",),
-    "ask.run": ("Answer", "Question"),
+    "ask.answer": ("Answer", "Piece"),
+    "ask.question": ("Question",),
     "errors": ("PipelineError",),
     "settings": ("Settings", "load_settings"),
     "types": ("ClipSpan", "Gap", "StreamInfo"),

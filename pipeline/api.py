@@ -2,22 +2,29 @@
 
 with Pipeline.open("configs/default.yaml") as p:
     p.ingest("lecture.mp4", stream="cs101")
-    p.ask("What is on the slide?", streams=["cs101"], start_s=700, end_s=800).text
+    p.ask("What is on the slide?", streams=["cs101"], start=700, end=800).text
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pipeline.ask.run import Answer, Question, ask, ask_stream
+from pipeline.ask.answer import Answer, Piece
+from pipeline.ask.question import Question
+from pipeline.ask.run import answer_prepared, prepare
+from pipeline.errors import InvalidQuery
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
 from pipeline.types import StreamInfo
-from workers.models import LanguageModel, open_language_model
+from workers.models import Marks, open_language_model
+from workers.seams import Answerer
 from workers.session import Progress
 from workers.types import CompressedClip, VideoSource
+
+Time = float | str
+"""Seconds of the stream, or as `pipeline.times` reads it: `14:05`, `-10m`, ISO 8601."""
 
 
 class Pipeline:
@@ -26,7 +33,7 @@ class Pipeline:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store: ClipStore = open_store(settings.store_config())
-        self._model: LanguageModel | None = None
+        self._model: Answerer | None = None
 
     @classmethod
     def open(
@@ -39,47 +46,117 @@ class Pipeline:
         """
         return cls(load_settings(config, overrides))
 
-    def ingest(self, url: str, *, stream: str, **source: Any) -> Progress:
+    def ingest(
+        self,
+        url: str,
+        *,
+        stream: str,
+        fps: float | Literal["settings"] | None = "settings",
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        wall_start_s: float | None = None,
+    ) -> Progress:
         """Bring a video into the store; goes on where an earlier run stopped.
 
-        `source` takes the further fields of `VideoSource`. Gives the last progress.
+        `fps` is that of the settings unless it is given, and None keeps every frame;
+        `wall_start_s` is the Unix time of stream second 0. Gives the last progress.
         """
-        *_, last = self.iter_ingest(url, stream=stream, **source)
+        *_, last = self.iter_ingest(
+            url, stream=stream, fps=fps, start_s=start_s, end_s=end_s, wall_start_s=wall_start_s
+        )
         return last
 
-    def iter_ingest(self, url: str, *, stream: str, **source: Any) -> Iterator[Progress]:
+    def iter_ingest(
+        self,
+        url: str,
+        *,
+        stream: str,
+        fps: float | Literal["settings"] | None = "settings",
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        wall_start_s: float | None = None,
+    ) -> Iterator[Progress]:
         """`ingest`, yielding the progress of every commit."""
-        fields = {"fps": self.settings.ingest.fps, **source}
-        yield from ingest(self.settings, [IngestRequest(VideoSource(url, stream, **fields))])
+        rate = self.settings.ingest.fps if fps == "settings" else fps
+        source = VideoSource(url, stream, rate, start_s, end_s, wall_start_s)
+        yield from ingest(self.settings, [IngestRequest(source)])
 
     def ask(
         self,
         text: str,
         *,
-        streams: Sequence[str],
-        start_s: float | str | None = None,
-        end_s: float | str | None = None,
-        last: float | str | None = None,
-        **question: Any,
+        streams: str | Sequence[str],
+        start: Time | None = None,
+        end: Time | None = None,
+        last: Time | None = None,
+        start_s: Time | None = None,
+        end_s: Time | None = None,
+        max_visual_tokens: int | None = None,
+        max_new_tokens: int | None = None,
+        max_clips: int | None = None,
+        marks: Marks | None = None,
+        keep_positions: bool | None = None,
     ) -> Answer:
-        """Answer from the stored tokens of a range; errors: `pipeline.ask.run.ask_stream`."""
-        return ask(
-            self.store, self.model, self._question(text, streams, start_s, end_s, last, question)
+        """Answer from the stored tokens of a range of one stream or several.
+
+        `start_s` and `end_s` are other names of `start` and `end`. What is not given is as the
+        settings say. Errors: `pipeline.ask.run.ask_stream`.
+        """
+        *_, answer = self.ask_stream(
+            text,
+            streams=streams,
+            start=start,
+            end=end,
+            last=last,
+            start_s=start_s,
+            end_s=end_s,
+            max_visual_tokens=max_visual_tokens,
+            max_new_tokens=max_new_tokens,
+            max_clips=max_clips,
+            marks=marks,
+            keep_positions=keep_positions,
         )
+        assert isinstance(answer, Answer)
+        return answer
 
     def ask_stream(
         self,
         text: str,
         *,
-        streams: Sequence[str],
-        start_s: float | str | None = None,
-        end_s: float | str | None = None,
-        last: float | str | None = None,
-        **question: Any,
-    ) -> Iterator[str | Answer]:
-        """`ask`, yielding the text as it is written and last the `Answer`."""
-        asked = self._question(text, streams, start_s, end_s, last, question)
-        return ask_stream(self.store, self.model, asked)
+        streams: str | Sequence[str],
+        start: Time | None = None,
+        end: Time | None = None,
+        last: Time | None = None,
+        start_s: Time | None = None,
+        end_s: Time | None = None,
+        max_visual_tokens: int | None = None,
+        max_new_tokens: int | None = None,
+        max_clips: int | None = None,
+        marks: Marks | None = None,
+        keep_positions: bool | None = None,
+    ) -> Iterator[Piece | Answer]:
+        """`ask`, yielding the text as it is written and last the `Answer`.
+
+        Streams, range and budget are looked at before the model is loaded.
+        """
+        given = {
+            "max_visual_tokens": max_visual_tokens,
+            "max_new_tokens": max_new_tokens,
+            "max_clips": max_clips,
+            "marks": marks,
+            "keep_positions": keep_positions,
+        }
+        settings = self.settings.ask.model_dump()
+        question = Question(
+            text=text,
+            streams=(streams,) if isinstance(streams, str) else tuple(streams),
+            start=_either("start", start, start_s),
+            end=_either("end", end, end_s),
+            last=last,
+            **{**settings, **{key: value for key, value in given.items() if value is not None}},
+        )
+        prepared = prepare(self.store, question)
+        return answer_prepared(self.store, self.model, prepared)
 
     def clips(
         self, stream: str, *, start_s: float | None = None, end_s: float | None = None
@@ -93,7 +170,7 @@ class Pipeline:
         return [self.store.get_info(stream) for stream in self.store.list_streams()]
 
     @property
-    def model(self) -> LanguageModel:
+    def model(self) -> Answerer:
         """The language half, loaded when first asked for."""
         if self._model is None:
             model = self.settings.model
@@ -113,20 +190,8 @@ class Pipeline:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _question(
-        self,
-        text: str,
-        streams: Sequence[str],
-        start: float | str | None,
-        end: float | str | None,
-        last: float | str | None,
-        fields: Mapping[str, Any],
-    ) -> Question:
-        return Question(
-            text=text,
-            streams=tuple(streams),
-            start=start,
-            end=end,
-            last=last,
-            **{**self.settings.ask.model_dump(), **fields},
-        )
+
+def _either(name: str, one: Time | None, other: Time | None) -> Time | None:
+    if one is not None and other is not None:
+        raise InvalidQuery(f"got both {name} and {name}_s; give one of them")
+    return other if one is None else one

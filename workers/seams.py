@@ -1,16 +1,16 @@
 """The seams of a session: what compresses clips, what keeps them, and what passes between.
 
-Three protocols and what workers and sessions say of themselves. Nothing here knows of Ray, of a
+Four protocols and what workers and sessions say of themselves. Nothing here knows of Ray, of a
 decoder or of a store: `InlineWorkers` and `ClusterWorkers` are worker groups, a store offers
 sinks, and `run_session` is written against the protocols alone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from aot import AOTConfig, Grid
-from workers.models.base import ModelIdentity
+from workers.models.base import ModelIdentity, ReadingStyle, VisualSegment
 from workers.types import Clip, CompressedClip, Cursor, FailedClip, PixelFormat, StreamGap
 
 SessionState = Literal["starting", "running", "complete", "stopped", "failed"]
@@ -114,3 +114,31 @@ class SinkFactory(Protocol):
     """
 
     def open(self) -> ClipSink: ...
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """What a question needs of a language half, whether it is in this process or elsewhere."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def reading(self) -> ReadingStyle:
+        """How it wants stored clips to be read to it."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and answer together."""
+        ...
+
+    def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
+        """Length of the prompt in tokens; of a segment only mark and length count."""
+        ...
+
+    def stream_answer(
+        self, question: str, segments: Sequence[VisualSegment], *, max_new_tokens: int
+    ) -> Iterator[str]:
+        """Yield the answer's text in pieces, each as soon as it is certain."""
+        ...

@@ -1,18 +1,29 @@
-"""What is asked, and the range it means for one stream; reads the index alone.
+"""What is asked, and what of each stream that means: its range, the clips in it, its gaps.
 
-Knows of no model: `aot clips ls` resolves its range here too.
+Reads the index alone, each stream's facts once, so that a question that cannot be answered is
+refused before a value or a model is loaded. Knows of no model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InvalidQuery
-from pipeline.times import StreamClock, parse_duration, parse_time
+from pipeline.ask.timeline import (
+    Placed,
+    Timeline,
+    build_timeline,
+    covered_s,
+    simple_timeline,
+)
+from pipeline.errors import InvalidQuery, NoFootage
+from pipeline.times import parse_duration
+from pipeline.times import resolve_range as resolve_written
 
 if TYPE_CHECKING:
     from pipeline.store import ClipStore
+    from pipeline.types import ClipSpan, Gap, StreamInfo
     from workers.models import Marks
 
 
@@ -23,7 +34,7 @@ class Question:
     text: str
     streams: tuple[str, ...]
     start: str | float | None = None
-    """As `pipeline.times.parse_time` takes it, or seconds of the stream; None from the start."""
+    """As `pipeline.times` takes it, or seconds of the stream; None from the start."""
     end: str | float | None = None
     last: str | float | None = None
     """The last so many seconds (or `10m`) of each stream, instead of start and end."""
@@ -46,27 +57,120 @@ class Question:
             raise InvalidQuery("got a stream twice; name each once")
         if self.last is not None and (self.start is not None or self.end is not None):
             raise InvalidQuery("got both a last stretch and a range; give one of them")
+        for name in ("max_visual_tokens", "max_new_tokens", "max_clips"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidQuery(f"got {name} {value}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class StreamPart:
+    """What a question means for one stream: read from the index once."""
+
+    info: StreamInfo
+    timeline: Timeline
+    start_s: float
+    end_s: float
+    clips: tuple[Placed, ...]
+    """Those with a part in the range, in order."""
+    gaps: tuple[Gap, ...]
+    """Those with a part in the range."""
+
+    @property
+    def stream_id(self) -> str:
+        return self.info.stream_id
+
+    @property
+    def footage_s(self) -> float:
+        """Seconds of the range that clips cover."""
+        places = ((clip.start_s, clip.end_s) for clip in self.clips)
+        return covered_s(places, self.start_s, self.end_s)
+
+    @property
+    def asked_s(self) -> float:
+        return self.end_s - self.start_s
+
+
+def look_up(store: ClipStore, question: Question) -> list[StreamPart]:
+    """What the question means for each of its streams, in the order asked.
+
+    Raises:
+        UnknownStream, InvalidQuery: no such stream, or a range that cannot be.
+        NoFootage: none of the streams has a clip in its range; says where the nearest are.
+    """
+    parts = [look_up_stream(store, name, question) for name in question.streams]
+    if not any(part.clips for part in parts):
+        raise NoFootage("; ".join(_nothing_found(store, part) for part in parts))
+    return parts
+
+
+def look_up_stream(store: ClipStore, stream_id: str, question: Question) -> StreamPart:
+    """The range of one stream, with what the index has of it."""
+    info, position = store.get_info(stream_id), store.get_position(stream_id)
+    every = None  # index rows of the whole stream, where epochs have to be told apart
+    if position is None or position.epoch == 0:
+        timeline = simple_timeline(info, position)
+    else:
+        every = store.list_spans(stream_id)
+        timeline = build_timeline(info, every)
+    start_s, end_s = _written_range(question, timeline)
+    found = store.list_spans(stream_id, start_s, end_s) if every is None else every
+    placed = [timeline.place(span) for span in found]
+    if end_s is None:
+        end_s = max([start_s, timeline.clock.end_s, *(clip.end_s for clip in placed)])
+    clips = tuple(clip for clip in placed if clip.overlaps(start_s, end_s))
+    gaps = _gaps_within(store.list_gaps(stream_id), timeline, start_s, end_s)
+    return StreamPart(info, timeline, start_s, end_s, clips, gaps)
 
 
 def resolve_range(store: ClipStore, stream_id: str, question: Question) -> tuple[float, float]:
     """The asked range in seconds of one stream; an open end is the end of what is stored."""
-    info, position = store.get_info(stream_id), store.get_position(stream_id)
-    clock = StreamClock(position.end_s if position else 0.0, info.wall_start_s)
-    if question.last is not None:
-        last_s = question.last
-        last_s = parse_duration(last_s) if isinstance(last_s, str) else float(last_s)
-        return max(0.0, clock.end_s - last_s), clock.end_s
-    start_s = _seconds(question.start, clock, 0.0)
-    if question.end is None:  # a later epoch may end before an earlier one
-        ends_s = [span.end_s for span in store.list_spans(stream_id, start_s)]
-        return start_s, max(ends_s, default=max(clock.end_s, start_s))
-    end_s = _seconds(question.end, clock, 0.0)
-    if not start_s < end_s:
-        raise InvalidQuery(f"got a range from {start_s:g} to {end_s:g} s; start must be before end")
-    return start_s, end_s
+    part = look_up_stream(store, stream_id, question)
+    return part.start_s, part.end_s
 
 
-def _seconds(value: str | float | None, clock: StreamClock, default: float) -> float:
-    if value is None:
-        return default
-    return parse_time(value, clock) if isinstance(value, str) else float(value)
+def _written_range(question: Question, timeline: Timeline) -> tuple[float, float | None]:
+    clock = timeline.clock
+    if question.last is None:
+        return resolve_written(question.start, question.end, clock)
+    last = question.last
+    last_s = parse_duration(last) if isinstance(last, str) else float(last)
+    if not last_s > 0:
+        raise InvalidQuery(f"got a last stretch of {last_s:g} s, expected more than 0")
+    return max(0.0, clock.end_s - last_s), clock.end_s
+
+
+def _gaps_within(
+    gaps: Iterable[Gap], timeline: Timeline, start_s: float, end_s: float
+) -> tuple[Gap, ...]:
+    def lies_within(gap: Gap) -> bool:
+        gap_start_s, gap_end_s = timeline.place_gap(gap)
+        return gap_start_s < end_s and gap_end_s > start_s
+
+    return tuple(gap for gap in gaps if lies_within(gap))
+
+
+def _nothing_found(store: ClipStore, part: StreamPart) -> str:
+    """That a range is empty, and where there is something."""
+    clips = [part.timeline.place(span) for span in store.list_spans(part.stream_id)]
+    nearest = nearest_clip(clips, part.start_s, part.end_s)
+    hint = (
+        f"the nearest clip is {nearest.start_s:.1f} to {nearest.end_s:.1f} s"
+        if nearest
+        else "the stream has no clips yet"
+    )
+    return f"{part.stream_id} has no footage from {part.start_s:.1f} to {part.end_s:.1f} s; {hint}"
+
+
+def nearest_clip(clips: Iterable[Placed], start_s: float, end_s: float) -> Placed | None:
+    """The clip closest to a range."""
+    return min(
+        clips,
+        key=lambda clip: max(clip.start_s - end_s, start_s - clip.end_s, 0.0),
+        default=None,
+    )
+
+
+def spans_of(parts: Iterable[StreamPart]) -> list[ClipSpan]:
+    """The clips' index rows, in order."""
+    return [clip.span for part in parts for clip in part.clips]

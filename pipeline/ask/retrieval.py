@@ -1,29 +1,52 @@
-"""Which clips a question reads: those of its range, thinned evenly to fit the token budget.
+"""Which clips a question reads: those of its ranges, thinned evenly to fit the budget.
 
-Works on index rows alone, so that the cost is known before a value is loaded.
+Several streams share the budget: each gets what it needs or an equal share, and at least one clip;
+of each the first and the last clip are read, as what was last is what is asked for most. Works on
+index rows alone, so that the cost is known before a value is loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from pipeline.errors import NoFootage, QueryTooLarge
+from pipeline.errors import QueryTooLarge
 from pipeline.types import ClipSpan
+
+Cost = Callable[[ClipSpan], int]
+"""Places of the model's context that a clip takes, its marks included."""
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What of a range is read."""
+class Budget:
+    """What may be read."""
 
-    spans: tuple[ClipSpan, ...]
-    """In the order of streams as asked, then of time."""
-    found: int
-    """Clips in the range, read or not."""
-    footage_s: float
-    """Seconds of the range that clips cover, read or not."""
+    places: int
+    """Of the model's context, for visual tokens and marks."""
+    tokens: int | None = None
+    """Visual tokens; None leaves it to the context."""
+    clips: int = 2048
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(span.num_tokens for span in self.spans)
+
+def share_budget(
+    groups: Sequence[Sequence[ClipSpan]], budget: Budget, cost: Cost
+) -> list[tuple[ClipSpan, ...]]:
+    """The clips to read of each group; groups must not be empty.
+
+    Raises:
+        QueryTooLarge: not even one clip of each fits.
+    """
+    if len(groups) > budget.clips:
+        raise QueryTooLarge(
+            f"got {len(groups)} streams and at most {budget.clips} clips, expected one of each "
+            "at least; ask fewer streams, or raise max_clips"
+        )
+    prices: list[Callable[[ClipSpan], int]] = [cost, lambda span: span.num_tokens, lambda span: 1]
+    limits = [budget.places, budget.tokens, budget.clips]
+    shares = [_shares(groups, price, limit) for price, limit in zip(prices, limits, strict=True)]
+    return [
+        _fit(group, Budget(places, tokens, clips), cost)
+        for group, places, tokens, clips in zip(groups, *shares, strict=True)
+    ]
 
 
 def fit_to_budget(
@@ -37,60 +60,61 @@ def fit_to_budget(
     Raises:
         QueryTooLarge: not even one clip fits.
     """
-    low, high = 0, min(len(spans), max_clips)
-    while low < high:  # the cost of n evenly spaced clips rises with n, nearly
-        middle = (low + high + 1) // 2
-        if _cost(_spread(spans, middle), tokens_per_clip) <= max_tokens:
-            low = middle
-        else:
-            high = middle - 1
-    if low:
-        return _spread(spans, low)
-    smallest = min(spans, key=lambda span: span.num_tokens)
-    if not max_clips or _cost([smallest], tokens_per_clip) > max_tokens:
+
+    def cost(span: ClipSpan) -> int:
+        return span.num_tokens + tokens_per_clip
+
+    [chosen] = share_budget([spans], Budget(max_tokens, None, max_clips), cost)
+    return chosen
+
+
+def _shares(groups: Sequence[Sequence[ClipSpan]], price: Cost, limit: int | None) -> list[int]:
+    """What each group may take: all it needs, or an equal share of what the others leave.
+
+    Every group can have its cheapest clip.
+    """
+    needs = [sum(map(price, group)) for group in groups]
+    least = [min(map(price, group)) for group in groups]
+    if limit is None or sum(needs) <= limit:
+        return needs
+    if sum(least) > limit:
+        several = ", and one of each stream is read" if len(groups) > 1 else ""
         raise QueryTooLarge(
-            f"the budget is {max_tokens} visual tokens, a clip of the range takes at least "
-            f"{smallest.num_tokens + tokens_per_clip}; raise the budget, or ask a model with a "
-            "longer context"
+            f"the budget is {limit} visual tokens, a clip of the range takes at least "
+            f"{max(least)}{several}; raise the budget, "
+            " or ask a model with a longer context"
         )
-    return (smallest,)
+    low, high = 0, limit
+    while low < high:  # the highest level at which all shares together fit
+        level = (low + high + 1) // 2
+        taken = sum(min(need, max(floor, level)) for need, floor in zip(needs, least, strict=True))
+        low, high = (level, high) if taken <= limit else (low, level - 1)
+    return [min(need, max(floor, low)) for need, floor in zip(needs, least, strict=True)]
 
 
-def covered_s(spans: Sequence[ClipSpan], start_s: float | None, end_s: float | None) -> float:
-    """Seconds of [start_s, end_s) that clips cover; overlapping clips count once an epoch."""
-    total, reached, epoch = 0.0, float("-inf"), None
-    for span in sorted(spans, key=lambda span: (span.stream_id, span.epoch, span.start_s)):
-        if (span.stream_id, span.epoch) != epoch:
-            epoch, reached = (span.stream_id, span.epoch), float("-inf")
-        begin = max(span.start_s, reached, float("-inf") if start_s is None else start_s)
-        end = span.end_s if end_s is None else min(span.end_s, end_s)
-        total += max(0.0, end - begin)
-        reached = max(reached, span.end_s)
-    return total
+def _fit(spans: Sequence[ClipSpan], budget: Budget, cost: Cost) -> tuple[ClipSpan, ...]:
+    """As many evenly spaced clips as fit, the first and the last among them."""
+
+    def fits(chosen: Sequence[ClipSpan]) -> bool:
+        within = sum(span.num_tokens for span in chosen) <= (budget.tokens or 0)
+        return within and sum(map(cost, chosen)) <= budget.places
+
+    for count in range(_most(spans, budget, cost), 1, -1):
+        chosen = _spread(spans, count)  # not monotone: fewer clips may cost more
+        if fits(chosen):
+            return chosen
+    if fits(spans[-1:]):
+        return tuple(spans[-1:])
+    return (min(spans, key=cost),)
 
 
-def no_footage(stream_id: str, start_s: float, end_s: float, nearest: ClipSpan | None) -> NoFootage:
-    """The error of an empty range, naming where there is something."""
-    hint = (
-        f"the nearest clip is {nearest.start_s:.1f} to {nearest.end_s:.1f} s"
-        if nearest
-        else "the stream has no clips yet"
-    )
-    return NoFootage(f"{stream_id} has no footage from {start_s:.1f} to {end_s:.1f} s; {hint}")
-
-
-def nearest_span(spans: Sequence[ClipSpan], start_s: float, end_s: float) -> ClipSpan | None:
-    """The clip closest to a range."""
-    return min(
-        spans,
-        key=lambda span: max(span.start_s - end_s, start_s - span.end_s, 0.0),
-        default=None,
-    )
+def _most(spans: Sequence[ClipSpan], budget: Budget, cost: Cost) -> int:
+    """More clips than this cannot fit, whichever they are."""
+    cheapest = accumulate(sorted(map(cost, spans)))
+    return min(sum(total <= budget.places for total in cheapest), len(spans), budget.clips)
 
 
 def _spread(spans: Sequence[ClipSpan], count: int) -> tuple[ClipSpan, ...]:
-    return tuple(spans[(2 * i + 1) * len(spans) // (2 * count)] for i in range(count))
-
-
-def _cost(spans: Sequence[ClipSpan], tokens_per_clip: int) -> int:
-    return sum(span.num_tokens + tokens_per_clip for span in spans)
+    """`count` >= 2 of them, evenly spaced from the first to the last."""
+    steps = count - 1
+    return tuple(spans[(2 * i * (len(spans) - 1) + steps) // (2 * steps)] for i in range(count))

@@ -1,64 +1,71 @@
 """Path 2: from a question to an answer, out of the stored tokens alone.
 
-Index, budget, values, prompt, text: nothing is decoded, no video is needed. `ask_stream` yields
-the answer's text as it is written and last the whole `Answer` with its citations.
+Index, budget, values, prompt, text: nothing is decoded, no video is needed. `prepare` reads the
+index and refuses what cannot be answered; `answer_prepared` needs the model and yields the text as
+it is written, then the whole `Answer`. `ask` and `ask_stream` do both.
 """
 
+import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from pipeline.ask.question import Question, resolve_range
-from pipeline.ask.retrieval import Selection, covered_s, fit_to_budget, nearest_span, no_footage
-from pipeline.errors import FingerprintMismatch, InvalidQuery, NoFootage
+from pipeline.ask.answer import Answer, Piece, StreamReading, Timings
+from pipeline.ask.prompt import Reading, reading_style
+from pipeline.ask.question import Question, StreamPart, look_up, resolve_range
+from pipeline.errors import FingerprintMismatch, NoFootage
 from pipeline.store import ClipStore
 from pipeline.types import ClipSpan, StreamInfo
-from workers.models import LanguageModel, ReadingStyle
-from workers.reading import read_clip
+from workers.models import ModelIdentity, VisualSegment
+from workers.seams import Answerer
 
-MARK_TOKENS = 16
-"""Set aside for a time mark and a newline; marks take 5 to 12 in known vocabularies."""
+__all__ = [
+    "Answer",
+    "Piece",
+    "Prepared",
+    "Question",
+    "answer_prepared",
+    "ask",
+    "ask_stream",
+    "prepare",
+    "reading_style",
+    "require_model",
+    "resolve_range",
+]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Timings:
-    """Where the time of an answer went, in wall seconds."""
+class Prepared:
+    """A question that can be answered, with what the index says of it."""
 
+    question: Question
+    parts: tuple[StreamPart, ...]
     index_s: float
-    load_s: float
-    first_token_s: float
-    """From the question to the first piece of text, index and load included."""
-    total_s: float
+    """Wall seconds that the index took."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A question's answer and what it rests on."""
+def prepare(store: ClipStore, question: Question) -> Prepared:
+    """Look up what is asked; reads the index alone.
 
-    text: str
-    citations: tuple[ClipSpan, ...]
-    """The clips that were read."""
-    coverage: float
-    """Share of the asked range that has footage, 0 to 1."""
-    read_fraction: float
-    """Share of the range's clips that were read; below 1 when the budget left some out."""
-    partial: bool
-    """True when clips named by the index could not be read."""
-    visual_tokens: int
-    prompt_tokens: int
-    timings: Timings
+    Raises:
+        UnknownStream, NoFootage, InvalidQuery: what is wrong with the question.
+        StoreError: what failed.
+    """
+    started_s = time.perf_counter()
+    parts = tuple(look_up(store, question))
+    return Prepared(question, parts, time.perf_counter() - started_s)
 
 
-def ask(store: ClipStore, model: LanguageModel, question: Question) -> Answer:
+def ask(store: ClipStore, model: Answerer, question: Question) -> Answer:
     """The whole answer at once; see `ask_stream`."""
     *_, answer = ask_stream(store, model, question)
     assert isinstance(answer, Answer)
     return answer
 
 
-def ask_stream(
-    store: ClipStore, model: LanguageModel, question: Question
-) -> Iterator[str | Answer]:
+def ask_stream(store: ClipStore, model: Answerer, question: Question) -> Iterator[Piece | Answer]:
     """Yield the answer's text in pieces, then the `Answer`.
 
     Raises:
@@ -66,120 +73,122 @@ def ask_stream(
         FingerprintMismatch: a stream's tokens are of another model.
         StoreError, ModelError: what failed.
     """
-    started_s = time.perf_counter()
-    for stream_id in question.streams:
-        require_model(store.get_info(stream_id), model)
-    style = reading_style(question, model)
-    selection, asked_s = select(store, question, style, _room(model, question))
+    yield from answer_prepared(store, model, prepare(store, question))
+
+
+def answer_prepared(
+    store: ClipStore, model: Answerer, prepared: Prepared
+) -> Iterator[Piece | Answer]:
+    """The same for a question that was looked up before the model was loaded."""
+    started_s = time.perf_counter() - prepared.index_s
+    question = prepared.question
+    for part in prepared.parts:
+        require_model(part.info, model)
+    reading = Reading(question, tuple(part for part in prepared.parts if part.clips), model)
+    chosen = [span for spans in reading.choose() for span in spans]
     index_s = time.perf_counter() - started_s
-    segments, read = [], []
-    by_place = {(span.stream_id, span.epoch, span.index): span for span in selection.spans}
-    unnamed = _named_streams(question, style)
-    for clip in store.iter_clips(selection.spans, on_corrupt="skip"):
-        read.append(by_place[clip.stream_id, clip.epoch, clip.index])
-        segments += read_clip(
-            clip,
-            marks=style.marks,
-            keep_positions=style.keep_positions,
-            name=clip.stream_id if clip.stream_id in unnamed else None,
-        )
-        unnamed.discard(clip.stream_id)
-    if not read:
-        raise NoFootage(
-            f"none of {len(selection.spans)} clips in the range can be read; run "
-            f"`aot clips verify {question.streams[0]}`"
-        )
+    read, segments = _read(store, reading, chosen)
     load_s = time.perf_counter() - started_s - index_s
-    pieces, first_token_s = [], None
-    for piece in model.stream_answer(
+    texts, first_token_s = [], None
+    for text in model.stream_answer(
         question.text, segments, max_new_tokens=question.max_new_tokens
     ):
         first_token_s = first_token_s or time.perf_counter() - started_s
-        pieces.append(piece)
-        yield piece
+        texts.append(text)
+        yield Piece(text)
     total_s = time.perf_counter() - started_s
-    yield Answer(
-        text="".join(pieces).strip(),
-        citations=tuple(read),
-        coverage=min(1.0, selection.footage_s / asked_s) if asked_s > 0 else 0.0,
-        read_fraction=len(read) / selection.found,
-        partial=len(read) < len(selection.spans),
+    logger.info("answered from %d of %d clips in %.2f s", len(read), len(chosen), total_s)
+    yield _answer(
+        prepared,
+        read,
+        text="".join(texts).strip(),
+        partial=len(read) < len(chosen),
         visual_tokens=sum(len(segment.tokens) for segment in segments),
         prompt_tokens=model.count_tokens(question.text, segments),
         timings=Timings(index_s, load_s, first_token_s or total_s, total_s),
     )
 
 
-def reading_style(question: Question, model: LanguageModel) -> ReadingStyle:
-    """How the clips are read: as the question says, else as the model wants."""
-    given = {"marks": question.marks, "keep_positions": question.keep_positions}
-    return replace(model.reading, **{k: v for k, v in given.items() if v is not None})
-
-
-def select(
-    store: ClipStore, question: Question, style: ReadingStyle, room: int
-) -> tuple[Selection, float]:
-    """The clips to read, and the seconds that were asked about; reads the index alone.
-
-    `room`: tokens that the model's context leaves for video.
-    """
-    found: list[ClipSpan] = []
-    footage_s = asked_s = 0.0
-    for stream_id in question.streams:
-        start_s, end_s = resolve_range(store, stream_id, question)
-        spans = store.list_spans(stream_id, start_s, end_s)
-        if not spans:
-            nearest = nearest_span(store.list_spans(stream_id), start_s, end_s)
-            raise no_footage(stream_id, start_s, end_s, nearest)
-        found += spans
-        footage_s += covered_s(spans, start_s, end_s)
-        asked_s += end_s - start_s
-    infos = [store.get_info(stream_id) for stream_id in question.streams]
-    frames = max(_number(info, "clip_frames", 8) for info in infos)
-    marks = MARK_TOKENS * (frames if style.marks == "frame" else 1)
-    # Each name stands there once; a character is at most one token.
-    names = sum(len(name) + 1 for name in _named_streams(question, style))
-    max_clips = question.max_clips
-    if style.keep_positions:  # a clip then takes the context that all its tokens would
-        whole = frames * max(_number(info, "frame_tokens", 0) for info in infos)
-        max_clips = min(max_clips, max(0, room - names) // (whole + marks))
-    max_tokens = max(0, min(question.max_visual_tokens or room, room) - names)
-    chosen = fit_to_budget(found, max_tokens, tokens_per_clip=marks, max_clips=max_clips)
-    return Selection(chosen, len(found), footage_s), asked_s
-
-
-def require_model(info: StreamInfo, model: LanguageModel) -> None:
+def require_model(info: StreamInfo, model: Answerer) -> None:
     """Raise `FingerprintMismatch` when the stream's tokens were not made by this model."""
     if not info.fingerprint:  # it was refused before a model was asked for, and has no tokens
         return
-    ours = {
-        "model_type": model.identity.model_type,
-        "weights": model.identity.weights,
-        "processor": model.identity.processor,
-    }
-    stored = {name: info.settings.get(name) for name in ours}
-    if stored != ours:
+    made_by = _identity_of(info)
+    if not model.identity.same_model(made_by):
         raise FingerprintMismatch(
-            f"{info.stream_id} holds tokens of {info.model_id} ({stored['weights']}), got model "
-            f"{model.identity.model_id} ({ours['weights']}); ask with the model of the stream"
+            f"{info.stream_id} holds tokens of {info.model_id} ({made_by.weights}), got model "
+            f"{model.identity.model_id} ({model.identity.weights}); ask with the model of the "
+            "stream"
         )
 
 
-def _named_streams(question: Question, style: ReadingStyle) -> set[str]:
-    """Streams whose first mark says their name: when there is more than one to tell apart."""
-    return set(question.streams) if style.name_streams and len(question.streams) > 1 else set()
+def _identity_of(info: StreamInfo) -> ModelIdentity:
+    """The model whose tokens a stream holds, as the store knows it."""
+    names = ("revision", "model_type", "weights", "processor", "dtype")
+    facts = {name: str(info.settings.get(name)) for name in names}
+    return ModelIdentity(model_id=info.model_id, **facts)
 
 
-def _number(info: StreamInfo, name: str, default: int) -> int:
-    value = info.settings.get(name)
-    return int(value) if isinstance(value, (int, float)) else default
-
-
-def _room(model: LanguageModel, question: Question) -> int:
-    room = model.context_length - question.max_new_tokens - model.count_tokens(question.text, [])
-    if room <= 0:
-        raise InvalidQuery(
-            f"{model.context_length} tokens of context leave no room for video beside the question "
-            f"and {question.max_new_tokens} new tokens; lower max_new_tokens"
+def _read(
+    store: ClipStore, reading: Reading, chosen: list[ClipSpan]
+) -> tuple[list[ClipSpan], list[VisualSegment]]:
+    """The clips that could be read, and all that is read of them."""
+    by_place = {(span.stream_id, span.epoch, span.index): span for span in chosen}
+    read, segments = [], []
+    for clip, of_clip in reading.read(store.iter_clips(chosen, on_corrupt="skip")):
+        if of_clip:
+            read.append(by_place[clip.stream_id, clip.epoch, clip.index])
+            segments += of_clip
+    if not read:
+        raise NoFootage(
+            f"none of {len(chosen)} clips in the range can be read; run "
+            f"`aot clips verify {chosen[0].stream_id}`"
         )
-    return room
+    return read, segments
+
+
+def _answer(
+    prepared: Prepared,
+    read: list[ClipSpan],
+    *,
+    text: str,
+    partial: bool,
+    visual_tokens: int,
+    prompt_tokens: int,
+    timings: Timings,
+) -> Answer:
+    parts = prepared.parts
+    asked_s = sum(part.asked_s for part in parts)
+    footage_s = sum(part.footage_s for part in parts)
+    return Answer(
+        text=text,
+        citations=tuple(read),
+        coverage=_share(footage_s, asked_s),
+        read_fraction=_share(len(read), sum(len(part.clips) for part in parts)),
+        partial=partial,
+        visual_tokens=visual_tokens,
+        prompt_tokens=prompt_tokens,
+        timings=timings,
+        streams=tuple(_stream_reading(part, read) for part in parts),
+        without_footage=tuple(part.stream_id for part in parts if not part.clips),
+    )
+
+
+def _stream_reading(part: StreamPart, read: list[ClipSpan]) -> StreamReading:
+    clock = part.timeline.clock
+    first, last = clock.local(part.start_s), clock.local(part.end_s)
+    return StreamReading(
+        stream_id=part.stream_id,
+        start_s=part.start_s,
+        end_s=part.end_s,
+        wall_start=None if first is None else first.isoformat(timespec="seconds"),
+        wall_end=None if last is None else last.isoformat(timespec="seconds"),
+        coverage=_share(part.footage_s, part.asked_s),
+        clips_found=len(part.clips),
+        clips_read=sum(span.stream_id == part.stream_id for span in read),
+        gaps=part.gaps,
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / whole) if whole > 0 else 0.0

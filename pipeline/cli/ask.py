@@ -1,8 +1,14 @@
 """`aot ask`: a question about stored streams, answered from their tokens."""
 
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from pipeline.cli.output import hms, note, print_json, settings_of, to_plain
+
+if TYPE_CHECKING:
+    from pipeline.ask.answer import Answer, StreamReading
 
 
 def ask(
@@ -20,31 +26,38 @@ def ask(
 ) -> int:
     """Answer a question about a range of streams from the cache alone."""
     from pipeline.api import Pipeline
-    from pipeline.ask.run import Answer
+    from pipeline.ask.answer import Answer
 
     budget = {"max_visual_tokens": max_visual_tokens, "max_new_tokens": max_new_tokens}
     overrides = {"model": {"id": model}, "store": {"url": store}, "ask": budget}
     settings = settings_of(context, overrides)
     with Pipeline(settings) as pipeline:
         answer = None
-        for part in pipeline.ask_stream(
-            question, streams=streams, start_s=start, end_s=end, last=last
-        ):
+        for part in pipeline.ask_stream(question, streams=streams, start=start, end=end, last=last):
             if isinstance(part, Answer):
                 answer = part
             elif not as_json:
-                print(part, end="", flush=True)
+                print(part.text, end="", flush=True)
     assert answer is not None
     if as_json:
-        print_json(to_plain(answer))
+        print_json(_as_json(answer))
     else:
         print()
         _show_sources(answer)
     return 0
 
 
-def _show_sources(answer) -> None:
-    """Citations, coverage and cost on stderr."""
+def _as_json(answer: "Answer") -> dict[str, Any]:
+    plain = to_plain(answer)
+    for shown, stream in zip(plain["streams"], answer.streams, strict=True):
+        shown["read_fraction"] = stream.read_fraction
+    return plain
+
+
+def _show_sources(answer: "Answer") -> None:
+    """The range as it was understood, citations, coverage and cost on stderr."""
+    for stream in answer.streams:
+        note(f"  {stream.stream_id}  {_range_of(stream)}: {_found_in(stream)}")
     for span in answer.citations[:8]:
         note(f"  {span.stream_id}  {hms(span.start_s)} to {hms(span.end_s)}  clip {span.index}")
     if len(answer.citations) > 8:
@@ -54,4 +67,21 @@ def _show_sources(answer) -> None:
         f"  {answer.visual_tokens} visual tokens, coverage {answer.coverage:.0%}, "
         f"{answer.read_fraction:.0%} of the clips read{partial}; "
         f"first word after {answer.timings.first_token_s:.2f} s"
+    )
+
+
+def _range_of(stream: "StreamReading") -> str:
+    if stream.wall_start is not None and stream.wall_end is not None:
+        return f"{stream.wall_start} to {stream.wall_end}"
+    return f"{hms(stream.start_s)} to {hms(stream.end_s)}"
+
+
+def _found_in(stream: "StreamReading") -> str:
+    if not stream.clips_found:
+        return "no footage"
+    gaps = Counter(gap.reason for gap in stream.gaps)
+    without = "".join(f", {count} gaps ({reason})" for reason, count in gaps.items())
+    return (
+        f"{stream.clips_read} of {stream.clips_found} clips read, coverage "
+        f"{stream.coverage:.0%}{without}"
     )

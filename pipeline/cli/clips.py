@@ -147,12 +147,12 @@ def _touches(spans, gap) -> bool:
 
 
 def _spans(store, name: str, start: str | None, end: str | None) -> list:
-    from pipeline.ask.question import Question, resolve_range
+    from pipeline.ask.question import Question, look_up_stream, spans_of
 
     if start is None and end is None:
         store.get_info(name)
         return store.list_spans(name)
-    return store.list_spans(name, *resolve_range(store, name, Question("-", (name,), start, end)))
+    return spans_of([look_up_stream(store, name, Question("-", (name,), start, end))])
 
 
 def _store(context: typer.Context):

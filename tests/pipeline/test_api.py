@@ -51,7 +51,22 @@ def test_an_answer_is_streamed(pipeline, video):
     pipeline.ingest(str(video), stream="cs101")
     *pieces, answer = pipeline.ask_stream("what is seen", streams=["cs101"], last="4s")
     assert isinstance(answer, Answer)
-    assert answer.text == "".join(pieces).strip()
+    assert answer.text == "".join(piece.text for piece in pieces).strip()
+
+
+def test_a_stream_may_be_named_by_itself_and_times_as_text(pipeline, video):
+    pipeline.ingest(str(video), stream="cs101")
+    answer = pipeline.ask("what is seen", streams="cs101", start="0:04", end="8s")
+    assert [span.index for span in answer.citations] == [2, 3]
+    with pytest.raises(PipelineError, match="both start and start_s"):
+        pipeline.ask("what is seen", streams="cs101", start=1, start_s=1)
+
+
+def test_what_is_wrong_with_a_question_is_said_before_a_model_is_loaded(environment, opened):
+    with Pipeline.open(overrides={"model": {"id": "/nowhere/model"}}) as pipeline:
+        with pytest.raises(PipelineError, match="no stream 'nobody'"):
+            pipeline.ask("what", streams="nobody")
+        assert pipeline._model is None
 
 
 def test_settings_of_a_question_may_be_given_with_it(pipeline, video):

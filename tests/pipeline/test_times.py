@@ -5,8 +5,15 @@ from datetime import datetime
 
 import pytest
 
+from pipeline.clock import StreamClock
 from pipeline.errors import InvalidQuery
-from pipeline.times import StreamClock, parse_duration, parse_time, parse_wall_time
+from pipeline.times import (
+    parse_duration,
+    parse_time,
+    parse_wall_time,
+    parse_zone,
+    resolve_range,
+)
 
 PLAIN = StreamClock(end_s=3600.0)
 
@@ -110,3 +117,92 @@ def test_a_time_of_day_ends_at_24_hours():
 def test_what_is_no_wall_time_is_refused(text):
     with pytest.raises(InvalidQuery, match="expected ISO 8601"):
         parse_wall_time(text)
+
+
+BERLIN = parse_zone("Europe/Berlin")
+HOUR_S = 3600.0
+
+
+def clock(start: str, hours: float, zone=BERLIN, now: str | None = None) -> StreamClock:
+    """A stream that was begun at a wall time and holds so many hours."""
+    now_s = wall(now) if now else wall(start) + hours * HOUR_S
+    return StreamClock(hours * HOUR_S, wall(start), zone, now_s=now_s)
+
+
+@pytest.mark.parametrize(
+    ("begun", "hours", "start", "end", "range_s"),
+    [
+        # A range that ends later than what is stored is cut to it.
+        ("2026-05-04T12:00+02:00", 2.5, "14:00", "15:00", (7200, 9000)),
+        ("2026-05-04T12:00+02:00", 2.5, "14:00", "14:31", (7200, 9000)),
+        ("2026-05-04T12:00+02:00", 2.5, "2pm", "2:30pm", (7200, 9000)),
+        ("2026-05-04T12:00+02:00", 2.5, "14:00", "now", (7200, 9000)),
+        ("2026-05-04T12:00+02:00", 2.5, "14:00", None, (7200, None)),
+        # Across midnight.
+        ("2026-05-04T20:00+02:00", 4 + 1 / 12, "23:50", "00:05", (13_800, 14_700)),
+        ("2026-05-04T20:00+02:00", 4 + 1 / 12, "23:50", "00:10", (13_800, 14_700)),
+        ("2026-05-04T20:00+02:00", 8, "23:50", "24:00", (13_800, 14_400)),
+        ("2026-05-04T20:00+02:00", 8, "24:00", "00:30", (14_400, 16_200)),
+        # Days on which the clocks change.
+        ("2026-03-29T00:00+01:00", 9, "00:30", "01:30", (1800, 5400)),
+        ("2026-03-29T00:00+01:00", 9, "01:30", "03:30", (5400, 9000)),
+        ("2026-10-25T00:00+02:00", 9, "00:30", "01:30", (1800, 5400)),
+        ("2026-10-25T00:00+02:00", 9, "01:30", "03:30", (5400, 16_200)),
+        ("2026-10-25T00:00+02:00", 9, "02:45", "02:15", (9900, 11_700)),
+        # Several days: the latest such time.
+        ("2026-05-01T00:00+02:00", 60, "10:00", "11:00", (208_800, 212_400)),
+        # Dates, with an offset or in the stream's zone.
+        ("2026-05-04T12:00+02:00", 2, "2026-05-04T12:10", "2026-05-04T10:20Z", (600, 1200)),
+        # Back from the end, and seconds of the stream.
+        ("2026-05-04T12:00+02:00", 2, "-10m", None, (6600, None)),
+        ("2026-05-04T12:00+02:00", 2, "750", "12m35s", None),
+        ("2026-05-04T12:00+02:00", 2, "10", "9000", (10, 9000)),
+    ],
+)
+def test_a_range_on_the_wall_clock_of_the_stream(begun, hours, start, end, range_s):
+    if range_s is None:
+        with pytest.raises(InvalidQuery):
+            resolve_range(start, end, clock(begun, hours))
+        return
+    assert resolve_range(start, end, clock(begun, hours)) == pytest.approx(range_s)
+
+
+def test_the_zone_is_the_streams_and_not_this_machines():
+    tokyo = parse_zone("+09:00")
+    assert resolve_range("14:00", "14:10", clock("2026-05-04T13:00+09:00", 2, tokyo)) == (
+        3600,
+        4200,
+    )
+
+
+@pytest.mark.parametrize(
+    ("end_s", "start", "end", "range_s"),
+    [
+        (3600.0, "59:30", None, (3570, None)),
+        (3598.0, "59:30", "60:00", (3570, 3600)),
+        (3600.0, "12:30", "13:00", (750, 780)),
+        (3600.0, "00:30", "00:45", (1800, 2700)),
+        (36_000.0, "1:30", "2:00", (5400, 7200)),
+        (20.0, "1:00", "2:00", (3600, 7200)),
+        (3600.0, "00:12:30", "00:13:00", (750, 780)),
+    ],
+)
+def test_minutes_are_meant_where_hours_lie_behind_the_end(end_s, start, end, range_s):
+    assert resolve_range(start, end, StreamClock(end_s)) == range_s
+
+
+@pytest.mark.parametrize("text", ["Mars/Base", "", "+25:00", "../etc/passwd", "2pm"])
+def test_what_is_no_zone_is_refused(text):
+    with pytest.raises(InvalidQuery, match="Europe/Berlin"):
+        parse_zone(text)
+
+
+def test_half_days_need_a_wall_clock():
+    with pytest.raises(InvalidQuery, match="--start-time"):
+        parse_time("2:30pm", PLAIN)
+
+
+@pytest.mark.parametrize(("start", "end"), [("15:00", "14:00x"), (9, 3), ("-1m", "-2m")])
+def test_a_range_that_ends_before_it_begins_is_refused(start, end):
+    with pytest.raises(InvalidQuery):
+        resolve_range(start, end, clock("2026-05-04T12:00+02:00", 2.5))

@@ -1,0 +1,72 @@
+"""What comes back from a question: pieces of text as they are written, and last the answer."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.types import ClipSpan, Gap
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of the answer, as soon as it is certain."""
+
+    text: str
+    kind: Literal["piece"] = "piece"
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of an answer went, in wall seconds; loading the model is not in it."""
+
+    index_s: float
+    load_s: float
+    first_token_s: float
+    """From the question to the first piece of text, index and load included."""
+    total_s: float
+
+
+@dataclass(frozen=True)
+class StreamReading:
+    """What of one stream was asked about, what there is of it and what was read."""
+
+    stream_id: str
+    start_s: float
+    """The range that the question's times were resolved to, in seconds of the stream."""
+    end_s: float
+    wall_start: str | None
+    """The same on the wall clock, ISO 8601 in the stream's zone; None where it has none."""
+    wall_end: str | None
+    coverage: float
+    """Share of the range that has footage, 0 to 1."""
+    clips_found: int
+    clips_read: int
+    gaps: tuple[Gap, ...] = ()
+    """Stretches of the range without footage, each with its reason."""
+
+    @property
+    def read_fraction(self) -> float:
+        """Share of the clips found that were read; below 1 when the budget left some out."""
+        return self.clips_read / self.clips_found if self.clips_found else 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question's answer and what it rests on."""
+
+    text: str
+    citations: tuple[ClipSpan, ...]
+    """The clips that were read."""
+    coverage: float
+    """Share of the asked ranges that has footage, 0 to 1, over all streams."""
+    read_fraction: float
+    """Share of the ranges' clips that were read; below 1 when the budget left some out."""
+    partial: bool
+    """True when clips named by the index could not be read."""
+    visual_tokens: int
+    prompt_tokens: int
+    timings: Timings
+    streams: tuple[StreamReading, ...] = ()
+    """The same for each stream, in the order asked."""
+    without_footage: tuple[str, ...] = ()
+    """Streams that have no clip in the range; the others were asked."""
+    kind: Literal["answer"] = "answer"

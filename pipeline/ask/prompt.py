@@ -1,0 +1,206 @@
+"""What a model is given to read: marks in the stream's own time, and what they and clips cost.
+
+The cost of a mark is measured with the model's tokenizer, so that the context is used and not
+exceeded. Knows of no store.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from pipeline.ask.question import Question, StreamPart
+from pipeline.ask.retrieval import Budget, share_budget
+from pipeline.errors import InvalidQuery
+from pipeline.types import ClipSpan, StreamInfo
+from workers.models import ReadingStyle, VisualSegment
+from workers.reading import format_mark, format_time, placeholder, read_clip
+from workers.seams import Answerer
+from workers.types import CompressedClip
+
+SAMPLED_MARKS = 16
+"""Marks of a stream that are measured; they differ in their digits alone."""
+MAX_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the clips of a question are read to a model."""
+
+    question: Question
+    parts: tuple[StreamPart, ...]
+    """Streams that have clips in the range."""
+    model: Answerer
+
+    @cached_property
+    def style(self) -> ReadingStyle:
+        """As the question says, else as the model wants."""
+        return reading_style(self.question, self.model)
+
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """Streams whose first mark says their name: when there is more than one to tell apart."""
+        several = self.style.name_streams and len(self.question.streams) > 1
+        return frozenset(self.question.streams if several else ())
+
+    def choose(self) -> list[tuple[ClipSpan, ...]]:
+        """The clips to read of each part.
+
+        Raises:
+            InvalidQuery: the context leaves no room for video.
+            QueryTooLarge: not one clip of each stream fits.
+        """
+        groups = [[clip.span for clip in part.clips] for part in self.parts]
+        room = self._room()
+        chosen: list[tuple[ClipSpan, ...]] = []
+        extra = 0
+        for _ in range(MAX_TRIES):  # marks may take a token more than those that were measured
+            budget = Budget(
+                room - self._names_cost, self.question.max_visual_tokens, self.question.max_clips
+            )
+            overhead = self._overhead + extra
+            chosen = share_budget(groups, budget, lambda span, o=overhead: self._cost(span, o))
+            over = self._count(chosen) - room
+            if over <= 0:
+                break
+            extra += -(-over // sum(map(len, chosen)))
+        return chosen
+
+    def read(
+        self, clips: Iterator[CompressedClip]
+    ) -> Iterator[tuple[CompressedClip, list[VisualSegment]]]:
+        """Each clip with what is read of it; the first of a stream names it."""
+        unnamed = set(self.named)
+        parts = {part.stream_id: part for part in self.parts}
+        for clip in clips:
+            part = parts[clip.stream_id]
+            shift_s = part.timeline.shift_of(clip.epoch)
+            yield (
+                clip,
+                read_clip(
+                    clip,
+                    marks=self.style.marks,
+                    keep_positions=self.style.keep_positions,
+                    name=clip.stream_id if clip.stream_id in unnamed else None,
+                    within=(part.start_s - shift_s, part.end_s - shift_s),
+                    time_text=_moved(time_writer(part), shift_s),
+                ),
+            )
+            unnamed.discard(clip.stream_id)
+
+    def _cost(self, span: ClipSpan, overhead: int) -> int:
+        whole = self._whole_clip if self.style.keep_positions else span.num_tokens
+        return whole + overhead
+
+    @cached_property
+    def _whole_clip(self) -> int:
+        """Places of a clip whose tokens stand where they stood before the reduction."""
+        infos = [part.info for part in self.parts]
+        return self._frames * max(_number(info, "frame_tokens") or 0 for info in infos)
+
+    @cached_property
+    def _frames(self) -> int:
+        return max(_number(part.info, "clip_frames") or 1 for part in self.parts)
+
+    def _room(self) -> int:
+        """Places of the context for clips and their marks."""
+        model, question = self.model, self.question
+        sample = placeholder(self._marks(self.parts[0])[0], 1)
+        one, two = (model.count_tokens(question.text, [sample] * n) for n in (1, 2))
+        room = model.context_length - question.max_new_tokens - (2 * one - two)
+        if room <= 0:
+            raise InvalidQuery(
+                f"{model.context_length} tokens of context leave no room for video beside the "
+                f"question and {question.max_new_tokens} new tokens; lower max_new_tokens"
+            )
+        return room
+
+    @cached_property
+    def _overhead(self) -> int:
+        """Tokens of a clip beside its visual tokens: marks, and what the family adds to a run."""
+        dearest = max(self._measure(mark) for part in self.parts for mark in self._marks(part))
+        return dearest * (self._frames if self.style.marks == "frame" else 1)
+
+    @cached_property
+    def _names_cost(self) -> int:
+        """Tokens that the streams' names add to their first marks."""
+        cost = 0
+        for part in self.parts:
+            if part.stream_id in self.named:
+                named, plain = self._marks(part, part.stream_id)[0], self._marks(part)[0]
+                cost += max(0, self._measure(named) - self._measure(plain))
+        return cost
+
+    def _measure(self, mark: str) -> int:
+        """Tokens that a mark and the end of its run add to a prompt."""
+        first = placeholder("[00:00:00]", 1)
+        before = self.model.count_tokens(self.question.text, [first])
+        return (
+            self.model.count_tokens(self.question.text, [first, placeholder(mark, 1)]) - before - 1
+        )
+
+    def _marks(self, part: StreamPart, name: str | None = None) -> list[str]:
+        """Marks of some of a stream's clips, spread over them."""
+        step = max(1, len(part.clips) // SAMPLED_MARKS)
+        write = time_writer(part)
+        return [
+            format_mark(clip.start_s, name=name, time_text=write) for clip in part.clips[::step]
+        ]
+
+    def _count(self, chosen: Sequence[Sequence[ClipSpan]]) -> int:
+        """Places that the chosen clips take, as the tokenizer counts them.
+
+        Where positions are kept or frames are marked it is what they were reckoned to cost.
+        """
+        if self.style.keep_positions or self.style.marks == "frame":
+            return 0
+        segments = [
+            placeholder(
+                format_mark(
+                    part.timeline.place(span).start_s,
+                    name=part.stream_id if not i and part.stream_id in self.named else None,
+                    time_text=time_writer(part),
+                ),
+                span.num_tokens,
+            )
+            for part, spans in zip(self.parts, chosen, strict=True)
+            for i, span in enumerate(spans)
+        ]
+        model, question = self.model, self.question
+        return self._room() - (
+            model.context_length
+            - question.max_new_tokens
+            - model.count_tokens(question.text, segments)
+        )
+
+
+def reading_style(question: Question, model: Answerer) -> ReadingStyle:
+    """How the clips are read: as the question says, else as the model wants."""
+    given = {"marks": question.marks, "keep_positions": question.keep_positions}
+    return replace(model.reading, **{k: v for k, v in given.items() if v is not None})
+
+
+def time_writer(part: StreamPart) -> Callable[[float], str]:
+    """Times of a stream as they are told: of the wall clock where it has one.
+
+    With the date where the range reaches over midnight.
+    """
+    clock = part.timeline.clock
+    first, last = clock.local(part.start_s), clock.local(part.end_s)
+    if first is None or last is None:
+        return format_time
+    form = "%H:%M:%S" if first.date() == last.date() else "%Y-%m-%d %H:%M:%S"
+
+    def write(stream_s: float) -> str:
+        moment = clock.local(stream_s)
+        return format_time(stream_s) if moment is None else moment.strftime(form)
+
+    return write
+
+
+def _moved(write: Callable[[float], str], shift_s: float) -> Callable[[float], str]:
+    return lambda time_s: write(time_s + shift_s)
+
+
+def _number(info: StreamInfo, name: str) -> int | None:
+    value = info.settings.get(name)
+    return int(value) if isinstance(value, (int, float)) else None
