@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental, NotSettled
     from aot.packing import stack_clips, unpack
     from aot.pooling import pool_grid, pool_mask, pooled_grid
-    from aot.reducers.registry import REDUCERS, make_reducer
+    from aot.reducers.registry import REDUCERS, check_constants, make_reducer
     from aot.seam import CausalReducer, Reducer
     from aot.spatial import merge_within_frame
     from aot.temporal import concatenate, merge_across_frames
@@ -53,6 +53,7 @@ __all__ = [
     "Reducer",
     "TokenKind",
     "TransportPlan",
+    "check_constants",
     "compress_clip",
     "concatenate",
     "count_anchors",
@@ -76,7 +77,7 @@ _HOMES = {
     "packing": ("stack_clips", "unpack"),
     "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
     "seam": ("CausalReducer", "Reducer"),
-    "reducers.registry": ("REDUCERS", "make_reducer"),
+    "reducers.registry": ("REDUCERS", "check_constants", "make_reducer"),
     "spatial": ("merge_within_frame",),
     "temporal": ("concatenate", "merge_across_frames"),
     "transport": ("TransportPlan", "sinkhorn"),

@@ -19,6 +19,7 @@ from aot.packing import front_rows, take_rows
 from aot.reducers.budget import Budget
 from aot.reducers.cell_memory import AdaptiveState, count_slots, end_clips, open_memory
 from aot.reducers.cells import CellBatch, count_up, pool_batch
+from aot.reducers.frames import describe_pooling
 from aot.reducers.fused_scan import fits_kernels, scan_fused
 from aot.reducers.rule import AdaptiveRule
 from aot.reducers.scan import find_frames, scan_frames
@@ -38,9 +39,9 @@ class AdaptiveReducer(CausalReducer[AdaptiveState]):
 
     def describe(self) -> dict[str, Any]:
         """See `Reducer.describe`."""
-        config = {name: getattr(self.config, name) for name in _DECIDING}
         rule = {**asdict(self.rule), "powers": dict(self.rule.powers)}
-        return {"reducer": "adaptive", "version": 1, "retention": self.retention, **config, **rule}
+        pooling = describe_pooling(self.config)
+        return {"reducer": "adaptive", "version": 1, "retention": self.retention, **pooling, **rule}
 
     def open_state(
         self, clips: int, grid: Grid, width: int, dtype: torch.dtype, device: torch.device
@@ -83,10 +84,6 @@ class AdaptiveReducer(CausalReducer[AdaptiveState]):
 
     def _budget(self, grid: Grid) -> Budget:
         return self.rule.budget(self.retention, self.config.clip_frames, grid[0] * grid[1])
-
-
-_DECIDING = ("pooling", "pool_stride", "clip_frames")
-"""Fields of `AOTConfig` that decide the tokens of the reducers other than the method's."""
 
 
 def _pack(

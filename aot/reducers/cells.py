@@ -32,26 +32,6 @@ ROUNDS = 8
 
 
 @dataclass(frozen=True)
-class OneClip:
-    """State of one open clip, of the reducers that do not take clips side by side yet."""
-
-    anchors: Float[Tensor, "k d"]
-    cell: Int[Tensor, " k"]
-    mass: Float[Tensor, " k"]
-    keyframe: int
-    position: int
-    pooled_grid: Grid
-
-    @property
-    def grid(self) -> Grid:
-        return self.pooled_grid
-
-    @property
-    def width(self) -> int:
-        return self.anchors.shape[1]
-
-
-@dataclass(frozen=True)
 class CellFeatures:
     """Frames after pooling; `p` cells in raster order."""
 
@@ -118,7 +98,7 @@ class CellBatch:
     """Frames of clips side by side after pooling; `p` cells in raster order."""
 
     tokens: Float[Tensor, "c t p d"]
-    """float32 or better."""
+    """float32 or better, unless they were to keep their dtype."""
     attention: Float[Tensor, "c t p"]
     """Attention received in the deep layer; about one on average."""
     local_attention: Float[Tensor, "c t p"]
@@ -126,15 +106,18 @@ class CellBatch:
     grid: Grid
 
 
-def pool_batch(batch: FeatureBatch, config: AOTConfig) -> CellBatch:
-    """The model's own pooling of tokens and attention, in float32 or better."""
+def pool_batch(batch: FeatureBatch, config: AOTConfig, *, exact: bool = True) -> CellBatch:
+    """The model's own pooling of tokens and attention, in float32 or better.
+
+    `exact` off pools tokens in their own dtype, as a model does that keeps all of them.
+    """
     mode, stride = config.pooling, config.pool_stride
     clips, frames = batch.tokens.shape[:2]
-    exact = exact_dtype(batch.tokens.dtype)
-    maps = torch.stack([batch.global_attention, batch.local_attention], dim=3)
+    wide = exact_dtype(batch.tokens.dtype)
+    maps = torch.stack([batch.global_attention, batch.local_attention], dim=3).to(wide)
     tokens, maps = (
-        pool_grid(values.flatten(0, 1).to(exact), batch.grid, mode, stride=stride)
-        for values in (batch.tokens, maps)
+        pool_grid(values.flatten(0, 1), batch.grid, mode, stride=stride)
+        for values in (batch.tokens.to(wide) if exact else batch.tokens, maps)
     )
     return CellBatch(
         tokens.unflatten(0, (clips, frames)),
@@ -164,13 +147,16 @@ def count_clip_so_far(retention: float, num_cells: int, frames: int) -> int:
     return count_clip(retention, frames * num_cells) if frames else 0
 
 
-def to_clip_tokens(kept: Kept, cells: CellFeatures, begun: int = 0) -> ClipTokens:
-    """Kept tokens by frame, then cell; equal places keep their order.
+def space_out(length: int, count: int) -> Int[Tensor, " c"]:
+    """`count` of `length` places, evenly spread."""
+    places = torch.arange(count) * length + length // 2
+    return places.div(max(count, 1), rounding_mode="floor")
 
-    `begun` is the position of the first frame in its clip.
-    """
+
+def to_clip_tokens(kept: Kept, cells: CellFeatures) -> ClipTokens:
+    """Kept tokens of a whole clip by frame, then cell; equal places keep their order."""
     order = torch.argsort(kept.frame * (cells.grid[0] * cells.grid[1]) + kept.cell, stable=True)
-    frame = kept.frame[order] + begun
+    frame = kept.frame[order]
     kind = torch.where(frame == 0, int(TokenKind.KEYFRAME), int(TokenKind.DISTINCT))
     return ClipTokens(
         tokens=kept.tokens[order].to(cells.dtype),

@@ -5,89 +5,63 @@ the nearest token. Those that decide frame by frame are causal and can be pushed
 the whole clip say so when they are pushed. Their constants are keyword arguments.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor
 
 from aot.config import AOTConfig
 from aot.errors import InvalidConfig, NotIncremental
 from aot.reducers.cells import (
+    CellBatch,
     CellFeatures,
     Kept,
-    OneClip,
     count_clip,
     count_frame,
     pool_features,
+    space_out,
     to_clip_tokens,
 )
-from aot.reducers.peers_spatial import merge_clip, zip_frame
+from aot.reducers.frames import (
+    FrameReducer,
+    KeptCells,
+    average_places,
+    describe_pooling,
+    keep_places,
+)
+from aot.reducers.peers_spatial import merge_clip, zip_frames
 from aot.reducers.peers_temporal import merge_segments, prune_static
 from aot.types import ClipTokens, FrameFeatures, Grid
 
-ReduceFrame = Callable[[CellFeatures, int, int], Kept]
-"""(frames, step, position of that frame in its clip) -> what is kept of the frame."""
 ReduceClip = Callable[[CellFeatures, int], Kept]
 """(all frames of a clip, budget in tokens) -> what is kept."""
-
-
-class FrameReducer:
-    """Reduces every frame by itself; all the state is the position. See `Reducer`."""
-
-    def __init__(self, config: AOTConfig, reduce: ReduceFrame) -> None:
-        self.config = config
-        self._reduce = reduce
-
-    def describe(self) -> dict[str, Any]:
-        """See `Reducer.describe`."""
-        return {"reducer": type(self).__name__, "version": 1}
-
-    def push_many(
-        self, features: Sequence[FrameFeatures], states: Sequence[OneClip | None]
-    ) -> list[tuple[ClipTokens, OneClip]]:
-        """Take the next frames of several clips, each with its own state (None opens one)."""
-        return [self._push(clip, state) for clip, state in zip(features, states, strict=True)]
-
-    def finish(self, state: OneClip, dtype: torch.dtype = torch.float32) -> ClipTokens:
-        """Nothing: every token came out at once."""
-        none = state.cell[:0]
-        return ClipTokens(
-            tokens=state.anchors[:0].to(dtype), frame=none, cell=none, mass=state.mass[:0],
-            kind=none.to(torch.uint8), grid=state.pooled_grid,
-        )  # fmt: skip
-
-    def compress_clips(self, features: Sequence[FrameFeatures]) -> list[ClipTokens]:
-        """Whole clips in reading order."""
-        return [tokens for tokens, _ in self.push_many(features, [None] * len(features))]
-
-    def _push(self, clip: FrameFeatures, state: OneClip | None) -> tuple[ClipTokens, OneClip]:
-        cells = pool_features(clip, self.config)
-        begun, frames = (state.position if state else 0), len(cells.tokens)
-        parts = [self._reduce(cells, step, begun + step) for step in range(frames)]
-        names = ("tokens", "frame", "cell", "mass")
-        kept = Kept(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
-        none = kept.cell[:0]
-        left = OneClip(kept.tokens[:0], none, kept.mass[:0], 0, begun + frames, cells.grid)
-        return to_clip_tokens(kept, cells, begun), left
 
 
 class WholeClipReducer:
     """Reduces a clip as a whole: it can be compressed, not pushed."""
 
-    def __init__(self, config: AOTConfig, retention: float, reduce: ReduceClip) -> None:
+    def __init__(
+        self,
+        config: AOTConfig,
+        retention: float,
+        reduce: ReduceClip,
+        description: Mapping[str, Any],
+    ) -> None:
         self.config = config
         self._retention, self._reduce = retention, reduce
+        self._description = dict(description)
 
     def describe(self) -> dict[str, Any]:
         """See `Reducer.describe`."""
-        return {"reducer": type(self).__name__, "version": 1}
+        return {**self._description, **describe_pooling(self.config)}
 
     def push_many(
-        self, features: Sequence[FrameFeatures], states: Sequence[OneClip | None]
-    ) -> list[tuple[ClipTokens, OneClip]]:
+        self, features: Sequence[FrameFeatures], states: Sequence[Any]
+    ) -> list[tuple[ClipTokens, Any]]:
         """Always raises.
 
         Raises:
@@ -98,7 +72,7 @@ class WholeClipReducer:
             "use compress_clips, or a causal reducer for live streams"
         )
 
-    def finish(self, state: OneClip, dtype: torch.dtype = torch.float32) -> ClipTokens:
+    def finish(self, state: Any, dtype: torch.dtype = torch.float32) -> ClipTokens:
         """Always raises, as `push_many` does."""
         self.push_many([], [])
         raise AssertionError("push_many raises")
@@ -116,14 +90,30 @@ class WholeClipReducer:
 def make_visionzip(
     retention: float, config: AOTConfig, seed: int = 0, *, contextual_share: float = 10 / 64
 ) -> FrameReducer:
-    """VisionZip; see `aot.reducers.peers_spatial.zip_frame`."""
+    """VisionZip; see `aot.reducers.peers_spatial.zip_frames`."""
     _check_share("contextual_share", contextual_share)
 
-    def reduce(cells: CellFeatures, step: int, position: int) -> Kept:
-        budget = count_frame(retention, cells.attention.shape[1], position)
-        return zip_frame(cells, step, budget, contextual_share)
+    @lru_cache(maxsize=8)
+    def counts(num_cells: int, device: torch.device) -> tuple[Tensor, int]:
+        """Dominant and contextual tokens of a clip's frames, and the most of the latter."""
+        budgets = [count_frame(retention, num_cells, at) for at in range(config.clip_frames)]
+        merged = [_count_contextual(budget, contextual_share) for budget in budgets]
+        kept = [budget - count for budget, count in zip(budgets, merged, strict=True)]
+        return torch.tensor([kept, merged]).to(device), max(merged)
 
-    return FrameReducer(config, reduce)
+    def reduce(cells: CellBatch, position: Int[Tensor, "c t"]) -> KeptCells:
+        table, most = counts(cells.tokens.shape[2], cells.tokens.device)
+        dominant, contextual = table[:, position % config.clip_frames]
+        return zip_frames(cells, dominant, contextual, most)
+
+    constants = {"retention": retention, "contextual_share": contextual_share}
+    return FrameReducer(config, reduce, {"reducer": "visionzip", "version": 1, **constants})
+
+
+def _count_contextual(budget: int, share: float) -> int:
+    """Of a frame's budget; one at least where there is more than one token."""
+    count = min(round(budget * share), budget)
+    return max(count, 1) if budget > 1 and share > 0 else count
 
 
 def make_tome(
@@ -131,7 +121,8 @@ def make_tome(
 ) -> WholeClipReducer:
     """ToMe over a clip; see `aot.reducers.peers_spatial.merge_clip`."""
     _check_share("step_share", step_share)
-    return WholeClipReducer(config, retention, partial(merge_clip, step_share=step_share))
+    constants = {"step_share": step_share}
+    return _whole("tome", retention, config, partial(merge_clip, **constants), constants)
 
 
 def make_temporal_difference(
@@ -139,7 +130,8 @@ def make_temporal_difference(
 ) -> WholeClipReducer:
     """EVS and DTD; see `aot.reducers.peers_temporal.prune_static`."""
     _check_share("first_share", first_share)
-    return WholeClipReducer(config, retention, partial(prune_static, first_share=first_share))
+    constants, reduce = {"first_share": first_share}, partial(prune_static, first_share=first_share)
+    return _whole("temporal_difference", retention, config, reduce, constants)
 
 
 def make_holitom(
@@ -151,51 +143,58 @@ def make_holitom(
     contextual_share: float = 10 / 64,
 ) -> WholeClipReducer:
     """HoliTom-like; see `aot.reducers.peers_temporal.merge_segments`."""
-    _check_share("static_similarity", static_similarity)
-    _check_share("contextual_share", contextual_share)
-    reduce = partial(
-        merge_segments, static_similarity=static_similarity, contextual_share=contextual_share
-    )
-    return WholeClipReducer(config, retention, reduce)
+    constants = {"static_similarity": static_similarity, "contextual_share": contextual_share}
+    for name, value in constants.items():
+        _check_share(name, value)
+    return _whole("holitom", retention, config, partial(merge_segments, **constants), constants)
+
+
+def _whole(
+    name: str,
+    retention: float,
+    config: AOTConfig,
+    reduce: ReduceClip,
+    constants: Mapping[str, float],
+) -> WholeClipReducer:
+    description = {"reducer": name, "version": 1, "retention": retention, **constants}
+    return WholeClipReducer(config, retention, reduce, description)
 
 
 def make_frame_skip(retention: float, config: AOTConfig, seed: int = 0) -> FrameReducer:
     """Whole frames, evenly spread over `config.clip_frames`; the last one in part, thinned."""
+    frames = config.clip_frames
 
-    def reduce(cells: CellFeatures, step: int, position: int) -> Kept:
-        num_cells = cells.attention.shape[1]
-        budget = count_clip(retention, config.clip_frames * num_cells)
+    def choose(position: int, num_cells: int) -> Tensor:
+        budget = count_clip(retention, frames * num_cells)
         chosen = -(-budget // num_cells)
-        middles = [(2 * k + 1) * config.clip_frames // (2 * chosen) for k in range(chosen)]
-        at = position % config.clip_frames
-        count = num_cells if at in middles else 0
-        if chosen and at == middles[-1]:
+        middles = [(2 * k + 1) * frames // (2 * chosen) for k in range(chosen)]
+        count = num_cells if position in middles else 0
+        if chosen and position == middles[-1]:
             count = budget - (chosen - 1) * num_cells
-        cell = (torch.arange(count) * num_cells + num_cells // 2).div(
-            max(count, 1), rounding_mode="floor"
-        )
-        cell = cell.to(cells.tokens.device)
-        mass = config.clip_frames * num_cells / budget
-        return _kept(cells.tokens[step][cell], step, cell, mass)
+        return space_out(num_cells, count)
 
-    return FrameReducer(config, reduce)
+    def weigh(num_cells: int, count: int) -> float:
+        return frames * num_cells / count_clip(retention, frames * num_cells)
+
+    description = {"reducer": "frame_skip", "version": 1, "retention": retention}
+    return FrameReducer(config, keep_places(config, choose, weigh), description)
 
 
 def make_mean_pool(retention: float, config: AOTConfig, seed: int = 0) -> FrameReducer:
     """A coarser grid per frame, by average pooling; grids alternate to come near the retention."""
 
-    def reduce(cells: CellFeatures, step: int, position: int) -> Kept:
-        rows, columns = _coarse_grid(cells.grid, retention, position)
-        image = cells.tokens[step].mT.unflatten(1, cells.grid)
-        pooled = F.adaptive_avg_pool2d(image, (rows, columns)).flatten(1).mT
+    def choose(position: int, grid: Grid) -> tuple[Tensor, Tensor]:
+        coarse = _coarse_grid(grid, retention, position)
         down, across = (
-            (2 * torch.arange(n, device=pooled.device) + 1) * size // (2 * n)
-            for n, size in ((rows, cells.grid[0]), (columns, cells.grid[1]))
+            (2 * torch.arange(n) + 1) * size // (2 * n)
+            for n, size in zip(coarse, grid, strict=True)
         )
-        cell = (down[:, None] * cells.grid[1] + across[None]).flatten()
-        return _kept(pooled, step, cell, cells.attention.shape[1] / (rows * columns))
+        images = torch.eye(grid[0] * grid[1]).unflatten(1, grid)
+        weights = F.adaptive_avg_pool2d(images, coarse).flatten(1).mT
+        return (down[:, None] * grid[1] + across[None]).flatten(), weights
 
-    return FrameReducer(config, reduce)
+    description = {"reducer": "mean_pool", "version": 1, "retention": retention}
+    return FrameReducer(config, average_places(config, choose), description)
 
 
 def _coarse_grid(grid: Grid, retention: float, position: int) -> Grid:
@@ -221,13 +220,9 @@ def _grids(grid: Grid) -> list[Grid]:
     return [sizes[count] for count in sorted(sizes)]
 
 
-def _kept(tokens: Tensor, step: int, cell: Tensor, mass: float) -> Kept:
-    return Kept(tokens, torch.full_like(cell, step), cell, torch.full_like(tokens[:, 0], mass))
-
-
 def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InvalidConfig(f"{name} must be within [0, 1], got {value}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InvalidConfig(f"{name} must be a number within [0, 1], got {value!r}")
 
 
 PEERS: dict[str, Callable[..., FrameReducer | WholeClipReducer]] = {

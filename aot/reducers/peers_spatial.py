@@ -4,36 +4,69 @@ Pooled cells and a budget in, kept tokens out. What the papers read inside the v
 (attention keys) is not there after the projector, so likeness is the cosine of the tokens.
 """
 
+import math
+
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from aot.reducers.cells import CellFeatures, Kept, highest, normalise
+from aot.reducers.cells import CellBatch, CellFeatures, Kept, count_up, highest, normalise
+from aot.reducers.frames import KeptCells
 
 
-def zip_frame(cells: CellFeatures, step: int, budget: int, contextual_share: float) -> Kept:
-    """VisionZip (Yang et al., arXiv 2412.04467) on one frame.
+def zip_frames(
+    cells: CellBatch, dominant: Int[Tensor, "c t"], contextual: Int[Tensor, "c t"], most: int
+) -> KeptCells:
+    """VisionZip (Yang et al., arXiv 2412.04467) on every frame.
 
-    Dominant tokens are those that receive most attention; of the rest, evenly spaced ones become
-    targets, every other is averaged into the target it is most like (contextual tokens). The
-    paper keeps 54 dominant and 10 contextual of 64.
+    Dominant tokens are the given number that receive most attention; of the rest, evenly spaced
+    ones become targets, every other is averaged into the target it is most like (contextual
+    tokens, at most `most`). The paper keeps 54 dominant and 10 contextual of 64.
     """
-    tokens, attention = cells.tokens[step], cells.attention[step]
-    contextual = min(round(budget * contextual_share), budget)
-    if budget > 1 and contextual_share > 0:
-        contextual = max(contextual, 1)
-    dominant = highest(attention, budget - contextual)
-    chosen = torch.zeros_like(attention, dtype=torch.bool).index_fill_(0, dominant, True)
-    rest = (~chosen).nonzero()[:, 0]
-    targets = rest[_spaced(len(rest), contextual).to(rest.device)]
-    merged, mass = average_into(tokens, torch.ones_like(attention), rest, targets)
-    cell = torch.cat([dominant, targets])
-    return Kept(
-        torch.cat([tokens[dominant], merged]),
-        torch.full_like(cell, step),
-        cell,
-        torch.cat([torch.ones_like(attention[dominant]), mass]),
+    num_cells = cells.tokens.shape[2]
+    place = count_up(num_cells, cells.tokens.device)
+    order = cells.attention.sort(dim=2, descending=True, stable=True).indices
+    chosen = torch.zeros_like(cells.attention, dtype=torch.bool)
+    chosen = chosen.scatter(2, order, place < dominant[..., None])
+    rest = chosen.to(torch.uint8).sort(dim=2, stable=True).indices  # the others, rising, come first
+    order = count_up(most, place.device)
+    there = order < contextual[..., None]
+    others = (num_cells - dominant)[..., None]
+    spaced = (order * others + others // 2).div(
+        contextual[..., None].clamp(min=1), rounding_mode="floor"
     )
+    target = rest.gather(2, spaced.clamp(max=num_cells - 1).where(there, 0))
+    tokens, mass = _average(cells.tokens, ~chosen, target, there)
+    # Places that are not there write to a cell of their own, which is then left out.
+    at = target.where(there, num_cells)
+    wide = at[..., None].expand(-1, -1, -1, tokens.shape[3])
+    merged = F.pad(cells.tokens, (0, 0, 0, 1)).scatter(2, wide, tokens)[:, :, :-1]
+    masses = F.pad(torch.ones_like(cells.attention), (0, 1)).scatter(2, at, mass)[:, :, :-1]
+    kept = F.pad(chosen, (0, 1)).scatter(2, at, there)[:, :, :-1]
+    return KeptCells(kept, merged, masses)
+
+
+def _average(
+    tokens: Float[Tensor, "c t p d"],
+    members: Bool[Tensor, "c t p"],
+    target: Int[Tensor, "c t k"],
+    there: Bool[Tensor, "c t k"],
+) -> tuple[Float[Tensor, "c t k d"], Float[Tensor, "c t k"]]:
+    """Averages of the members, each gone to the target it is most like, a target to itself."""
+    unit = normalise(tokens)
+    wide = target[..., None].expand(-1, -1, -1, tokens.shape[3])
+    likeness = (unit @ unit.gather(2, wide).mT).masked_fill(~there[:, :, None], -math.inf)
+    order = count_up(target.shape[2], target.device).expand_as(target)
+    if target.shape[2]:
+        own = target.where(there, target[..., :1])
+        nearest = likeness.argmax(dim=3).scatter(2, own, order.where(there, 0))
+    else:
+        nearest = torch.zeros_like(members, dtype=torch.int64)
+    given = (nearest[:, :, None] == order[..., None]) & members[:, :, None] & there[..., None]
+    weights = given.to(tokens.dtype)
+    mass = weights.sum(dim=3)
+    return weights @ tokens / mass.clamp(min=1)[..., None], mass
 
 
 def average_into(
@@ -90,9 +123,3 @@ def _merge_pairs(
     total = mass.index_add(0, target, mass[source])
     stays = torch.ones_like(mass, dtype=torch.bool).index_fill_(0, source, False)
     return (summed / total[:, None])[stays], total[stays], index[stays]
-
-
-def _spaced(length: int, count: int) -> Int[Tensor, " c"]:
-    """`count` of `length` places, evenly spread."""
-    places = torch.arange(count) * length + length // 2
-    return places.div(max(count, 1), rounding_mode="floor")

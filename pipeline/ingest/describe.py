@@ -38,7 +38,12 @@ _FIRST_RULES: dict[str, dict[str, Any]] = {
         "memory": 8,
         "patience": 8.0,
         "merged_tokens": 1,
-    }
+    },
+    "random": {"seed": 0},
+    "visionzip": {"contextual_share": 10 / 64},
+    "tome": {"step_share": 0.5},
+    "temporal_difference": {"first_share": 0.25},
+    "holitom": {"static_similarity": 0.8, "contextual_share": 10 / 64},
 }
 """Constants of reducers' own that no fingerprint of the first release covered, as they were."""
 _FIRST_RETENTION = 0.1

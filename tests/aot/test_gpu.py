@@ -11,12 +11,14 @@ from aot import (
     FeatureBatch,
     FrameFeatures,
     Grid,
+    concatenate,
     make_reducer,
     stack_clips,
     unpack,
 )
+from aot.reducers import adaptive
 from aot.transport import exponentiate, scale_kernel
-from tests.aot.support import features
+from tests.aot.support import features, part
 
 GRID, FRAMES = (12, 12), 8
 pytestmark = pytest.mark.gpu
@@ -68,7 +70,10 @@ def moved_batch(grid: Grid, clips: int = 2) -> FeatureBatch:
     return stack_clips([move(features(FRAMES, grid, dim=32, seed=seed)) for seed in range(clips)])
 
 
-@pytest.mark.parametrize("name", ["aot", "adaptive"])
+CAUSAL = sorted({*REDUCERS} - {"holitom", "temporal_difference", "tome"})
+
+
+@pytest.mark.parametrize("name", CAUSAL)
 def test_the_host_waits_for_nothing_in_a_push(name, no_waits):
     reducer, batch = causal(name, GRID), moved_batch(GRID)
     with torch.inference_mode():
@@ -82,7 +87,7 @@ def test_the_host_waits_for_nothing_in_a_push(name, no_waits):
             reducer.compress_batch(batch)
 
 
-@pytest.mark.parametrize("name", ["aot", "adaptive"])
+@pytest.mark.parametrize("name", CAUSAL)
 def test_a_graph_of_a_push_gives_what_the_push_gives(name):
     reducer, batch, other = causal(name, GRID), moved_batch(GRID), moved_batch(GRID)
     with torch.inference_mode():
@@ -103,6 +108,33 @@ def test_a_graph_of_a_push_gives_what_the_push_gives(name):
             assert torch.equal(ours.cell, theirs.cell)
             assert torch.equal(ours.frame, theirs.frame)
             torch.testing.assert_close(ours.tokens, theirs.tokens)
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "plain"])
+@pytest.mark.parametrize("cuts", [(8,), (1, 3, 8)], ids=str)
+@pytest.mark.parametrize("memory", [8, 2])
+def test_the_adaptive_scan_keeps_what_it_keeps_on_the_cpu(monkeypatch, kernels, cuts, memory):
+    grid = (27, 27)
+    reducer = make_reducer("adaptive", 0.1, grid=grid, clip_frames=FRAMES, memory=memory)
+    assert isinstance(reducer, CausalReducer)
+    clips = [features(FRAMES, grid, dim=64, seed=seed, change=1.0) for seed in range(3)]
+    expected = reducer.compress_clips(clips)
+    if not kernels:
+        monkeypatch.setattr(adaptive, "fits_kernels", lambda frames: False)
+
+    state, parts, start = None, [], 0
+    for end in cuts:
+        batch = stack_clips([move(part(clip, start, end)) for clip in clips])
+        packed, state = reducer.push_batch(batch, state)
+        parts, start = [*parts, unpack(packed)], end
+    ends = unpack(reducer.finish_batch(state))
+
+    for wanted, *pieces in zip(expected, *parts, ends, strict=True):
+        kept = concatenate(pieces)
+        assert torch.equal(kept.frame.cpu(), wanted.frame)
+        assert torch.equal(kept.cell.cpu(), wanted.cell)
+        assert torch.equal(kept.mass.cpu(), wanted.mass)
+        torch.testing.assert_close(kept.tokens.cpu(), wanted.tokens, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -8,12 +8,22 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from aot import CausalReducer, FeatureBatch, PackedTokens, make_reducer
+from aot import (
+    REDUCERS,
+    CausalReducer,
+    FeatureBatch,
+    NotIncremental,
+    PackedTokens,
+    make_reducer,
+)
 from aot.kernels import has_triton
 from aot.reducers import adaptive, scan
 from tests.aot.launches import LaunchCounter, count_launches
 
 GRID, FRAMES, WIDTH = (27, 27), 8, 896
+
+WHOLE = ("holitom", "temporal_difference", "tome")
+CAUSAL = sorted({*REDUCERS} - {*WHOLE})
 
 
 def batch(clips: int, frames: int = FRAMES, device: str = "meta") -> FeatureBatch:
@@ -75,6 +85,22 @@ def test_padded_clips_wait_for_nothing_either():
     active = torch.ones(3, FRAMES, dtype=torch.bool, device="meta")
     padded = FeatureBatch(given.tokens, given.local_attention, given.global_attention, GRID, active)
     assert not count_launches(lambda: reducer.push_batch(padded)).waits
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_push_of_every_causal_reducer_reads_no_value(name):
+    reducer, given = causal(name), batch(2)
+    emitted, state = reducer.push_batch(given)
+    more, state = reducer.push_batch(batch(2, frames=1), state)
+    last = reducer.finish_batch(state)
+    assert emitted.tokens.is_meta
+    assert [packed.tokens.shape[0] for packed in (emitted, more, last)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_others_say_that_they_cannot_be_pushed(name):
+    with pytest.raises(NotIncremental):
+        make_reducer(name, 0.1).push_many([], [])
 
 
 def test_what_comes_out_has_room_for_a_tenth_more_than_the_budget():

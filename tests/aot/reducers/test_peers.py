@@ -5,7 +5,8 @@ import torch
 
 from aot import AOTConfig, ClipTokens, FrameFeatures, InvalidConfig, NotIncremental, make_reducer
 from aot.pooling import pool_grid
-from aot.reducers.peers import PEERS, FrameReducer
+from aot.reducers.frames import FrameReducer
+from aot.reducers.peers import PEERS
 
 GRID = (10, 12)
 CELLS = 5 * 6
@@ -178,5 +179,5 @@ def test_frame_reducers_hold_no_tokens_between_pushes():
     made = reducer("visionzip")
     assert isinstance(made, FrameReducer)
     [(_, state)] = made.push_many([draw_clip(3)], [None])
-    assert len(state.cell) == 0
-    assert state.position == 3
+    assert set(state.columns) == {"position"}
+    assert state.position.tolist() == [3]

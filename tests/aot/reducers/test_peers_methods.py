@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from aot import AOTConfig
-from aot.reducers.cells import CellFeatures, count_clip, count_frame
+from aot import AOTConfig, FrameFeatures
+from aot.reducers.cells import CellBatch, CellFeatures, count_clip, count_frame
 from aot.reducers.peers import PEERS
-from aot.reducers.peers_spatial import average_into, merge_clip, zip_frame
+from aot.reducers.peers_spatial import average_into, merge_clip, zip_frames
 from aot.reducers.peers_temporal import cut_segments, merge_segments, prune_static
 
 GRID = (4, 5)
@@ -33,19 +33,33 @@ def test_frames_add_up_to_the_clip(retention):
     assert max(counts) - min(counts) <= 1
 
 
+def zip_frame(tokens, attention, dominant, contextual):
+    """What is kept of one frame: cells, tokens, masses."""
+    cells = CellBatch(tokens[None], attention[None], attention[None], GRID)
+    counts = (torch.tensor([[count]]) for count in (dominant, contextual))
+    result = zip_frames(cells, *counts, most=contextual + 2)
+    kept = result.kept[0, 0]
+    return kept.nonzero()[:, 0].tolist(), result.tokens[0, 0][kept], result.mass[0, 0][kept]
+
+
 def test_visionzip_keeps_the_most_attended():
     attention = torch.zeros(1, CELLS)
     attention[0, [3, 8, 13]] = torch.tensor([5.0, 7.0, 6.0])
-    kept = zip_frame(make_cells(draw(1), attention), 0, 5, contextual_share=0.4)
-    assert kept.cell[:3].tolist() == [3, 8, 13]
-    assert kept.mass[:3].tolist() == [1, 1, 1]
+    tokens = draw(1)
+    cell, kept, mass = zip_frame(tokens, attention, 3, 2)
+    assert {3, 8, 13} < set(cell)
+    assert len(cell) == 5
+    for dominant in (3, 8, 13):
+        assert torch.equal(kept[cell.index(dominant)], tokens[0, dominant])
+        assert mass[cell.index(dominant)] == 1
 
 
 def test_visionzip_averages_the_rest_into_the_contextual_tokens():
     tokens = draw(1)
-    kept = zip_frame(make_cells(tokens), 0, 6, contextual_share=0.5)
-    total = (kept.tokens * kept.mass[:, None]).sum(dim=0)
-    assert torch.allclose(total, tokens[0].sum(dim=0), atol=1e-5)
+    cell, kept, mass = zip_frame(tokens, torch.ones(1, CELLS), 3, 3)
+    assert cell == [0, 1, 2, 3 + 2, 3 + 8, 3 + 14]  # evenly spaced among the other 17
+    assert torch.allclose((kept * mass[:, None]).sum(dim=0), tokens[0].sum(dim=0), atol=1e-5)
+    assert mass.sum() == CELLS
 
 
 def test_members_go_to_the_target_they_are_most_like():
@@ -111,18 +125,21 @@ def test_holitom_meets_the_budget_of_a_still_clip():
     assert len(kept.cell) == 60
 
 
+def compress(name, retention, tokens, **constants):
+    flat = torch.ones(tokens.shape[:2])
+    clip = FrameFeatures(tokens, flat, flat, GRID)
+    config = AOTConfig(pooling="none", **constants)
+    return PEERS[name](retention, config).compress_clips([clip])[0]
+
+
 def test_frame_skip_spreads_whole_frames():
-    config = AOTConfig(clip_frames=8)
-    made = PEERS["frame_skip"](0.25, config)
-    kept = torch.zeros(8, dtype=torch.int64)
-    for position in range(8):
-        cells = make_cells(draw(8))
-        kept[position] = len(made._reduce(cells, position, position).cell)
+    tokens = compress("frame_skip", 0.25, draw(8), clip_frames=8)
+    kept = torch.bincount(tokens.frame, minlength=8)
     assert kept.tolist() == [0, 0, CELLS, 0, 0, 0, CELLS, 0]
 
 
 def test_mean_pool_of_one_cell_is_the_mean_of_the_frame():
     tokens = draw(1)
-    kept = PEERS["mean_pool"](1 / CELLS, AOTConfig())._reduce(make_cells(tokens), 0, 0)
+    kept = compress("mean_pool", 1 / CELLS, tokens)
     assert torch.allclose(kept.tokens, tokens[0].mean(dim=0, keepdim=True), atol=1e-6)
     assert kept.mass.tolist() == [CELLS]
