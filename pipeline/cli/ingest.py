@@ -49,6 +49,13 @@ def ingest(
     recursive: bool = typer.Option(
         False, "--recursive", "-r", help="Look for videos in the folders below a folder too."
     ),
+    allow_net: list[str] = typer.Option(
+        None, "--allow-net", help="Network that sources may lie in: 192.168.1.0/24."
+    ),
+    transport: str = typer.Option(None, "--transport", help="Of RTSP: tcp or udp."),
+    hold_still: bool = typer.Option(
+        None, "--hold-still", help="Do not encode frames of a camera that show nothing new."
+    ),
     detach: bool = typer.Option(False, "--detach", help="Go on after this command has ended."),
     workers: int = typer.Option(None, "--workers", help="Compress workers."),
     ray: str = typer.Option(None, "--ray", help="HOST:PORT of a cluster, auto, or off."),
@@ -63,6 +70,11 @@ def ingest(
             "clip_frames": clip_frames,
             "retention": retention,
             "reducer": reducer,
+        },
+        "live": {
+            "networks": tuple(allow_net) if allow_net else None,
+            "transport": transport,
+            "hold_still": hold_still,
         },
         "ray": {"workers": workers, **_ray(ray)},
         "store": {"url": store},
@@ -84,11 +96,26 @@ def ingest(
         )
         for request in _requests(settings, files, stream, start_time)
     ]
+    from pipeline.ingest.live import are_live
+
+    if are_live(requests):
+        return _watch_live(settings, requests, detach, as_json)
     if detach:
         return start_detached(settings, requests, as_json)
     from pipeline.ingest.run import ingest as run
 
     return watch(run(settings, requests, keep_going=len(requests) > 1), as_json)
+
+
+def _watch_live(
+    settings: "Settings", requests: list["IngestRequest"], detach: bool, as_json: bool
+) -> int:
+    from pipeline.cli.live import watch_live
+    from pipeline.errors import InvalidQuery
+
+    if detach:
+        raise InvalidQuery("--detach takes files; run a network source under a service manager")
+    return watch_live(settings, requests, as_json)
 
 
 def _ray(choice: str | None) -> dict[str, Any]:

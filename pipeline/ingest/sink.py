@@ -129,6 +129,27 @@ class StoreSink:
         stream.told((span.epoch, span.index))
         return span.size_bytes
 
+    def put_open(self, clip: CompressedClip) -> int:
+        """Show a live stream's open clip; see `LiveSink.put_open`."""
+        return self._store.put_open(clip, self._lease, fingerprint=self._info.fingerprint)
+
+    def recover_open(self) -> Cursor | None:
+        """Make a clip of what an earlier writer left open, and say where the stream stands."""
+        left = self._store.get_open(self._info.stream_id)
+        stands = self.position()
+        if left is not None and (stands is None or left.index > stands.index):
+            logger.info("%s: clip %d was left open; kept", left.stream_id, left.index)
+            self.put(left)
+        return self.position()
+
+    def fix_wall_start(self, wall_start_s: float) -> float:
+        """Unix time of stream second 0; see `LiveSink.fix_wall_start`."""
+        if self._info.wall_start_s is None:
+            self._info = replace(self._info, wall_start_s=wall_start_s, updated_at_s=time.time())
+            self._store.put_info(self._info, lease=self._lease)
+            return wall_start_s
+        return self._info.wall_start_s
+
     def put_gap(self, gap: StreamGap) -> None:
         """Store a gap."""
         stored = Gap(gap.stream_id, gap.epoch, gap.start_s, gap.end_s, gap.reason)

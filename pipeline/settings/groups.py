@@ -3,6 +3,7 @@
 Knows nothing of files and variables. Passwords are kept apart from URLs, and neither is shown.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -76,6 +77,29 @@ class IngestSettings(_Group):
             except InvalidQuery as error:
                 raise ValueError(str(error)) from None
         return zone
+
+
+class LiveSourceSettings(_Group):
+    """How endless sources are opened and read."""
+
+    networks: tuple[str, ...] = ()
+    """Networks beside the public internet that sources may lie in: `192.168.1.0/24`."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    """Of RTSP."""
+    open_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    stall_s: float = Field(default=20.0, gt=0, le=3600)
+    """Without a picture for so long a source is opened anew."""
+    hold_still: bool = False
+    """Do not encode frames that show nothing new; they are recorded as held."""
+    decoder_memory_mb: int = Field(default=512, ge=64, le=65_536)
+    """Memory that a source's decoder may take beyond what it starts with."""
+
+    @field_validator("networks")
+    @classmethod
+    def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
 
 
 class StoreSettings(_Group):
@@ -196,6 +220,7 @@ class Settings(BaseSettings):
 
     model: ModelSettings = ModelSettings()
     ingest: IngestSettings = IngestSettings()
+    live: LiveSourceSettings = LiveSourceSettings()
     store: StoreSettings = StoreSettings()
     ray: RaySettings = RaySettings()
     ask: AskSettings = AskSettings()

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from aot import ClipTokens
-from workers.compress import CompressSettings, fixed_threads, reducer_for
+from workers.compress import CompressSettings, CompressWorker
 from workers.errors import InvalidSettings, WorkerLost
-from workers.features import to_host
-from workers.models import open_vision_encoder
-from workers.push import Push, Pushed, push_each
+from workers.push import Push, Pushed
+from workers.seams import WorkerInfo
 
 logger = logging.getLogger(__name__)
 
@@ -54,19 +53,16 @@ class InlinePusher:
 
     def __init__(self, settings: CompressSettings, rule: BatchRule | None = None) -> None:
         """Load the vision half; raises what `CompressWorker` raises."""
-        encoder = open_vision_encoder(
-            settings.model,
-            revision=settings.revision,
-            device=settings.device,
-            dtype=settings.dtype,
-        )
-        self._settings, self._encoder = settings, encoder
-        self._reducer = reducer_for(encoder, settings)
+        self._worker = CompressWorker(settings)
         self._rule = rule or BatchRule()
         self._on_cpu = torch.device(settings.device).type == "cpu"
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(self._rule.max_waiting)
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
         self._thread.start()
+
+    @property
+    def info(self) -> WorkerInfo:
+        return self._worker.info
 
     def push(self, push: Push, *, timeout_s: float) -> Pushed:
         """See `Pusher.push`."""
@@ -84,17 +80,23 @@ class InlinePusher:
 
     def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
         """See `Pusher.finish`."""
-        return to_host(self._reducer.finish(state, dtype), dtype)
+        return self._worker.finish(state, dtype)
 
     def close(self) -> None:
-        """End the thread; pushes that wait are refused."""
+        """End the thread and give the model back; pushes that wait are refused."""
         self._waiting.put(None)
         self._thread.join()
+        self._worker.close()
+
+    def __enter__(self) -> "InlinePusher":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def _run(self) -> None:
-        with fixed_threads(self._settings.threads):
-            while (batch := self._gather()) is not None:
-                self._compress(batch)
+        while (batch := self._gather()) is not None:
+            self._compress(batch)
 
     def _gather(self) -> list[_Waiting] | None:
         first = self._waiting.get()
@@ -118,9 +120,7 @@ class InlinePusher:
         if not batch:
             return
         try:
-            pushes = [item.push for item in batch]
-            together = not self._on_cpu
-            results = push_each(self._encoder, self._reducer, pushes, together=together)
+            results = self._worker.push([item.push for item in batch])
         except Exception as error:
             for item in batch:
                 item.result.set_exception(error)

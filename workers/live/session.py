@@ -26,7 +26,7 @@ from workers.live.stillness import StillnessGate, StillnessRule
 from workers.live.timeline import Place, Timeline, wall_time
 from workers.push import Push, Pusher
 from workers.seams import ClipSink, SessionReport, SessionState, StopSignal, WorkerInfo
-from workers.types import CompressedClip, GapReason, StreamGap, VideoSource
+from workers.types import CompressedClip, Cursor, GapReason, StreamGap, VideoSource
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ class LiveSink(ClipSink, Protocol):
 
     def put_open(self, clip: CompressedClip) -> int:
         """Show the open clip as it is so far; `put` of the same index takes its place."""
+        ...
+
+    def recover_open(self) -> Cursor | None:
+        """Commit what an earlier run left open; where the stream stands then."""
         ...
 
     def fix_wall_start(self, wall_start_s: float) -> float:
@@ -147,7 +151,7 @@ class _Session:
     ) -> None:
         self._source, self._settings, self._info = source, settings, info
         self._pusher, self._sink, self._live, self._clock = pusher, sink, live, clock
-        self._cursor = cursor = sink.position()
+        self._cursor = cursor = sink.recover_open()
         self._index = cursor.index + 1 if cursor else 0
         self._accounted_s = cursor.end_s if cursor else 0.0
         self._timeline: Timeline | None = None

@@ -51,6 +51,11 @@ class MemorySink:
         last = self.clips[-1]
         return Cursor(last.epoch, last.index, last.pts_s[-1], last.end_s)
 
+    def recover_open(self):
+        if self.opened and self.opened[-1].index >= len(self.clips):
+            self.clips.append(self.opened[-1])
+        return self.position()
+
     def fix_wall_start(self, wall_start_s):
         self.wall_start_s = wall_start_s if self.wall_start_s is None else self.wall_start_s
         return self.wall_start_s

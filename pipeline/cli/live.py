@@ -1,0 +1,60 @@
+"""The view of `aot ingest` on endless sources: a line when something happens, one now and then."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.cli.output import hms, megabytes, note, one_line, print_json, to_plain
+
+if TYPE_CHECKING:
+    from pipeline.ingest.request import IngestRequest
+    from pipeline.settings import Settings
+    from workers.live.session import LiveProgress
+
+EVERY_S = 10.0
+
+
+def watch_live(settings: "Settings", requests: Sequence["IngestRequest"], as_json: bool) -> int:
+    """Ingest until interrupted; 1 when a source failed for good."""
+    from pipeline.ingest.live import LiveEnd, ingest_live
+
+    last: dict[str, LiveProgress] = {}
+    told_s: dict[str, float] = {}
+    failed: dict[str, Exception] = {}
+    try:
+        for news in ingest_live(settings, requests, stop=threading.Event()):
+            if isinstance(news, LiveEnd):
+                if news.error is not None:
+                    failed[news.stream_id] = news.error
+                    note(f"{news.stream_id}: {type(news.error).__name__}: {one_line(news.error)}")
+                continue
+            before = last.get(news.stream_id)
+            last[news.stream_id] = news
+            happened = before is None or (before.outage, before.rung) != (news.outage, news.rung)
+            if happened or time.monotonic() - told_s[news.stream_id] > EVERY_S:
+                told_s[news.stream_id] = time.monotonic()
+                note(_line(news))
+    finally:
+        for progress in last.values():
+            print_json(to_plain(progress)) if as_json else print(_line(progress))
+    return 1 if failed else 0
+
+
+def _line(progress: "LiveProgress") -> str:
+    """One stream's state in one line."""
+    if progress.outage is not None:
+        return f"{progress.stream_id}: away: {progress.outage}"
+    parts = [
+        f"{hms(progress.position_s)} stored",
+        f"{progress.clips} clips",
+        f"{progress.encoded} of {progress.frames} frames encoded",
+        megabytes(progress.stored_bytes),
+    ]
+    if progress.freshness_s is not None:
+        parts.append(f"fresh within {progress.freshness_s:.1f} s")
+    if progress.gaps:
+        parts.append(", ".join(f"{count} {reason}" for reason, count in progress.gaps.items()))
+    if progress.rung != "full":
+        parts.append(f"reading at {progress.rung!r}")
+    return f"{progress.stream_id}: " + ", ".join(parts)

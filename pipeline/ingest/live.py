@@ -1,0 +1,154 @@
+"""Endless sources into the store: a session a source, one model for all of them.
+
+Each session has a thread, and its decoder a process; their frames share the pusher's batches. A
+session that fails ends by itself, the others go on. Stopping commits what is open.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.errors import InvalidQuery
+from pipeline.ingest.identity import known_info
+from pipeline.ingest.job import IngestJob
+from pipeline.ingest.request import IngestRequest
+from pipeline.settings import Settings
+from pipeline.store import open_store
+from workers.decode.policy import is_network_url
+from workers.live.child import Request
+from workers.live.process import DecoderProcess
+from workers.live.push import InlinePusher
+from workers.live.session import LiveProgress, LiveSettings, run_live_session
+from workers.live.source import LiveSource
+from workers.live.stillness import StillnessRule
+from workers.push import Pusher
+from workers.redact import show_url
+from workers.seams import WorkerInfo
+
+logger = logging.getLogger(__name__)
+
+STOP_S = 10.0
+"""How long sessions may take to commit what is open."""
+
+
+@dataclass(frozen=True)
+class LiveEnd:
+    """A session's last word."""
+
+    stream_id: str
+    error: Exception | None = None
+
+
+def are_live(requests: Sequence[IngestRequest]) -> bool:
+    """Whether these sources are endless ones.
+
+    Raises:
+        InvalidQuery: some are and some are not.
+    """
+    live = [is_network_url(request.source.url) for request in requests]
+    if any(live) and not all(live):
+        raise InvalidQuery(
+            f"got {sum(live)} network sources and {live.count(False)} files; ingest them apart: "
+            "a file ends, a network source does not"
+        )
+    return all(live) and bool(live)
+
+
+def ingest_live(
+    settings: Settings, requests: Sequence[IngestRequest], *, stop: threading.Event
+) -> Iterator[LiveProgress | LiveEnd]:
+    """Bring endless sources in until `stop` is set; progress as it comes, ends as they happen.
+
+    Raises:
+        ModelError, StoreError: what no source can do without.
+    """
+    job = IngestJob.of(settings)
+    with InlinePusher(job.compress) as pusher:
+        yield from _run_all(job, requests, pusher, pusher.info, stop)
+
+
+def _run_all(
+    job: IngestJob,
+    requests: Sequence[IngestRequest],
+    pusher: Pusher,
+    info: WorkerInfo,
+    stop: threading.Event,
+) -> Iterator[LiveProgress | LiveEnd]:
+    news: queue.SimpleQueue[LiveProgress | LiveEnd] = queue.SimpleQueue()
+    threads = [
+        threading.Thread(
+            target=_run_one, args=(job, request, pusher, info, stop, news.put), daemon=True
+        )
+        for request in requests
+    ]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            value = news.get()
+            running -= isinstance(value, LiveEnd)
+            yield value
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(STOP_S)
+
+
+def _run_one(
+    job: IngestJob,
+    request: IngestRequest,
+    pusher: Pusher,
+    info: WorkerInfo,
+    stop: threading.Event,
+    tell: Callable[[LiveProgress | LiveEnd], None],
+) -> None:
+    stream_id = request.source.stream_id
+    try:
+        request = _as_begun(job, request)
+        sink = replace(job.sink(request, info), path=None).open()
+        try:
+            source = open_source(job.settings, request, stop)
+            live = live_settings(job.settings)
+            for progress in run_live_session(
+                request.source, live, info, pusher, sink, source, stop=stop
+            ):
+                tell(progress)
+        finally:
+            sink.close()
+        tell(LiveEnd(stream_id))
+    except Exception as error:
+        logger.error("stream %s failed: %s", stream_id, error)
+        tell(LiveEnd(stream_id, error))
+
+
+def _as_begun(job: IngestJob, request: IngestRequest) -> IngestRequest:
+    """A stream that goes on counts from where it began, which only the first run could see."""
+    source = request.source
+    with open_store(job.store) as store:
+        known = known_info(store, source.stream_id)
+    if known is None or known.wall_start_s is None or source.wall_start_s is not None:
+        return request
+    return replace(request, source=replace(source, wall_start_s=known.wall_start_s))
+
+
+def live_settings(settings: Settings) -> LiveSettings:
+    """What sessions decide by themselves."""
+    return LiveSettings(stillness=StillnessRule() if settings.live.hold_still else None)
+
+
+def open_source(settings: Settings, request: IngestRequest, stop: threading.Event) -> LiveSource:
+    """A source that is connected to, again and again, until `stop` is set."""
+    live, source = settings.live, request.source
+    wanted = Request(
+        url=source.url,
+        shown=show_url(source.url),
+        fps=source.fps,
+        networks=live.networks,
+        transport=live.transport,
+        open_timeout_s=live.open_timeout_s,
+        memory_bytes=live.decoder_memory_mb << 20,
+    )
+    return LiveSource(lambda: DecoderProcess(wanted, stall_s=live.stall_s), stop=stop)
