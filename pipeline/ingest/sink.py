@@ -4,9 +4,11 @@
 meanwhile is `fenced`'s matter. Knows of no worker and no decoder.
 """
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 
+from pipeline.errors import StoreUnavailable
 from pipeline.ingest.again import has_failed_clips, read_again
 from pipeline.ingest.fenced import FencedStream
 from pipeline.ingest.identity import (
@@ -21,6 +23,8 @@ from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.types import Gap, Lease, StreamInfo, StreamStatus
 from workers.seams import SessionReport
 from workers.types import CompressedClip, Cursor, StreamGap
+
+logger = logging.getLogger(__name__)
 
 _STATUS: dict[str, StreamStatus] = {"complete": "complete", "stopped": "paused"}
 
@@ -130,12 +134,25 @@ class StoreSink:
         return span.size_bytes
 
     def put_open(self, clip: CompressedClip) -> int:
-        """Show a live stream's open clip; see `LiveSink.put_open`."""
-        return self._store.put_open(clip, self._lease, fingerprint=self._info.fingerprint)
+        """Show a live stream's open clip; see `LiveSink.put_open`.
+
+        A store that is away is not waited for: the clip itself comes soon, and waits.
+        """
+        stream = self._stream
+        try:
+            return stream.write(
+                lambda lease, _: stream.store.put_open(
+                    clip, lease, fingerprint=stream.info.fingerprint
+                ),
+                limit_s=0.0,
+            )
+        except StoreUnavailable as error:
+            logger.info("%s: the open clip is not shown: %s", clip.stream_id, error)
+            return 0
 
     def recover_open(self) -> Cursor | None:
         """Make a clip of what an earlier writer left open, and say where the stream stands."""
-        left = self._store.get_open(self._info.stream_id)
+        left = self._stream.store.get_open(self._stream.stream_id)
         stands = self.position()
         if left is not None and (stands is None or left.index > stands.index):
             logger.info("%s: clip %d was left open; kept", left.stream_id, left.index)
@@ -144,11 +161,11 @@ class StoreSink:
 
     def fix_wall_start(self, wall_start_s: float) -> float:
         """Unix time of stream second 0; see `LiveSink.fix_wall_start`."""
-        if self._info.wall_start_s is None:
-            self._info = replace(self._info, wall_start_s=wall_start_s, updated_at_s=time.time())
-            self._store.put_info(self._info, lease=self._lease)
-            return wall_start_s
-        return self._info.wall_start_s
+        known_s = self._stream.info.wall_start_s
+        if known_s is not None:
+            return known_s
+        self._stream.put_info(wall_start_s=wall_start_s, updated_at_s=time.time())
+        return wall_start_s
 
     def put_gap(self, gap: StreamGap) -> None:
         """Store a gap."""

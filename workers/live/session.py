@@ -18,7 +18,7 @@ import numpy as np
 from aot import InvalidFeatures
 from workers.decode.frame import resize
 from workers.decode.live import Picture
-from workers.errors import InvalidSettings
+from workers.errors import InvalidSettings, SinkWentBack
 from workers.live.clip import OpenClip
 from workers.live.overload import OverloadLadder, OverloadRule, Rung
 from workers.live.source import LiveEvents, Outage, SourceTally
@@ -297,11 +297,23 @@ class _Session:
 
     def _commit(self, clip: OpenClip) -> None:
         began_s = self._clock()
-        stored_bytes = self._sink.put(clip.to_compressed())
+        compressed = clip.to_compressed()
+        try:
+            stored_bytes = self._sink.put(compressed)
+        except SinkWentBack as error:
+            logger.warning("stream %s: %s", compressed.stream_id, error)
+            self._record_loss(compressed)
+            stored_bytes = self._sink.put(compressed)
         if self._clock() - began_s > STORE_OUTAGE_S:
             self._missing = "store"  # what came meanwhile was not taken
         self._open, self._index = None, clip.index + 1
         self._count(clips=1, stored_bytes=stored_bytes)
+
+    def _record_loss(self, clip: CompressedClip) -> None:
+        """The store lost what it had acknowledged, and a camera shows nothing twice."""
+        stands = self._sink.position()
+        lost_from_s = 0.0 if stands is None else stands.end_s
+        self._put_gap(clip.epoch, lost_from_s, clip.start_s, "store")
 
     def _end_held(self) -> None:
         held, self._held = self._held, None

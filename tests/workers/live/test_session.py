@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.workers.live.stand_ins import Canned, MemorySink, Script
 from tests.workers.session_support import INFO
-from workers.errors import SourceRefused
+from workers.errors import SinkWentBack, SourceRefused
 from workers.live.overload import OverloadRule
 from workers.live.session import LiveSettings, run_live_session
 from workers.live.stillness import StillnessRule
@@ -117,6 +117,24 @@ def test_a_frame_without_usable_features_costs_itself_alone():
     progress, _ = run(sink, picture(0), picture(1, 0), picture(2))
 
     assert (progress.encoded, progress.failed) == (2, 1)
+
+
+def test_what_a_store_lost_is_a_gap_and_the_stream_goes_on():
+    class Forgetful(MemorySink):
+        def put(self, clip):
+            if clip.index == 2 and len(self.clips) == 2:
+                self.clips.pop()
+                raise SinkWentBack("it ends at 0/0, was told 0/1")
+            return super().put(clip)
+
+    sink = Forgetful()
+
+    run(sink, *(picture(i) for i in range(3 * FRAMES)))
+
+    assert [clip.index for clip in sink.clips] == [0, 2]
+    assert [(gap.reason, gap.start_s, gap.end_s) for gap in sink.gaps] == [
+        ("store", float(FRAMES), 2.0 * FRAMES)
+    ]
 
 
 def test_what_trying_again_cannot_mend_ends_the_session_and_is_recorded():
