@@ -1,5 +1,9 @@
 """Features for the tests of `aot`: a frame's tokens share a direction, as real ones do."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 
@@ -41,3 +45,16 @@ def part(clip: FrameFeatures, start: int, end: int) -> FrameFeatures:
         clip.global_attention[start:end],
         clip.grid,
     )
+
+
+@contextmanager
+def no_waits() -> Iterator[None]:
+    """Every wait of the host for a card is an error, while it is entered."""
+    torch.cuda.synchronize()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # says once that it does not see every wait
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,7 +1,5 @@
 """Every reducer on an accelerator against the CPU."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
@@ -16,9 +14,12 @@ from aot import (
     stack_clips,
     unpack,
 )
+from aot.anchors import anchors_in_frame, choose_anchors
+from aot.packing import front_rows
 from aot.reducers import adaptive
+from aot.spatial import merge_and_pool
 from aot.transport import exponentiate, scale_kernel
-from tests.aot.support import features, part
+from tests.aot.support import features, no_waits, part
 
 GRID, FRAMES = (12, 12), 8
 pytestmark = pytest.mark.gpu
@@ -27,6 +28,24 @@ pytestmark = pytest.mark.gpu
 def move(clip: FrameFeatures) -> FrameFeatures:
     parts = (clip.tokens, clip.local_attention, clip.global_attention)
     return FrameFeatures(*(part.cuda() for part in parts), clip.grid)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 729, 126), (2, 196, 196), (2, 50, 700), (1, 5, 1)])
+def test_the_sinkhorn_kernel_is_its_twin(shape, dtype):
+    generator = torch.Generator().manual_seed(0)
+    score = -torch.rand(shape[0], shape[2], shape[1], generator=generator, dtype=dtype)
+    kernel, shift = exponentiate(score.mT, 0.1)
+    source = torch.full(shape[:2], 1 / shape[1], dtype=dtype)
+    anchor = torch.full((shape[0], shape[2]), 1 / shape[2], dtype=dtype)
+    given = kernel, shift, source, anchor
+    expected = scale_kernel(*given, max_iterations=100, tolerance=1e-2)
+
+    result = scale_kernel(*(v.cuda() for v in given), max_iterations=100, tolerance=1e-2)
+
+    assert result.iterations.tolist() == expected.iterations.tolist()
+    torch.testing.assert_close(result.source.cpu(), expected.source, rtol=1e-5, atol=0)
+    torch.testing.assert_close(result.anchor.cpu(), expected.anchor, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("name", sorted(REDUCERS))
@@ -45,19 +64,25 @@ def test_it_keeps_what_it_keeps_on_the_cpu(name, retention):
     torch.testing.assert_close(kept.mass.cpu(), expected.mass, rtol=1e-3, atol=1e-3)
 
 
-@pytest.fixture
-def no_waits():
-    """Every wait of the host is an error, while it is entered."""
-
-    @contextmanager
-    def watch():
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            yield
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    return watch
+@pytest.mark.parametrize("retention", [0.1, 0.5])
+def test_the_stages_within_frames_are_the_cpus(retention):
+    """Tells which stage it is, where the method keeps other tokens than on a CPU."""
+    clip = features(FRAMES, GRID, dim=32)
+    config = make_reducer("aot", retention, grid=GRID, clip_frames=FRAMES).config
+    stages = []
+    for given in (clip, move(clip)):
+        anchors = choose_anchors(given.local_attention, given.global_attention, GRID, config)
+        index = front_rows(anchors, anchors_in_frame(GRID, config))
+        stages.append((anchors, index, merge_and_pool(given.tokens, anchors, GRID, config)))
+    (anchors, index, pooled), (*found, on_card) = stages
+    assert torch.equal(found[0].cpu(), anchors), "anchors"
+    assert torch.equal(found[1].cpu(), index), "order of anchors"
+    assert torch.equal(on_card.count.cpu(), pooled.count), "cells a frame keeps"
+    rows = pooled.cell.shape[1]
+    present = pooled.present
+    assert torch.equal(on_card.cell.cpu()[:, :rows][present], pooled.cell[present]), "cells"
+    ours = on_card.tokens.cpu()[:, :rows]
+    torch.testing.assert_close(ours, pooled.tokens, rtol=1e-4, atol=1e-5)
 
 
 def causal(name: str, grid: Grid) -> CausalReducer:
@@ -74,13 +99,12 @@ CAUSAL = sorted({*REDUCERS} - {"holitom", "temporal_difference", "tome"})
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_the_host_waits_for_nothing_in_a_push(name, no_waits):
+def test_the_host_waits_for_nothing_in_a_push(name):
     reducer, batch = causal(name, GRID), moved_batch(GRID)
     with torch.inference_mode():
         _, state = reducer.push_batch(batch)  # kernels are compiled and tables made
         reducer.push_batch(batch, state)
         reducer.compress_batch(batch)
-        torch.cuda.synchronize()
         with no_waits():
             reducer.push_batch(batch)
             reducer.push_batch(batch, state)
@@ -135,21 +159,3 @@ def test_the_adaptive_scan_keeps_what_it_keeps_on_the_cpu(monkeypatch, kernels, 
         assert torch.equal(kept.cell.cpu(), wanted.cell)
         assert torch.equal(kept.mass.cpu(), wanted.mass)
         torch.testing.assert_close(kept.tokens.cpu(), wanted.tokens, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(3, 729, 126), (2, 196, 196), (2, 50, 700), (1, 5, 1)])
-def test_the_sinkhorn_kernel_is_its_twin(shape, dtype):
-    generator = torch.Generator().manual_seed(0)
-    score = -torch.rand(shape[0], shape[2], shape[1], generator=generator, dtype=dtype)
-    kernel, shift = exponentiate(score.mT, 0.1)
-    source = torch.full(shape[:2], 1 / shape[1], dtype=dtype)
-    anchor = torch.full((shape[0], shape[2]), 1 / shape[2], dtype=dtype)
-    given = kernel, shift, source, anchor
-    expected = scale_kernel(*given, max_iterations=100, tolerance=1e-2)
-
-    result = scale_kernel(*(v.cuda() for v in given), max_iterations=100, tolerance=1e-2)
-
-    assert result.iterations.tolist() == expected.iterations.tolist()
-    torch.testing.assert_close(result.source.cpu(), expected.source, rtol=1e-5, atol=0)
-    torch.testing.assert_close(result.anchor.cpu(), expected.anchor, rtol=1e-5, atol=0)

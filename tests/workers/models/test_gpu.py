@@ -5,6 +5,7 @@ import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from aot import pool_grid
+from tests.aot.support import no_waits
 from tests.checkpoints import random_frames, write_tiny_checkpoint
 from workers.models import VisualSegment, attention, open_language_model, open_vision_encoder
 from workers.models.attention import PROBED_SDPA, attention_received, probe_attention
@@ -87,12 +88,8 @@ def test_frames_are_encoded_without_a_wait_of_the_host(folder):
     encoder = open_vision_encoder(folder, device="cuda", dtype="bfloat16")
     frames = random_frames(5)
     encoder.encode(frames)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         encoder.encode(frames)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def tower_config() -> SiglipVisionConfig:
