@@ -30,7 +30,7 @@ from bench.query_answer import first_token
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.embedded import stop_embedded
 from pipeline.store.redis.connection import iter_plain_values, wait_until_idle
-from pipeline.types import ClipSpan, StreamInfo
+from pipeline.values.types import ClipSpan, StreamInfo
 from workers.types import ClipStats, CompressedClip
 
 STREAM_ID = "hour"

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from pipeline.api import Pipeline
     from pipeline.ask.answer import Answer, Piece
     from pipeline.ask.question import Question
-    from pipeline.errors import PipelineError
     from pipeline.settings import Settings, load_settings
-    from pipeline.types import ClipSpan, Gap, StreamInfo
+    from pipeline.values.errors import PipelineError
+    from pipeline.values.types import ClipSpan, Gap, StreamInfo
 
 __all__ = [
     "Answer",
@@ -32,9 +32,9 @@ _HOMES = {
     "api": ("Pipeline",),
     "ask.answer": ("Answer", "Piece"),
     "ask.question": ("Question",),
-    "errors": ("PipelineError",),
+    "values.errors": ("PipelineError",),
     "settings": ("Settings", "load_settings"),
-    "types": ("ClipSpan", "Gap", "StreamInfo"),
+    "values.types": ("ClipSpan", "Gap", "StreamInfo"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -12,19 +12,19 @@ from typing import Any, Literal
 from pipeline.ask.answer import Answer, Piece
 from pipeline.ask.question import Question
 from pipeline.ask.run import answer_prepared, prepare
-from pipeline.errors import InvalidQuery
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
-from pipeline.types import StreamInfo
+from pipeline.values.errors import InvalidQuery
+from pipeline.values.types import StreamInfo
 from workers.models import Marks, open_language_model
 from workers.seams import Answerer
 from workers.session import Progress
 from workers.types import CompressedClip, VideoSource
 
 Time = float | str
-"""Seconds of the stream, or as `pipeline.times` reads it: `14:05`, `-10m`, ISO 8601."""
+"""Seconds of the stream, or as `pipeline.values.times` reads it: `14:05`, `-10m`, ISO 8601."""
 
 
 class Pipeline:

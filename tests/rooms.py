@@ -85,15 +85,21 @@ def _room(module: str, package: str) -> str:
 
 
 def sort_rooms(arrows: set[Arrow]) -> list[str]:
-    """Rooms in an order in which every arrow points backwards.
+    """Rooms in an order in which every arrow points backwards; of one level by name.
 
     Raises:
         graphlib.CycleError: the arrows run in a circle; it is in the error.
     """
     graph: dict[str, set[str]] = {}
-    for here, there in sorted(arrows):
+    for here, there in arrows:
         graph.setdefault(here, set()).add(there)
-    return list(TopologicalSorter(graph).static_order())
+    sorter = TopologicalSorter(graph)
+    sorter.prepare()
+    rooms: list[str] = []
+    while ready := sorted(sorter.get_ready(), reverse=True):
+        rooms.extend(ready)
+        sorter.done(*ready)
+    return rooms
 
 
 def leave_out_implied(arrows: set[Arrow]) -> set[Arrow]:

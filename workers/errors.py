@@ -37,7 +37,8 @@ class WorkerError(Exception):
     """Base of all errors raised by `workers`."""
 
     kind: str = "failed"
-    """What follows from it, for programs: an exit code, a status; see `pipeline.errors.KINDS`."""
+    """What follows from it, for programs: an exit code, a status; see
+    `pipeline.values.errors.KINDS`."""
 
     @property
     def code(self) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.types import ClipSpan, Gap
+from pipeline.values.types import ClipSpan, Gap
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from functools import cached_property
 
 from pipeline.ask.question import Question, StreamPart
 from pipeline.ask.retrieval import Budget, share_budget
-from pipeline.errors import InvalidQuery
-from pipeline.types import ClipSpan, StreamInfo
+from pipeline.values.errors import InvalidQuery
+from pipeline.values.types import ClipSpan, StreamInfo
 from workers.models import ReadingStyle, VisualSegment
 from workers.reading import format_mark, format_time, placeholder, read_clip
 from workers.seams import Answerer

@@ -17,13 +17,13 @@ from pipeline.ask.timeline import (
     covered_s,
     simple_timeline,
 )
-from pipeline.errors import InvalidQuery, NoFootage
-from pipeline.times import parse_duration
-from pipeline.times import resolve_range as resolve_written
+from pipeline.values.errors import InvalidQuery, NoFootage
+from pipeline.values.times import parse_duration
+from pipeline.values.times import resolve_range as resolve_written
 
 if TYPE_CHECKING:
     from pipeline.store import ClipStore
-    from pipeline.types import ClipSpan, Gap, StreamInfo
+    from pipeline.values.types import ClipSpan, Gap, StreamInfo
     from workers.models import Marks
 
 
@@ -34,7 +34,7 @@ class Question:
     text: str
     streams: tuple[str, ...]
     start: str | float | None = None
-    """As `pipeline.times` takes it, or seconds of the stream; None from the start."""
+    """As `pipeline.values.times` takes it, or seconds of the stream; None from the start."""
     end: str | float | None = None
     last: str | float | None = None
     """The last so many seconds (or `10m`) of each stream, instead of start and end."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from pipeline.errors import QueryTooLarge
-from pipeline.types import ClipSpan
+from pipeline.values.errors import QueryTooLarge
+from pipeline.values.types import ClipSpan
 
 Cost = Callable[[ClipSpan], int]
 """Places of the model's context that a clip takes, its marks included."""

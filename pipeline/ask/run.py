@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pipeline.ask.answer import Answer, Piece, StreamReading, Timings
 from pipeline.ask.prompt import Reading, reading_style
 from pipeline.ask.question import Question, StreamPart, look_up, resolve_range
-from pipeline.errors import FingerprintMismatch, NoFootage
 from pipeline.store import ClipStore
-from pipeline.types import ClipSpan, StreamInfo
+from pipeline.values.errors import FingerprintMismatch, NoFootage
+from pipeline.values.types import ClipSpan, StreamInfo
 from workers.models import ModelIdentity, VisualSegment
 from workers.seams import Answerer
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 
-from pipeline.clock import StreamClock, Stretch
-from pipeline.errors import InvalidQuery
-from pipeline.times import parse_zone
-from pipeline.types import ClipSpan, Gap, Position, StreamInfo
+from pipeline.values.clock import StreamClock, Stretch
+from pipeline.values.errors import InvalidQuery
+from pipeline.values.times import parse_zone
+from pipeline.values.types import ClipSpan, Gap, Position, StreamInfo
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from pipeline.errors import NotInstalled
+from pipeline.values.errors import NotInstalled
 
 
 def load_extra(group: str, name: str) -> Callable[..., Any]:

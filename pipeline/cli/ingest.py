@@ -79,8 +79,8 @@ def ingest(
         "ray": {"workers": workers, **_ray(ray)},
         "store": {"url": store},
     }
-    from pipeline.errors import InvalidQuery
     from pipeline.ingest.request import find_videos
+    from pipeline.values.errors import InvalidQuery
 
     settings = settings_of(context, overrides)
     found = [file for url in urls for file in find_videos(url, recursive=recursive)]
@@ -111,7 +111,7 @@ def _watch_live(
     settings: "Settings", requests: list["IngestRequest"], detach: bool, as_json: bool
 ) -> int:
     from pipeline.cli.live import watch_live
-    from pipeline.errors import InvalidQuery
+    from pipeline.values.errors import InvalidQuery
 
     if detach:
         raise InvalidQuery("--detach takes files; run a network source under a service manager")
@@ -130,9 +130,9 @@ def _requests(
     stream: str | None,
     start_time: str | None,
 ) -> list["IngestRequest"]:
-    from pipeline.errors import InvalidQuery
     from pipeline.ingest.request import IngestRequest, stream_names
-    from pipeline.times import parse_wall_time
+    from pipeline.values.errors import InvalidQuery
+    from pipeline.values.times import parse_wall_time
     from workers.types import VideoSource
 
     if stream is not None and len(files) > 1:
@@ -152,7 +152,7 @@ def _requests(
 
 def _zone(zone: str | None, start_time: str | None) -> str | None:
     """As given, else the offset that the start time has."""
-    from pipeline.errors import InvalidQuery
+    from pipeline.values.errors import InvalidQuery
 
     if zone is None:
         offset = re.search(r"(Z|[+-]\d\d:?\d\d)$", start_time or "")
@@ -213,7 +213,7 @@ def _as_json(value: "Progress") -> dict[str, Any]:
 
 def _code(error: Exception) -> str:
     from aot.errors import AOTError
-    from pipeline.errors import PipelineError
+    from pipeline.values.errors import PipelineError
     from workers.errors import WorkerError
 
     if isinstance(error, (PipelineError, WorkerError, AOTError)):

@@ -14,7 +14,7 @@ import typer
 from pipeline.cli import ask, bench, clips, doctor, ingest, store, streams
 from pipeline.cli.arguments import EVERYWHERE, arrange
 from pipeline.cli.output import Common, one_line, print_json, warn_of_variables
-from pipeline.errors import KINDS, kind_of
+from pipeline.values.errors import KINDS, kind_of
 
 OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
 

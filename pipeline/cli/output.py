@@ -43,8 +43,8 @@ def settings_of(
     context: typer.Context, overrides: Mapping[str, Any] | None = None, *, strict: bool = True
 ) -> "Settings":
     """The settings of this command; from here on lines are logged as they say."""
-    from pipeline.logs import setup_logging
     from pipeline.settings import load_settings
+    from pipeline.settings.logs import setup_logging
 
     common = common_of(context)
     settings = load_settings(common.config, common.overrides(overrides), strict=strict)

@@ -28,7 +28,7 @@ def _wants_json(context: typer.Context, as_json: bool) -> bool:
 @app.command("ls")
 def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--json")) -> int:
     """All streams with how much of each is stored."""
-    from pipeline.views import view_streams
+    from pipeline.streams.views import view_streams
 
     with _store(context) as store:
         views = list(view_streams(store))
@@ -58,7 +58,7 @@ def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--
 @app.command()
 def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Everything known of one stream."""
-    from pipeline.views import view_stream
+    from pipeline.streams.views import view_stream
 
     with _store(context) as store:
         info, view = store.get_info(name), view_stream(store, name)
@@ -79,9 +79,9 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
 @app.command()
 def pause(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """End a detached session; what it stored stays, `resume` goes on behind it."""
-    from pipeline import streams
+    from pipeline.streams import sessions
 
-    state = streams.pause(settings_of(context), name)
+    state = sessions.pause(settings_of(context), name)
     if _wants_json(context, as_json):
         print_json({"stream_id": name, "state": state})
     else:
@@ -99,9 +99,9 @@ def resume(
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Go on with a stream as it was begun, behind what is stored: detached, or here without Ray."""
-    from pipeline import streams
+    from pipeline.streams import sessions
 
-    settings, request = streams.prepare_resume(settings_of(context), name, source)
+    settings, request = sessions.prepare_resume(settings_of(context), name, source)
     if settings.ray.enabled:
         return start_detached(settings, [request], _wants_json(context, as_json))
     from pipeline.ingest.run import ingest
@@ -130,7 +130,7 @@ def remove(
 
 def _confirm(question: str) -> None:
     """Ask on stderr, where no result goes; anything but yes ends the command."""
-    from pipeline.errors import InvalidQuery, NotConfirmed
+    from pipeline.values.errors import InvalidQuery, NotConfirmed
 
     if not sys.stdin.isatty():
         raise InvalidQuery(f"{question} There is no terminal to ask on: say --yes")

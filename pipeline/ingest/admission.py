@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.errors import PipelineError
 from pipeline.ingest.again import has_failed_clips
 from pipeline.ingest.identity import (
     Comparison,
@@ -21,7 +20,8 @@ from pipeline.ingest.identity import (
 )
 from pipeline.ingest.lease import new_writer, require_free, take_lease
 from pipeline.store import ClipStore
-from pipeline.types import StreamInfo
+from pipeline.values.errors import PipelineError
+from pipeline.values.types import StreamInfo
 from workers.errors import SourceError, SourceRefused, SourceUnreachable
 
 Compare = Callable[[StreamInfo], Comparison]

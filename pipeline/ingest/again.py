@@ -5,7 +5,7 @@ lost clips, what is missing may be there now. Knows of no session.
 """
 
 from pipeline.store import ClipStore
-from pipeline.types import ClipSpan, Gap, Lease, Position
+from pipeline.values.types import ClipSpan, Gap, Lease, Position
 
 MISSING = ("truncated", "store", "failed")
 """Reasons of gaps that say nothing of what is read again from before them."""

@@ -17,9 +17,9 @@ from typing import Any
 
 from aot import pooled_grid
 from pipeline.ingest.identity import describe_source, has_credentials
-from pipeline.made_with import Loaded, MadeWith, ModelAsked, SourceAsked, TokensAsked
 from pipeline.settings import Settings
-from pipeline.types import StreamInfo
+from pipeline.values.made_with import Loaded, MadeWith, ModelAsked, SourceAsked, TokensAsked
+from pipeline.values.types import StreamInfo
 from workers.seams import WorkerInfo
 from workers.types import VideoSource
 

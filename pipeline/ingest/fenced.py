@@ -11,12 +11,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from pipeline.errors import LeaseHeld, LeaseLost, PipelineError, StoreUnavailable, StoreWentBack
 from pipeline.ingest.identity import known_info
 from pipeline.ingest.lease import holder_text
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.patience import retry_while_away
-from pipeline.types import Lease, Position, StreamInfo
+from pipeline.values.errors import (
+    LeaseHeld,
+    LeaseLost,
+    PipelineError,
+    StoreUnavailable,
+    StoreWentBack,
+)
+from pipeline.values.types import Lease, Position, StreamInfo
 from workers.errors import SinkWentBack
 
 logger = logging.getLogger(__name__)

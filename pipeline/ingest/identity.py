@@ -10,9 +10,9 @@ import os
 from datetime import UTC, datetime
 from typing import BinaryIO, Literal
 
-from pipeline.errors import Conflict, FingerprintMismatch, UnknownStream
 from pipeline.store import ClipStore
-from pipeline.types import FileIdentity, StreamInfo
+from pipeline.values.errors import Conflict, FingerprintMismatch, UnknownStream
+from pipeline.values.types import FileIdentity, StreamInfo
 from workers.redact import redact_url
 
 BLOCK_BYTES = 64 << 10

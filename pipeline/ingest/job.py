@@ -16,7 +16,7 @@ from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import Settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.types import StreamInfo
+from pipeline.values.types import StreamInfo
 from workers.clips import check_source, open_clips
 from workers.cluster.cluster import Cluster, ClusterSettings, PoolSettings
 from workers.compress import CompressSettings

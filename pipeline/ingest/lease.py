@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.store import ClipStore
 from pipeline.store.checks import lease_held
-from pipeline.types import Lease
+from pipeline.values.types import Lease
 
 ORPHAN_S = 15.0
 """How long a session without its cluster is given to end; 2 s are usual."""

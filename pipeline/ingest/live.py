@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.errors import InvalidQuery
 from pipeline.ingest.identity import known_info
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings
 from pipeline.store import open_store
+from pipeline.values.errors import InvalidQuery
 from workers.decode.policy import is_network_url
 from workers.live.child import Request
 from workers.live.process import DecoderProcess

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from pipeline.errors import InvalidQuery
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings
+from pipeline.values.errors import InvalidQuery
 from workers.cluster.cluster import (
     Cluster,
     open_cluster,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import InvalidQuery
+from pipeline.values.errors import InvalidQuery
 from workers.redact import redact_url
 from workers.types import VideoSource
 

@@ -12,12 +12,12 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
-from pipeline.errors import StoreFull, StoreReadOnly, StoreUnavailable, StoreUnsafe
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.on_ray import open_on_ray
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.runner import Runner, open_inline
 from pipeline.settings import Settings
+from pipeline.values.errors import StoreFull, StoreReadOnly, StoreUnavailable, StoreUnsafe
 from workers.cluster.cluster import Cluster
 from workers.errors import ClusterUnreachable, ModelError
 from workers.session import Progress

@@ -8,7 +8,6 @@ import logging
 import time
 from dataclasses import dataclass, field, replace
 
-from pipeline.errors import StoreUnavailable
 from pipeline.ingest.again import has_failed_clips, read_again
 from pipeline.ingest.fenced import FencedStream
 from pipeline.ingest.identity import (
@@ -20,7 +19,8 @@ from pipeline.ingest.identity import (
 )
 from pipeline.ingest.lease import new_writer, take_lease
 from pipeline.store import ClipStore, StoreConfig, open_store
-from pipeline.types import Gap, Lease, StreamInfo, StreamStatus
+from pipeline.values.errors import StoreUnavailable
+from pipeline.values.types import Gap, Lease, StreamInfo, StreamStatus
 from workers.seams import SessionReport
 from workers.types import CompressedClip, Cursor, StreamGap
 

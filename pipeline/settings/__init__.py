@@ -1,7 +1,8 @@
 """All settings: a YAML file, then the environment (`AOT_...`), then the command line.
 
 `groups` says what can be set, `sources` where values come from and which wins, `check` what only
-the reduction knows. The one place that reads the environment.
+the reduction knows, `logs` sends lines where and how they say. The one place that reads the
+environment.
 """
 
 from pipeline.settings.groups import DEFAULT_MODEL, Settings

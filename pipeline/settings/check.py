@@ -4,8 +4,8 @@ The defaults are right by the tests, and are not looked at: that needs torch, wh
 that whoever lists streams would wait for.
 """
 
-from pipeline.errors import InvalidSettings
 from pipeline.settings.groups import IngestSettings
+from pipeline.values.errors import InvalidSettings
 
 _DEFAULT = IngestSettings()
 

@@ -13,9 +13,9 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.errors import InvalidQuery, InvalidSettings
 from pipeline.store import StoreConfig
-from pipeline.times import parse_zone
+from pipeline.values.errors import InvalidQuery, InvalidSettings
+from pipeline.values.times import parse_zone
 from workers.redact import redact_url
 
 if TYPE_CHECKING:

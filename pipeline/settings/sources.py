@@ -16,9 +16,9 @@ import yaml
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from pipeline.errors import InvalidSettings
 from pipeline.settings.check import check_reducer
 from pipeline.settings.groups import ENV_PREFIX, Settings
+from pipeline.values.errors import InvalidSettings
 from workers.redact import HIDDEN, redact_text, redact_url
 
 WHOLE = frozenset({"constants", "worker_resources", "session_resources"})

@@ -7,9 +7,9 @@ record.
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import InvalidSettings
 from pipeline.store.base import ClipStore
 from pipeline.store.config import StoreConfig
+from pipeline.values.errors import InvalidSettings
 from workers.redact import redact_url
 
 __all__ = ["ClipStore", "StoreConfig", "embedded_folder", "open_store"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from pipeline.store.checks import Place
 from pipeline.store.config import StoreConfig
-from pipeline.types import (
+from pipeline.values.types import (
     BrokenStream,
     ClipSpan,
     DeletedCounts,

@@ -3,7 +3,9 @@
 import logging
 import math
 
-from pipeline.errors import (
+from pipeline.store import arrow
+from pipeline.store.keys import record_id
+from pipeline.values.errors import (
     Conflict,
     CorruptValue,
     FingerprintMismatch,
@@ -15,9 +17,7 @@ from pipeline.errors import (
     StoreWentBack,
     UnknownStream,
 )
-from pipeline.store import arrow
-from pipeline.store.keys import record_id
-from pipeline.types import ClipSpan, Lease, Position
+from pipeline.values.types import ClipSpan, Lease, Position
 
 logger = logging.getLogger(__name__)
 

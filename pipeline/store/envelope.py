@@ -19,7 +19,7 @@ import struct
 
 from blake3 import blake3
 
-from pipeline.errors import CorruptValue, InvalidRecord, SchemaMismatch
+from pipeline.values.errors import CorruptValue, InvalidRecord, SchemaMismatch
 
 MAGIC = b"AOTCLIP\n"
 VERSION = 1

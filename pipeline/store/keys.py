@@ -16,8 +16,8 @@ keys of one stream lie in one slot and one MULTI can write them.
 
 from dataclasses import dataclass
 
-from pipeline.errors import InvalidSettings
-from pipeline.types import require_stream_id
+from pipeline.values.errors import InvalidSettings
+from pipeline.values.types import require_stream_id
 
 DEFAULT_NAMESPACE = "aot"
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-from pipeline.errors import CorruptValue, LeaseLost
 from pipeline.store.checks import (
     Place,
     in_order,
@@ -25,7 +24,8 @@ from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
 from pipeline.store.reads import VerifiedReads
 from pipeline.store.writes import REFILLED, NewRecord, RecordWrites
-from pipeline.types import (
+from pipeline.values.errors import CorruptValue, LeaseLost
+from pipeline.values.types import (
     ClipSpan,
     DeletedCounts,
     Gap,

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pipeline.errors import CorruptValue, InvalidRecord
 from pipeline.store.keys import record_id
-from pipeline.types import require_stream_id
+from pipeline.values.errors import CorruptValue, InvalidRecord
+from pipeline.values.types import require_stream_id
 from workers.types import ClipStats, CompressedClip
 
 STAT_COUNTS = ("frames_in", "tokens_in", "tokens_out", "damaged", "shed")

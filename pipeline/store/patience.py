@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.errors import StoreRefused, StoreUnavailable
+from pipeline.values.errors import StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 

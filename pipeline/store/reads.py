@@ -7,12 +7,12 @@ from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pipeline.errors import CorruptValue, PipelineError, SchemaMismatch, UnknownStream
 from pipeline.store import arrow
 from pipeline.store.base import OnCorrupt
 from pipeline.store.checks import Place, in_order
 from pipeline.store.keys import record_id
-from pipeline.types import BrokenStream, ClipSpan, StreamOverview, VerifyReport
+from pipeline.values.errors import CorruptValue, PipelineError, SchemaMismatch, UnknownStream
+from pipeline.values.types import BrokenStream, ClipSpan, StreamOverview, VerifyReport
 
 if TYPE_CHECKING:
     from pipeline.store.arrow import ClipRecord

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pipeline.store.base import ClipStore
 from pipeline.store.checks import in_order
 from pipeline.store.writes import REFILLED
-from pipeline.types import ClipSpan, Lease, Position
+from pipeline.values.types import ClipSpan, Lease, Position
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
 
-from pipeline.errors import CorruptValue, PipelineError
 from pipeline.store.checks import LAYOUT, Place, require_layout
-from pipeline.types import ClipSpan, Gap, Lease, Position, StreamInfo, StreamTotals
+from pipeline.values.errors import CorruptValue, PipelineError
+from pipeline.values.types import ClipSpan, Gap, Lease, Position, StreamInfo, StreamTotals
 
 LAYOUT_FIELD = "layout"
 """Of the info hash, for all rows of the stream; 1 where a stream is older than the field."""

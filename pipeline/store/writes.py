@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.store import arrow
 from pipeline.store.checks import Place, holds_already
 from pipeline.store.config import StoreConfig
-from pipeline.types import ClipSpan, Lease, Position
+from pipeline.values.types import ClipSpan, Lease, Position
 
 if TYPE_CHECKING:
     from workers.types import CompressedClip

@@ -3,7 +3,7 @@
 import json
 
 from bench.query import ReadFigures, run, summarise
-from pipeline.types import ClipSpan
+from pipeline.values.types import ClipSpan
 
 
 def test_it_gives_every_key_of_the_contract():

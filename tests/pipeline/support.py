@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UnknownStream
 from pipeline.store import ClipStore
-from pipeline.types import ClipSpan
+from pipeline.values.errors import UnknownStream
+from pipeline.values.types import ClipSpan
 
 
 @dataclass(frozen=True)

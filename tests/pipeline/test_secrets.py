@@ -5,11 +5,11 @@ import logging
 
 import pytest
 
-from pipeline.errors import InvalidSettings
-from pipeline.logs import setup_logging
 from pipeline.settings import explain, load_settings
+from pipeline.settings.logs import setup_logging
 from pipeline.store.redis import RedisStore
-from pipeline.types import StreamInfo
+from pipeline.values.errors import InvalidSettings
+from pipeline.values.types import StreamInfo
 
 CANARY = "hunter2"
 STORES = ("redis", "unix", ":", "//", "admin")

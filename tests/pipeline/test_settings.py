@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InvalidSettings
 from pipeline.settings import explain, load_settings, unknown_variables
+from pipeline.values.errors import InvalidSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

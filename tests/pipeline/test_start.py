@@ -33,7 +33,9 @@ def loaded_by_command(*arguments: str, code: int = 0) -> set[str]:
     return loaded_by(run, *map(str, arguments))
 
 
-@pytest.mark.parametrize("module", ["aot", "aot.errors", "workers.errors", "pipeline.errors"])
+@pytest.mark.parametrize(
+    "module", ["aot", "aot.errors", "workers.errors", "pipeline.values.errors"]
+)
 def test_errors_need_nothing(module):
     theirs = loaded_by(f"import {module}") - loaded_by("")
     assert theirs - set(sys.stdlib_module_names) <= {"aot", "workers", "pipeline"}

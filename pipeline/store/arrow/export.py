@@ -28,15 +28,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import (
-    Conflict,
-    CorruptValue,
-    InvalidRecord,
-    NoFootage,
-    SchemaMismatch,
-    StoreFull,
-    StoreUnavailable,
-)
 from pipeline.store import envelope
 from pipeline.store.arrow.columns import Columns
 from pipeline.store.arrow.stream import (
@@ -49,7 +40,16 @@ from pipeline.store.arrow.stream import (
     serialise,
 )
 from pipeline.store.metadata import ClipMetadata, from_text
-from pipeline.types import Gap, StreamInfo
+from pipeline.values.errors import (
+    Conflict,
+    CorruptValue,
+    InvalidRecord,
+    NoFootage,
+    SchemaMismatch,
+    StoreFull,
+    StoreUnavailable,
+)
+from pipeline.values.types import Gap, StreamInfo
 
 DIGEST = "aot.content_sha256"
 STREAM = "aot.stream_info"

@@ -5,7 +5,6 @@ from typing import get_args
 
 import pyarrow as pa
 
-from pipeline.errors import InvalidRecord
 from pipeline.store import envelope
 from pipeline.store.arrow.columns import problem_of
 from pipeline.store.arrow.stream import (
@@ -18,6 +17,7 @@ from pipeline.store.arrow.stream import (
 from pipeline.store.arrow.tensors import to_columns, to_tokens
 from pipeline.store.config import TokenDtype
 from pipeline.store.metadata import describe, to_text
+from pipeline.values.errors import InvalidRecord
 from workers.types import CompressedClip
 
 

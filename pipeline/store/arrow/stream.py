@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import CorruptValue, SchemaMismatch
 from pipeline.store import envelope
 from pipeline.store.arrow.columns import Columns, problem_of
 from pipeline.store.metadata import ClipMetadata, from_text
+from pipeline.values.errors import CorruptValue, SchemaMismatch
 
 MAX_WIDTH = 1 << 16
 """Largest token width read."""

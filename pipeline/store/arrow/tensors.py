@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from aot import ClipTokens
-from pipeline.errors import InvalidRecord
 from pipeline.store.arrow.columns import Columns
 from pipeline.store.config import TokenDtype
 from pipeline.store.metadata import ClipMetadata
+from pipeline.values.errors import InvalidRecord
 
 
 def to_columns(tokens: ClipTokens, dtype: TokenDtype) -> Columns:

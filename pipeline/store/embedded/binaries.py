@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import StoreUnavailable
+from pipeline.values.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 

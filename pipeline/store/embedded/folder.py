@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import StoreFull, StoreUnavailable
+from pipeline.values.errors import StoreFull, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 

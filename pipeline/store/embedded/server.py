@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import StoreFull, StoreUnavailable, StoreUnsafe
 from pipeline.store.config import Fsync
 from pipeline.store.embedded.ask import State, ask_setting, ask_state
 from pipeline.store.embedded.binaries import ServerBinary, dotted, find_server, iter_servers
@@ -27,6 +26,7 @@ from pipeline.store.embedded.folder import (
     try_lock,
     write_note,
 )
+from pipeline.values.errors import StoreFull, StoreUnavailable, StoreUnsafe
 
 logger = logging.getLogger(__name__)
 

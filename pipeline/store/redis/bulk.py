@@ -29,7 +29,7 @@ import redis
 
 from pipeline.store.envelope import HEADER_BYTES, MAX_BODY_BYTES
 from pipeline.store.keys import Keys
-from pipeline.types import ClipSpan
+from pipeline.values.types import ClipSpan
 
 logger = logging.getLogger(__name__)
 

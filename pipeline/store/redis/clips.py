@@ -7,7 +7,6 @@ from typing import Any
 
 from redis.client import Pipeline
 
-from pipeline.errors import CorruptValue
 from pipeline.store import rows
 from pipeline.store.checks import (
     Place,
@@ -19,7 +18,8 @@ from pipeline.store.checks import (
 )
 from pipeline.store.redis.streams import RedisStreams
 from pipeline.store.writes import REFILLED, NewRecord, RecordWrites
-from pipeline.types import ClipSpan, Gap, Lease, Position, StreamTotals
+from pipeline.values.errors import CorruptValue
+from pipeline.values.types import ClipSpan, Gap, Lease, Position, StreamTotals
 
 _FACTS = (
     "fingerprint",

@@ -18,10 +18,10 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from pipeline.errors import InvalidSettings
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
-from pipeline.types import ClipSpan
+from pipeline.values.errors import InvalidSettings
+from pipeline.values.types import ClipSpan
 from workers.redact import redact_url
 
 _UNDER_WAY = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")

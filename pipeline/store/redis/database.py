@@ -14,13 +14,13 @@ import redis
 from redis.client import Pipeline
 from redis.cluster import RedisCluster
 
-from pipeline.errors import Conflict
 from pipeline.store import rows
 from pipeline.store.checks import require_current
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
 from pipeline.store.redis.meanings import explain, get_words
-from pipeline.types import Lease
+from pipeline.values.errors import Conflict
+from pipeline.values.types import Lease
 from workers.redact import redact_url
 
 MAX_ATTEMPTS = 16

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import StoreUnsafe
+from pipeline.values.errors import StoreUnsafe
 
 OLDEST_SERVER = (6, 2)
 """Below 6.0.9 a watched key that expires does not stop a transaction, and fencing would leak."""

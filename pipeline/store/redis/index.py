@@ -4,11 +4,11 @@ import logging
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from pipeline.errors import CorruptValue
 from pipeline.store import rows
 from pipeline.store.checks import require_range, unknown_stream
 from pipeline.store.redis.database import RedisDatabase
-from pipeline.types import ClipSpan, Gap, Position, StreamInfo, StreamOverview, StreamTotals
+from pipeline.values.errors import CorruptValue
+from pipeline.values.types import ClipSpan, Gap, Position, StreamInfo, StreamOverview, StreamTotals
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from contextlib import suppress
 
 from redis.client import Pipeline
 
-from pipeline.errors import InvalidSettings, LeaseLost
 from pipeline.store import rows
 from pipeline.store.checks import lease_held
 from pipeline.store.redis.database import RedisDatabase
-from pipeline.types import Lease
+from pipeline.values.errors import InvalidSettings, LeaseLost
+from pipeline.values.types import Lease
 
 
 class RedisLeases(RedisDatabase):

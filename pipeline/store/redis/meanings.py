@@ -3,7 +3,7 @@
 import redis
 from redis.exceptions import ClusterDownError, MovedError, NoPermissionError
 
-from pipeline.errors import (
+from pipeline.values.errors import (
     CorruptValue,
     StoreFull,
     StoreReadOnly,

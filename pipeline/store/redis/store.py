@@ -15,7 +15,7 @@ from pipeline.store.reads import Stored, VerifiedReads
 from pipeline.store.redis.clips import RedisClips
 from pipeline.store.redis.connection import connect, connect_cluster
 from pipeline.store.redis.health import iter_problems, name_server, require_no_eviction
-from pipeline.types import ClipSpan, StoreHealth, StoreStats
+from pipeline.values.types import ClipSpan, StoreHealth, StoreStats
 
 logger = logging.getLogger(__name__)
 

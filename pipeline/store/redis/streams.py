@@ -5,7 +5,6 @@ from typing import Any
 
 from redis.client import Pipeline
 
-from pipeline.errors import CorruptValue, StoreFull
 from pipeline.store import rows
 from pipeline.store.checks import (
     Place,
@@ -16,7 +15,8 @@ from pipeline.store.checks import (
 )
 from pipeline.store.redis.index import RedisIndex
 from pipeline.store.redis.leases import RedisLeases
-from pipeline.types import DeletedCounts, Lease, StreamInfo
+from pipeline.values.errors import CorruptValue, StoreFull
+from pipeline.values.types import DeletedCounts, Lease, StreamInfo
 
 logger = logging.getLogger(__name__)
 

@@ -10,20 +10,20 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from pipeline.ask.run import Answer, Question, ask, ask_stream, reading_style, resolve_range
-from pipeline.errors import (
-    FingerprintMismatch,
-    InvalidQuery,
-    NoFootage,
-    QueryTooLarge,
-    UnknownStream,
-)
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.keys import Keys
 from pipeline.store.redis.connection import connect
-from pipeline.types import StreamInfo
+from pipeline.values.errors import (
+    FingerprintMismatch,
+    InvalidQuery,
+    NoFootage,
+    QueryTooLarge,
+    UnknownStream,
+)
+from pipeline.values.types import StreamInfo
 from tests.checkpoints import normalised_pixels
 from tests.pipeline.conftest import CLIPS, FPS
 from workers.clips import open_clips

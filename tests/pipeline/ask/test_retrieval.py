@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pipeline.ask.question import nearest_clip
 from pipeline.ask.retrieval import Budget, fit_to_budget, share_budget
 from pipeline.ask.timeline import Placed, build_timeline, covered_s
-from pipeline.errors import QueryTooLarge
-from pipeline.types import ClipSpan, StreamInfo
+from pipeline.values.errors import QueryTooLarge
+from pipeline.values.types import ClipSpan, StreamInfo
 
 
 def span(index: int, start_s: float, end_s: float, tokens: int = 10, **fields) -> ClipSpan:

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from pipeline.ask.run import Question, ask
-from pipeline.errors import Conflict, LeaseHeld, NoFootage, StoreUnavailable
 from pipeline.ingest.admission import admit
 from pipeline.ingest.lease import holder_text
 from pipeline.ingest.on_ray import detach
@@ -18,7 +17,8 @@ from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig
 from pipeline.store.memory import MemoryStore
-from pipeline.types import StreamInfo
+from pipeline.values.errors import Conflict, LeaseHeld, NoFootage, StoreUnavailable
+from pipeline.values.types import StreamInfo
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.ingest.test_sink import clip
 from workers.errors import (

@@ -13,9 +13,9 @@ from pipeline.ingest.describe import (
     stream_info,
     unread_stream_info,
 )
-from pipeline.made_with import MadeWith
 from pipeline.settings import load_settings
-from pipeline.types import StreamInfo
+from pipeline.values.made_with import MadeWith
+from pipeline.values.types import StreamInfo
 from tests.workers.session_support import INFO as WORKERS
 from workers.types import VideoSource
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from pipeline.api import Pipeline
-from pipeline.errors import Conflict, InvalidQuery
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
-from pipeline.streams import prepare_resume
+from pipeline.streams.sessions import prepare_resume
+from pipeline.values.errors import Conflict, InvalidQuery
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.support import digests
 from tests.videos import write_video

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.errors import Conflict, FingerprintMismatch
 from pipeline.ingest.identity import (
     describe_source,
     find_change,
@@ -14,8 +13,9 @@ from pipeline.ingest.identity import (
     require_same_settings,
     require_same_source,
 )
-from pipeline.made_with import MadeWith, ModelAsked, SourceAsked, TokensAsked
-from pipeline.types import StreamInfo
+from pipeline.values.errors import Conflict, FingerprintMismatch
+from pipeline.values.made_with import MadeWith, ModelAsked, SourceAsked, TokensAsked
+from pipeline.values.types import StreamInfo
 
 SIZE = 300_000
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import LeaseHeld
 from pipeline.ingest.lease import (
     holder_text,
     is_lease_held,
@@ -22,6 +21,7 @@ from pipeline.ingest.lease import (
 )
 from pipeline.store import StoreConfig
 from pipeline.store.memory import MemoryStore
+from pipeline.values.errors import LeaseHeld
 
 pytestmark = pytest.mark.skipif(
     this_process() is None, reason="the kernel tells no boot id and pid namespace: leases expire"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import LeaseLost, StoreUnavailable
 from pipeline.ingest.lease import holder_text
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
@@ -20,7 +19,8 @@ from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.embedded import start_embedded, stop_embedded
-from pipeline.types import StreamInfo
+from pipeline.values.errors import LeaseLost, StoreUnavailable
+from pipeline.values.types import StreamInfo
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.ingest.test_sink import clip
 from tests.pipeline.support import digests

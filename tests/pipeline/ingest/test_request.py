@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.errors import InvalidQuery
 from pipeline.ingest.request import VIDEO_SUFFIXES, find_videos, stream_name, stream_names
+from pipeline.values.errors import InvalidQuery
 from workers.names import STREAM_ID
 
 

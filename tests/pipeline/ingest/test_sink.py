@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from aot import ClipTokens
-from pipeline.errors import Conflict, FingerprintMismatch, LeaseHeld, LeaseLost
 from pipeline.ingest.identity import describe_source
 from pipeline.ingest.lease import holder_text
 from pipeline.ingest.sink import StoreSinkFactory
-from pipeline.types import StreamInfo
+from pipeline.values.errors import Conflict, FingerprintMismatch, LeaseHeld, LeaseLost
+from pipeline.values.types import StreamInfo
 from workers.seams import SessionReport
 from workers.types import ClipStats, CompressedClip, StreamGap
 

@@ -14,7 +14,7 @@ import torch
 from aot import ClipTokens
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.embedded import find_server, start_embedded, stop_embedded
-from pipeline.types import StreamInfo
+from pipeline.values.types import StreamInfo
 from workers.types import ClipStats, CompressedClip
 
 MakeClip = Callable[..., CompressedClip]

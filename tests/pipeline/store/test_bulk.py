@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import CorruptValue, MissingValue, StoreUnavailable
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.envelope import HEADER_BYTES, MAX_BODY_BYTES
 from pipeline.store.keys import Keys
 from pipeline.store.redis.store import READ_AHEAD
+from pipeline.values.errors import CorruptValue, MissingValue, StoreUnavailable
 
 NUM_CLIPS = 12
 

@@ -7,7 +7,9 @@ import time
 import pytest
 import torch
 
-from pipeline.errors import (
+from pipeline.store.arrow import encode_clip
+from pipeline.store.repair import repair
+from pipeline.values.errors import (
     Conflict,
     FingerprintMismatch,
     InvalidQuery,
@@ -18,9 +20,7 @@ from pipeline.errors import (
     StoreWentBack,
     UnknownStream,
 )
-from pipeline.store.arrow import encode_clip
-from pipeline.store.repair import repair
-from pipeline.types import Gap, Position, StreamInfo, StreamOverview, StreamTotals
+from pipeline.values.types import Gap, Position, StreamInfo, StreamOverview, StreamTotals
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.errors import InvalidSettings, StoreFull, StoreUnavailable, StoreUnsafe
 from pipeline.store import StoreConfig, embedded_folder, open_store
 from pipeline.store.embedded import (
     ServerBinary,
@@ -32,6 +31,7 @@ from pipeline.store.embedded import (
     server as servers,
 )
 from pipeline.store.embedded.ask import ask_setting, ask_state
+from pipeline.values.errors import InvalidSettings, StoreFull, StoreUnavailable, StoreUnsafe
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import (
+from pipeline.store.arrow import encode_clip, export_clips, iter_exported
+from pipeline.values.errors import (
     Conflict,
     CorruptValue,
     NoFootage,
@@ -17,7 +18,6 @@ from pipeline.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from pipeline.store.arrow import encode_clip, export_clips, iter_exported
 
 
 def records_of(clips, dtype="bf16"):

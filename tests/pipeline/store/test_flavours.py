@@ -8,10 +8,10 @@ import time
 import pytest
 import redis
 
-from pipeline.errors import InvalidSettings, StoreRefused
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.embedded import find_server
-from pipeline.types import Gap
+from pipeline.values.errors import InvalidSettings, StoreRefused
+from pipeline.values.types import Gap
 from tests.pipeline.store.test_redis import fill
 
 SLOTS = 16384

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from aot import ClipTokens
-from pipeline.errors import CorruptValue, SchemaMismatch
 from pipeline.store import envelope
 from pipeline.store.arrow import decode_clip, encode_clip
+from pipeline.values.errors import CorruptValue, SchemaMismatch
 from workers.types import CompressedClip
 
 KEY = "lobby/0/0"

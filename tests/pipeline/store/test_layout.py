@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from pipeline.errors import SchemaMismatch, UnknownStream
 from pipeline.store import StoreConfig, open_store, rows
 from pipeline.store.keys import Keys
-from pipeline.types import BrokenStream, Gap, StreamOverview
+from pipeline.values.errors import SchemaMismatch, UnknownStream
+from pipeline.values.types import BrokenStream, Gap, StreamOverview
 from tests.pipeline.store.test_redis import fill
 
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from pipeline.errors import StoreFull, StoreRefused, StoreUnavailable, StoreWentBack
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.patience import retry_while_away
+from pipeline.values.errors import StoreFull, StoreRefused, StoreUnavailable, StoreWentBack
 from tests.pipeline.store.test_redis import DURABLE, fill
 
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aot import ClipTokens
-from pipeline.errors import CorruptValue, InvalidRecord, SchemaMismatch
 from pipeline.store import envelope
 from pipeline.store.arrow import decode_clip, encode_clip, record_body, record_schema, same_content
 from pipeline.store.arrow.stream import read_batch
 from pipeline.store.metadata import describe, to_text
+from pipeline.values.errors import CorruptValue, InvalidRecord, SchemaMismatch
 from workers.types import ClipStats, CompressedClip
 
 KEY = "lobby/0/0"

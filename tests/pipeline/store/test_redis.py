@@ -12,7 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.errors import (
+from pipeline.store import StoreConfig, open_store
+from pipeline.store.keys import Keys
+from pipeline.store.reads import decode_span
+from pipeline.store.redis.connection import wait_until_idle
+from pipeline.values.errors import (
     Conflict,
     CorruptValue,
     InvalidSettings,
@@ -24,10 +28,6 @@ from pipeline.errors import (
     StoreUnavailable,
     StoreUnsafe,
 )
-from pipeline.store import StoreConfig, open_store
-from pipeline.store.keys import Keys
-from pipeline.store.reads import decode_span
-from pipeline.store.redis.connection import wait_until_idle
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 

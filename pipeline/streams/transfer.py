@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.errors import InvalidQuery
 from pipeline.ingest.identity import describe_source, known_info
 from pipeline.ingest.lease import new_writer, take_lease
 from pipeline.store import ClipStore
 from pipeline.store.arrow import ExportedFacts, decode_clip, exported_facts, iter_exported
-from pipeline.types import Lease, StreamInfo
+from pipeline.values.errors import InvalidQuery
+from pipeline.values.types import Lease, StreamInfo
 
 LEASE_S = 30.0
 UNFINISHED = "ImportBrokenOff: not all clips of the export are there; import it again"

@@ -53,7 +53,8 @@ class PipelineError(Exception):
     """Base of all errors raised by `pipeline`."""
 
     kind: str = "failed"
-    """What follows from it, for programs: an exit code, a status; see `pipeline.errors.KINDS`."""
+    """What follows from it, for programs: an exit code, a status; see
+    `pipeline.values.errors.KINDS`."""
 
     @property
     def code(self) -> str:

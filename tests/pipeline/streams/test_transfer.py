@@ -4,9 +4,7 @@ import dataclasses
 
 import pytest
 
-from pipeline import transfer
 from pipeline.ask.run import Question, ask
-from pipeline.errors import CorruptValue, InvalidQuery, LeaseHeld, StoreUnavailable
 from pipeline.ingest.lease import holder_text
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
@@ -14,8 +12,10 @@ from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.arrow import export_clips, exported_facts, iter_exported
 from pipeline.store.keys import record_id
-from pipeline.transfer import import_stream
-from pipeline.types import Gap
+from pipeline.streams import transfer
+from pipeline.streams.transfer import import_stream
+from pipeline.values.errors import CorruptValue, InvalidQuery, LeaseHeld, StoreUnavailable
+from pipeline.values.types import Gap
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.support import digests, rows
 from workers.models import open_language_model

@@ -6,12 +6,12 @@ Knows of no terminal.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import Conflict, InvalidQuery
 from pipeline.ingest.lease import is_lease_held
-from pipeline.made_with import MadeWith
 from pipeline.settings import Settings
 from pipeline.store import open_store
-from pipeline.types import StreamInfo
+from pipeline.values.errors import Conflict, InvalidQuery
+from pipeline.values.made_with import MadeWith
+from pipeline.values.types import StreamInfo
 
 if TYPE_CHECKING:
     from pipeline.ingest.request import IngestRequest

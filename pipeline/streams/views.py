@@ -10,7 +10,7 @@ from typing import Literal
 
 from pipeline.ingest.lease import is_lease_held
 from pipeline.store import ClipStore
-from pipeline.types import BrokenStream, StreamInfo, StreamOverview, StreamStatus
+from pipeline.values.types import BrokenStream, StreamInfo, StreamOverview, StreamStatus
 
 ShownStatus = StreamStatus | Literal["interrupted", "broken"]
 

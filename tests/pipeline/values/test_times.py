@@ -5,9 +5,9 @@ from datetime import datetime
 
 import pytest
 
-from pipeline.clock import StreamClock
-from pipeline.errors import InvalidQuery
-from pipeline.times import (
+from pipeline.values.clock import StreamClock
+from pipeline.values.errors import InvalidQuery
+from pipeline.values.times import (
     parse_duration,
     parse_time,
     parse_wall_time,

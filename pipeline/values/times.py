@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
-from pipeline.clock import StreamClock
-from pipeline.errors import InvalidQuery
+from pipeline.values.clock import StreamClock
+from pipeline.values.errors import InvalidQuery
 
 FORMS = "seconds (750), HH:MM[:SS], 2:30pm, now, -10m, or ISO 8601"
 _DURATION = re.compile(r"-?(\d+(?:\.\d+)?)(s|m|min|h|d)?", re.ASCII)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.errors import InvalidRecord
-from pipeline.made_with import MadeWith
+from pipeline.values.errors import InvalidRecord
+from pipeline.values.made_with import MadeWith
 from workers.names import STREAM_ID
 from workers.redact import redact_text, redact_url
 

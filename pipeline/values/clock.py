@@ -1,6 +1,6 @@
 """A stream's seconds and the wall clock, one into the other, where the clock was set anew too.
 
-Knows of no store and of no way in which times are written; that is `pipeline.times`.
+Knows of no store and of no way in which times are written; that is `pipeline.values.times`.
 """
 
 import time

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from pipeline.errors import InvalidRecord
-from pipeline.types import ClipSpan, Gap, StreamInfo
+from pipeline.values.errors import InvalidRecord
+from pipeline.values.types import ClipSpan, Gap, StreamInfo
 
 
 def test_a_stream_info_never_holds_credentials():
