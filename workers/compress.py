@@ -2,14 +2,15 @@
 
 Clips of any streams go in, as many compressed clips come out in the same order. On a CPU every
 clip is encoded by itself on a fixed number of threads, so that its bytes depend neither on its
-neighbours nor on the machine's cores; on an accelerator the frames of all clips share one batch.
-Nothing here knows of Ray, of a decoder or of a store.
+neighbours nor on the machine's cores; on an accelerator the frames of all clips share one batch,
+which is launched whole (`workers.accelerator`) and taken apart where that fails. Nothing here
+knows of Ray, of a decoder or of a store.
 """
 
 import gc
 import logging
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 
 from aot import ClipTokens, Reducer, make_reducer
+from workers.accelerator.conveyor import open_conveyor
+from workers.accelerator.lanes import Mark, PlainMark, open_lanes
 from workers.errors import InvalidSettings, WorkerBroken, one_line
 from workers.features import split_features, to_host
 from workers.models import VisionEncoder, open_vision_encoder
@@ -81,7 +84,11 @@ class CompressSettings:
 
 
 class CompressWorker:
-    """A loaded encoder and its reducer; what an actor or `InlineWorkers` holds."""
+    """A loaded encoder and its reducer; what an actor or `InlineWorkers` holds.
+
+    As many threads as `batches_at_once` may call it: one brings a batch together and launches it
+    while another waits for its own. Launching is for one at a time.
+    """
 
     def __init__(self, settings: CompressSettings) -> None:
         """Load the vision half.
@@ -91,6 +98,7 @@ class CompressWorker:
             InvalidConfig: no such reducer, or a constant that cannot be.
         """
         self._settings = settings
+        self._device = torch.device(settings.device)
         self._encoder = open_vision_encoder(
             settings.model,
             revision=settings.revision,
@@ -98,6 +106,11 @@ class CompressWorker:
             dtype=settings.dtype,
         )
         self._reducer = reducer_for(self._encoder, settings)
+        self._launching = threading.RLock()
+        self._lanes = open_lanes(self._device)
+        self._conveyor = (
+            None if self._on_cpu else open_conveyor(self._encoder, self._reducer, self._lanes)
+        )
 
     @property
     def info(self) -> WorkerInfo:
@@ -116,8 +129,14 @@ class CompressWorker:
     @property
     def batch_clips(self) -> int:
         """Clips to wait for: on a CPU, which computes them one by one, no more than one."""
-        on_cpu = torch.device(self._settings.device).type == "cpu"
-        return 1 if on_cpu else self._settings.batch_clips
+        return 1 if self._on_cpu else self._settings.batch_clips
+
+    @property
+    def batches_at_once(self) -> int:
+        """Batches to give at once, from as many threads, so that the device never waits for the
+        next one; one where the host computes itself.
+        """
+        return 1 if self._conveyor is None else 2
 
     def compress(self, clips: Sequence[Clip]) -> list[CompressedClip | FailedClip]:
         """Compress clips of any streams, in order.
@@ -125,10 +144,21 @@ class CompressWorker:
         Raises:
             WorkerBroken: the device can compute no more; this process has to end.
         """
-        if torch.device(self._settings.device).type == "cpu":
+        if self._on_cpu:
             with fixed_threads(self._settings.threads):
                 return compress_each(self._encoder, self._reducer, clips)
-        return compress_batch(self._encoder, self._reducer, clips)
+        carried = self._carry([Push(clip.pixels, last=True) for clip in clips])
+        results = [
+            None if pushed is None else as_compressed(clip, pushed.tokens, _stats(clip, pushed))
+            for clip, pushed in zip(clips, carried, strict=True)
+        ]
+        left = [clip for clip, result in zip(clips, results, strict=True) if result is None]
+        if left:
+            with self._launching, self._lanes.entered():
+                apart = compress_batch(self._encoder, self._reducer, left, mark=self._lanes.mark)
+            others = iter(apart)
+            return [next(others) if result is None else result for result in results]
+        return [result for result in results if result is not None]
 
     def push(self, pushes: Sequence[Push]) -> list[Pushed | Exception]:
         """Compress frames onto the states of their clips, of any streams, in order.
@@ -139,37 +169,84 @@ class CompressWorker:
         Raises:
             WorkerBroken: the device can compute no more; this process has to end.
         """
-        device = torch.device(self._settings.device)
-        if device.type == "cpu":
+        if self._on_cpu:
             with fixed_threads(self._settings.threads):
-                return self._push(pushes, together=False)
-        moved = [
-            push if push.state is None else replace(push, state=push.state.to(device))
-            for push in pushes
-        ]
-        return [_with_state_on_host(result) for result in self._push(moved, together=True)]
+                return self._push_apart(pushes, together=False)
+        carried = self._carry(pushes)
+        left = [push for push, result in zip(pushes, carried, strict=True) if result is None]
+        others = iter(self._push_apart(self._with_states_on_device(left), together=True))
+        return [next(others) if result is None else result for result in carried]
 
     def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
         """What is left to emit of a clip that ends without another frame; on the host."""
-        return to_host(self._reducer.finish(state.to(self._settings.device), dtype), dtype)
-
-    def _push(self, pushes: Sequence[Push], *, together: bool) -> list[Pushed | Exception]:
-        try:
-            return list(push_each(self._encoder, self._reducer, pushes, together=together))
-        except Exception as error:
-            if is_device_broken(error):
-                raise WorkerBroken(
-                    f"the device is broken: {one_line(error)}; the worker is replaced"
-                ) from error
-            if len(pushes) == 1:
-                return [error]
-        _give_memory_back()
-        return [result for push in pushes for result in self._push([push], together=together)]
+        with self._launching, self._lanes.entered():
+            return to_host(self._reducer.finish(state.to(self._device), dtype), dtype)
 
     def close(self) -> None:
         """Drop the model and give its device memory back before the process is ended."""
-        del self._encoder, self._reducer
+        with self._launching:
+            del self._conveyor, self._encoder, self._reducer
+            _give_memory_back()
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._device.type == "cpu"
+
+    def _carry(self, pushes: Sequence[Push]) -> list[Pushed | None]:
+        """A batch launched whole; None for what has to be tried otherwise."""
+        nothing: list[Pushed | None] = [None] * len(pushes)
+        if self._conveyor is None or len({push.pixels.shape[1:] for push in pushes}) != 1:
+            return nothing
+        try:
+            with self._launching:
+                underway = self._conveyor.launch(pushes)
+            return underway.wait()
+        except Exception as error:
+            _raise_broken(error)
+            logger.warning("a batch of %d is taken apart: %s", len(pushes), one_line(error))
+        with self._launching:
+            _give_memory_back()
+        return nothing
+
+    def _with_states_on_device(self, pushes: Sequence[Push]) -> list[Push]:
+        return [
+            push if push.state is None else replace(push, state=push.state.to(self._device))
+            for push in pushes
+        ]
+
+    def _push_apart(self, pushes: Sequence[Push], *, together: bool) -> list[Pushed | Exception]:
+        if not pushes:
+            return []
+        try:
+            with self._launching, self._lanes.entered():
+                done = push_each(self._encoder, self._reducer, pushes, together=together)
+                return [_with_state_on_host(result) for result in done]
+        except Exception as error:
+            _raise_broken(error)
+            if len(pushes) == 1:
+                return [error]
         _give_memory_back()
+        return [result for push in pushes for result in self._push_apart([push], together=together)]
+
+
+def _stats(clip: Clip, pushed: Pushed) -> ClipStats:
+    return ClipStats(
+        decode_s=clip.decode_s,
+        encode_s=pushed.encode_s,
+        reduce_s=pushed.reduce_s,
+        frames_in=len(clip.pts_s),
+        tokens_in=pushed.tokens_in,
+        tokens_out=len(pushed.tokens),
+        damaged=clip.damaged,
+    )
+
+
+def _raise_broken(error: Exception) -> None:
+    """Raise WorkerBroken where the device can compute no more."""
+    if is_device_broken(error):
+        raise WorkerBroken(
+            f"the device is broken: {one_line(error)}; the worker is replaced"
+        ) from error
 
 
 def _with_state_on_host(result: Pushed | Exception) -> Pushed | Exception:
@@ -197,7 +274,11 @@ def compress_each(
 
 
 def compress_batch(
-    encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip]
+    encoder: VisionEncoder,
+    reducer: Reducer,
+    clips: Sequence[Clip],
+    *,
+    mark: Callable[[], Mark] = PlainMark,
 ) -> list[CompressedClip | FailedClip]:
     """Compress clips with one batch of frames; a batch that fails is taken apart.
 
@@ -209,16 +290,17 @@ def compress_batch(
         WorkerBroken: the device can compute no more.
     """
     if len(clips) > 1 and len({clip.pixels.shape[1:] for clip in clips}) > 1:
-        return compress_each(encoder, reducer, clips)
+        return [
+            result
+            for clip in clips
+            for result in compress_batch(encoder, reducer, [clip], mark=mark)
+        ]
     failure, no_memory = "", False
     for _ in range(TRIES if len(clips) == 1 else 1):
         try:
-            return list(_compress_once(encoder, reducer, clips))
+            return list(_compress_once(encoder, reducer, clips, mark))
         except Exception as error:  # whatever it is, it is of one clip until the others fail too
-            if is_device_broken(error):
-                raise WorkerBroken(
-                    f"the device is broken: {one_line(error)}; the worker is replaced"
-                ) from error
+            _raise_broken(error)
             no_memory = is_out_of_memory(error)
             failure = f"{'no memory' if no_memory else type(error).__name__}: {one_line(error)}"
         # The failed batch is only let go once its exception is: so not in the except block.
@@ -230,31 +312,33 @@ def compress_batch(
         return [FailedClip.of(clips[0], failure)]
     size = len(clips) // 2 if no_memory else 1
     parts = [clips[start : start + size] for start in range(0, len(clips), size)]
-    return [result for part in parts for result in compress_batch(encoder, reducer, part)]
+    return [
+        result for part in parts for result in compress_batch(encoder, reducer, part, mark=mark)
+    ]
 
 
 def _compress_once(
-    encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip]
+    encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip], mark: Callable[[], Mark]
 ) -> Iterator[CompressedClip]:
-    watch = _Stopwatch()
+    began = mark()
     pixels = clips[0].pixels if len(clips) == 1 else np.concatenate([c.pixels for c in clips])
     features = encoder.encode(pixels)
-    encode_s = watch.lap_s(features.tokens.device)
+    encoded = mark()
     parts = split_features(features, [len(clip.pts_s) for clip in clips])
     tokens = reducer.compress_clips(parts)
-    reduce_s = watch.lap_s(features.tokens.device)
-    for clip, part, kept in zip(clips, parts, tokens, strict=True):
+    reduced = mark()
+    hosted = [to_host(kept, features.tokens.dtype) for kept in tokens]
+    reduced.wait()
+    for clip, part, kept in zip(clips, parts, hosted, strict=True):
         share = part.tokens.shape[0] / features.tokens.shape[0]
-        stats = ClipStats(
-            decode_s=clip.decode_s,
-            encode_s=encode_s * share,
-            reduce_s=reduce_s * share,
-            frames_in=len(clip.pts_s),
+        pushed = Pushed(
+            tokens=kept,
+            state=None,
             tokens_in=len(clip.pts_s) * kept.grid[0] * kept.grid[1],
-            tokens_out=len(kept),
-            damaged=clip.damaged,
+            encode_s=encoded.seconds_since(began) * share,
+            reduce_s=reduced.seconds_since(encoded) * share,
         )
-        yield as_compressed(clip, to_host(kept, part.tokens.dtype), stats)
+        yield as_compressed(clip, kept, _stats(clip, pushed))
 
 
 def as_compressed(clip: Clip, tokens: ClipTokens, stats: ClipStats) -> CompressedClip:
@@ -290,20 +374,6 @@ def _give_memory_back() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-class _Stopwatch:
-    """CPU seconds of the process; on an accelerator, whose work no CPU clock sees, wall seconds."""
-
-    def __init__(self) -> None:
-        self._before = (time.process_time(), time.perf_counter())
-
-    def lap_s(self, device: torch.device) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        before, self._before = self._before, (time.process_time(), time.perf_counter())
-        clock = 0 if device.type == "cpu" else 1
-        return self._before[clock] - before[clock]
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""How batches go over an accelerator: packed copies, captured graphs, two batches at a time."""
