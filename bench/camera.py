@@ -96,6 +96,38 @@ def iter_decode_all(
                 next_target_s = (picture.time * fps // 1 + 1) / fps
 
 
+def iter_live_pictures(url: str, *, every: int) -> Iterator[UInt8[np.ndarray, "rows cols 3"]]:
+    """Every n-th picture of an RTSP URL as RGB, all of them decoded on one thread, without end."""
+    options = {"rtsp_transport": "tcp", "fflags": "nobuffer", "analyzeduration": "100000"}
+    with av.open(url, options=options, timeout=20.0) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for index, picture in enumerate(container.decode(stream)):
+            if index % every == 0:
+                yield picture.to_ndarray(format="rgb24")
+
+
+def draw_street(
+    count: int, fps: int, *, height: int, width: int
+) -> Iterator[UInt8[np.ndarray, "rows cols 3"]]:
+    """Pictures of the scene that `write_camera_clips` encodes."""
+    scene = _Scene(height, width)
+    for index in range(count):
+        yield scene.draw(index / fps)
+
+
+def draw_still(
+    seconds: int, *, height: int, width: int
+) -> Iterator[UInt8[np.ndarray, "rows cols 3"]]:
+    """A picture a second of a place where nothing moves but, ten seconds a minute, one object.
+
+    The sensor's noise is new in every picture.
+    """
+    scene = _Scene(height, width)
+    for second in range(seconds):
+        yield scene.draw_still(second)
+
+
 class _Scene:
     """Draws a moving scene; the same for the same size."""
 
@@ -134,6 +166,18 @@ class _Scene:
         picture += self._noise[row : row + height, column : column + width]
         picture *= 1 + 0.04 * np.sin(time_s * 2.3)
         return np.clip(picture, 0, 255).astype(np.uint8)
+
+    def draw_still(self, second: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The place without wind; one object passes in seconds 20 to 30 of a minute."""
+        height, width = self._size
+        picture = self._ground[self.MARGIN :, self.MARGIN :][:height, :width].copy()
+        if 20 <= second % 60 < 30:
+            texture = self._objects[0][0]
+            rows, columns, _ = texture.shape
+            x = (second % 60 - 20) * (width - columns) // 10
+            picture[height // 2 : height // 2 + rows, x : x + columns] = texture
+        noise = np.random.default_rng(second).standard_normal((height, width, 1))
+        return np.clip(picture + 2.5 * noise, 0, 255).astype(np.uint8)
 
     @staticmethod
     def _ripple(area: np.ndarray, time_s: float) -> None:

@@ -6,6 +6,7 @@ For tests, benches and the demo; knows nothing of the product.
 """
 
 import itertools
+import multiprocessing
 import socket
 import socketserver
 import struct
@@ -13,13 +14,17 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 RTP_CLOCK = 90_000
 MAX_PAYLOAD = 1400
 NTP_UNIX_S = 2_208_988_800
 PAYLOAD_TYPE = 96
 SSRC = 0x5EED
+START_S = 30.0
+"""For a process of its own to start, and to end."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,37 @@ class CameraServer:
         self.close()
 
 
+@contextmanager
+def serve_apart(recording: Recording) -> Iterator[tuple[str, int]]:
+    """Serve from a process of its own, whose work is not the measured one's: (URL, process id)."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(recording, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(START_S):
+            raise TimeoutError(f"the camera's process did not start in {START_S:g} s")
+        assert process.pid is not None
+        yield ours.recv(), process.pid
+    finally:
+        ours.close()
+        process.join(START_S)
+
+
+def _serve(recording: Recording, pipe: Connection) -> None:
+    """Until the other end of the pipe is closed."""
+    with CameraServer(recording) as camera:
+        pipe.send(camera.url)
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+
+
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
+    request_queue_size = 256  # a site's cameras are all opened at once
     camera: CameraServer
 
     def __init__(self, *args) -> None:

@@ -51,6 +51,15 @@ def ingest(
 
 
 @app.command()
+def live(
+    seconds: float = typer.Option(None, help="Of every number of streams."),
+    as_json: bool = _JSON,
+) -> int:
+    """Endless streams side by side: freshness, how many hold, supervision, still frames."""
+    return _run("live", as_json, seconds=seconds)
+
+
+@app.command()
 def query(as_json: bool = _JSON) -> int:
     """Index, reads and the first token of an hour-long cache."""
     return _run("query", as_json)

@@ -188,6 +188,7 @@ class _Session:
         pixels = resize(picture.rgb, self._info.pixel_format)
         if self._gate is not None and self._gate.is_still(pixels):
             self._hold(place)
+            self._step(self._clock() - picture.arrived_s)
         else:
             self._compress(pixels, place, picture)
 

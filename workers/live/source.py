@@ -149,12 +149,15 @@ class LiveSource:
                 with self._connect() as connection:
                     self._connection = connection
                     connection.set_pace(self._pace)
-                    for picture in connection:
-                        if self._is_stopped():
-                            return
-                        pictures += 1
-                        yield number, picture
-                    self.tally = replace(self.tally, shed=self.tally.shed + connection.shed)
+                    try:
+                        for picture in connection:
+                            if self._is_stopped():
+                                return
+                            pictures += 1
+                            yield number, picture
+                    finally:
+                        shed = self.tally.shed + connection.shed
+                        self.tally = replace(self.tally, shed=shed)
                 reason, text = "disconnected", "the source closed the connection"
             except SourceError as error:
                 if type(error) not in _REASONS:

@@ -27,7 +27,8 @@ class StillnessRule:
     noise_factor: float = 6.0
     """And so many times what it differs by from frame to frame when nothing happens."""
     learn: float = 0.1
-    """Share of a new difference in the noise that is known of a block."""
+    """Share of a new difference in the noise that is known of a block; the first ones are averaged,
+    so that a noisy sensor is known after a few frames."""
     longest_frames: int = 600
     """Held frames in a row before one is encoded in any case."""
 
@@ -40,7 +41,7 @@ class StillnessGate:
         self._encoded: Float[np.ndarray, "r c"] | None = None
         self._before: Float[np.ndarray, "r c"] | None = None
         self._noise: np.ndarray = np.zeros((1, 1), np.float32)
-        self._held = 0
+        self._held = self._learned = 0
 
     def is_still(self, pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
         """Whether the frame can be held; one that cannot is what later ones are compared with."""
@@ -78,11 +79,13 @@ class StillnessGate:
         """
         before, self._before = self._before, cells
         if before is None:
-            self._noise = np.zeros_like(cells)
+            self._noise, self._learned = np.zeros_like(cells), 0
             return
         step = np.abs(cells - before)
         usual = step <= np.maximum(self._limit(), self.rule.noise_factor * np.median(step))
-        learned = self._noise + self.rule.learn * (step - self._noise)
+        self._learned += 1
+        share = max(self.rule.learn, 1.0 / self._learned)
+        learned = self._noise + share * (step - self._noise)
         self._noise = np.where(usual, learned, self._noise)
 
 

@@ -212,3 +212,28 @@ def test_every_second_is_accounted_for_once(steps, gated):
         assert 0 <= start_s - end_s <= 1.5
     if stretches:
         assert stretches[-1][1] == progress.position_s
+
+
+def test_held_frames_that_are_late_are_overload_and_their_calm_ends_it():
+    arrivals = [BEGAN_S] + [BEGAN_S + i for i in range(60)]
+    now_s = [at + (5.0 if i < 8 else 0.0) for i, at in enumerate(arrivals)]
+    moment = iter(now_s)
+    state = {"now_s": BEGAN_S}
+    session = run_live_session(
+        SOURCE,
+        LiveSettings(stillness=StillnessRule()),
+        INFO,
+        Canned(),
+        MemorySink(),
+        Script(*(picture(i, 50) for i in range(60))),
+        clock=lambda: state["now_s"],
+    )
+
+    rungs = []
+    for progress in session:
+        rungs.append(progress.rung)
+        state["now_s"] = next(moment, state["now_s"])
+
+    assert "half-rate" in rungs
+    assert rungs[-1] == "full"
+    assert progress.encoded == 1
