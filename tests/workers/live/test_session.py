@@ -216,7 +216,7 @@ def test_every_second_is_accounted_for_once(steps, gated):
 
 def test_held_frames_that_are_late_are_overload_and_their_calm_ends_it():
     arrivals = [BEGAN_S] + [BEGAN_S + i for i in range(60)]
-    now_s = [at + (5.0 if i < 8 else 0.0) for i, at in enumerate(arrivals)]
+    now_s = [at + (5.0 if i < 5 else 0.0) for i, at in enumerate(arrivals)]
     moment = iter(now_s)
     state = {"now_s": BEGAN_S}
     session = run_live_session(
