@@ -65,7 +65,7 @@ class ClipCompressor(CausalReducer[AnchorState]):
 
     def describe(self) -> dict[str, Any]:
         """See `Reducer.describe`."""
-        return {"reducer": "aot", "version": 1, **asdict(self.config)}
+        return {"reducer": "aot", "version": 2, **asdict(self.config)}
 
     def _push_together(
         self, features: Sequence[FrameFeatures], states: Sequence[AnchorState | None]

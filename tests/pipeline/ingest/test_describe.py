@@ -32,10 +32,16 @@ def made(info=None, retention: float = 0.1) -> str:
     return fingerprint(info or workers(), "bf16", 1.0, retention)
 
 
-@pytest.mark.parametrize("reducer", ["adaptive", "aot", "none", "uniform", "tome"])
+@pytest.mark.parametrize("reducer", ["adaptive", "none", "uniform", "tome"])
 def test_a_stream_of_the_first_release_keeps_its_fingerprint(reducer):
     info = workers(reducer)
     assert made(info) == first_fingerprint(info, "bf16", 1.0, 0.1)
+
+
+def test_a_reducer_whose_rule_has_changed_since_has_another_fingerprint():
+    info = workers("aot")
+    assert info.rule["version"] > 1
+    assert made(info) != first_fingerprint(info, "bf16", 1.0, 0.1)
 
 
 def test_the_first_rule_is_the_rule_of_today():
