@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,7 @@ class FileClips:
         self.reader = reader
         """The frames' source; its `report` tells what was damaged or missing."""
         self.interval_s = reader.interval_s
-        self.total_s = reader.info.end_s
+        self._declared_end_s = reader.info.end_s
         self._gaps: dict[int, GapReason] = {}
         self._clips = cut_clips(
             reader,
@@ -85,10 +84,9 @@ class FileClips:
 
     def __iter__(self) -> Iterator[Clip]:
         """May be pulled by another thread than the one that closes the file."""
-        clips = map(self._end_with_the_file, self._clips)
         while True:
             with self._reading:
-                clip = None if self._stopped else next(clips, None)
+                clip = None if self._stopped else next(self._clips, None)
             if clip is None:
                 return
             yield clip
@@ -102,6 +100,11 @@ class FileClips:
         return True
 
     @property
+    def total_s(self) -> float | None:
+        """Where the source says that it ends; files of several epochs do not know."""
+        return self._declared_end_s if self.reader.report.epochs == 1 else None
+
+    @property
     def end(self) -> SourceEnd:
         """How the file ended; known once the clips are exhausted."""
         return self.reader.report.end
@@ -109,14 +112,6 @@ class FileClips:
     def why_gap(self, index: int) -> GapReason:
         """Why there is nothing before a clip, asked where something is missing."""
         return self._gaps.pop(index, "gap")
-
-    def _end_with_the_file(self, clip: Clip) -> Clip:
-        """A file's last picture speaks for no longer than the file."""
-        report = self.reader.report
-        end_s = max(report.end_s or 0.0, report.declared_end_s or 0.0)
-        if clip.epoch == 0 and clip.pts_s[-1] < end_s < clip.end_s:
-            return replace(clip, end_s=end_s)
-        return clip
 
 
 def cut_clips(
@@ -173,7 +168,6 @@ class _OpenClip:
             end_s=frame_end_s(self.frames[-1], interval_s),
             decode_s=self.decode_s,
             damaged=sum(frame.damaged for frame in self.frames),
-            epoch_start_s=self.frames[0].epoch_start_s,
         )
 
 

@@ -296,9 +296,8 @@ class _Commits:
     def _add_gap_before(
         self, clip: CompressedClip | FailedClip, interval_s: float, reason: GapReason
     ) -> None:
-        """Record that nothing came before a clip; a new epoch has its own time to begin at."""
-        epoch, end_s = self._last
-        covered_s = end_s if epoch == clip.epoch else self._source.start_s
+        """Record that nothing came before a clip."""
+        _, covered_s = self._last
         if is_gap(clip.start_s - covered_s + interval_s, interval_s):
             self._put_gap(StreamGap(clip.stream_id, clip.epoch, covered_s, clip.start_s, reason))
 
@@ -336,8 +335,7 @@ class _Commits:
 
     def _lost_for_good(self, lost: StreamGap) -> StreamGap:
         """The part of what the sink lost that was not stored again."""
-        epoch, end_s = self._last
-        return replace(lost, start_s=max(lost.start_s, end_s)) if epoch == lost.epoch else lost
+        return replace(lost, start_s=max(lost.start_s, self._last[1]))
 
 
 def _all_damaged(source: VideoSource) -> str:

@@ -5,14 +5,16 @@ Ray, of a decoder or of a store.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from aot import ClipTokens
 from workers.errors import InvalidSource
 from workers.names import STREAM_ID
+
+if TYPE_CHECKING:  # a process that only decodes needs no torch
+    from aot import ClipTokens
 
 SourceEnd = Literal["complete", "truncated", "damaged", "disconnected"]
 """How a source ended: at its end; before the end it declares; with nothing but damaged frames; or
@@ -80,7 +82,7 @@ class Frame:
     pts_s: float
     """Presentation time in seconds of the stream."""
     epoch: int = 0
-    """Rises by one where the source's clock starts anew."""
+    """Rises by one where the source's clock starts anew; times go on through all epochs."""
     cut: bool = False
     """True when a clip must not span from the previous frame to this one (gap, jump, new size)."""
     damaged: bool = False
@@ -89,8 +91,8 @@ class Frame:
     """Time until which it is known to be shown: the next picture's, or less; None if unknown."""
     gap: GapReason | None = None
     """Why there is nothing before it, where something is missing."""
-    epoch_start_s: float = 0.0
-    """Length of the epochs before this one."""
+    epoch_end_s: float | None = None
+    """Where its epoch ends, if it is the last frame of it: it speaks for no longer."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,11 @@ class Clip:
     pts_s: Float[np.ndarray, " t"]
     end_s: float
     """Time up to which the clip speaks for the stream: one sampling interval behind its last
-    frame, later where that is shown longer, and not beyond the end the source declares."""
+    frame, later where that is shown longer, and not beyond the end of its epoch."""
     decode_s: float = 0.0
     """CPU seconds spent decoding it."""
     damaged: int = 0
     """How many of its frames the decoder reported as damaged."""
-    epoch_start_s: float = 0.0
-    """Length of the epochs before this one: added to its times, they follow theirs."""
 
     def __repr__(self) -> str:
         return (
@@ -152,7 +152,7 @@ class CompressedClip:
     end_s: float
     pts_s: tuple[float, ...]
     """Presentation time of every frame that went in."""
-    tokens: ClipTokens
+    tokens: "ClipTokens"
     wall_start_s: float | None = None
     """Unix time of `start_s`."""
     stats: ClipStats = field(default_factory=ClipStats)

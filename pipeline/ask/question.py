@@ -15,6 +15,7 @@ from pipeline.ask.timeline import (
     Timeline,
     build_timeline,
     covered_s,
+    is_on_one_line,
     simple_timeline,
 )
 from pipeline.values.errors import InvalidQuery, NoFootage
@@ -107,8 +108,8 @@ def look_up(store: ClipStore, question: Question) -> list[StreamPart]:
 def look_up_stream(store: ClipStore, stream_id: str, question: Question) -> StreamPart:
     """The range of one stream, with what the index has of it."""
     info, position = store.get_info(stream_id), store.get_position(stream_id)
-    every = None  # index rows of the whole stream, where epochs have to be told apart
-    if position is None or position.epoch == 0:
+    every = None  # index rows of the whole stream, where its epochs have to be put in order
+    if is_on_one_line(info, position):
         timeline = simple_timeline(info, position)
     else:
         every = store.list_spans(stream_id)

@@ -1,7 +1,8 @@
 """A stream's clips on one timeline, whatever its clock did on the way.
 
-Where an epoch counts its own seconds from before the end of the one before it, it is put behind
-that one; else its seconds are the stream's. Works on index rows alone.
+A clip's seconds are the stream's, through all epochs. In streams of the first release every epoch
+counted its own: there one that begins before the end of the one before it is put behind that one.
+Works on index rows alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,14 +51,19 @@ class Timeline:
         return gap.start_s + shift_s, gap.end_s + shift_s
 
 
+def is_on_one_line(info: StreamInfo, position: Position | None) -> bool:
+    """Whether a stream's seconds can be taken as they are, without a look at all its rows."""
+    return position is None or position.epoch == 0 or info.made_with is not None
+
+
 def simple_timeline(info: StreamInfo, position: Position | None) -> Timeline:
-    """Of a stream that has one epoch: its seconds as they are."""
+    """Of a stream on one line: its seconds as they are."""
     end_s = position.end_s if position else 0.0
     return Timeline(StreamClock(end_s, info.wall_start_s, _zone_of(info)))
 
 
 def build_timeline(info: StreamInfo, spans: Sequence[ClipSpan]) -> Timeline:
-    """Of a stream of several epochs, from all its index rows."""
+    """Of a stream whose epochs may count their own seconds, from all its index rows."""
     shifts: dict[int, float] = {}
     stretches: list[Stretch] = []
     reached_s = float("-inf")

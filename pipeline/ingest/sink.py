@@ -81,8 +81,8 @@ class StoreSinkFactory:
             store.put_info(replace(asked, created_at_s=now_s, updated_at_s=now_s), lease=lease)
             return store.get_info(asked.stream_id)
         asked = replace(asked, fingerprint=self._accepted(known))
-        has_more = False
-        if store.get_position(known.stream_id) is not None:
+        has_more, position = False, store.get_position(known.stream_id)
+        if position is not None:
             has_more = require_same_source(known, asked, moved=self.moved, change=change)
             if known.fingerprint != asked.fingerprint:
                 require_same_settings(known, asked)
@@ -90,6 +90,9 @@ class StoreSinkFactory:
         done = known.status == "complete" and not has_failed_clips(store, known.stream_id)
         if done and is_same and not has_more:
             return known
+        if known.made_with is None and position is not None and position.epoch > 0:
+            # Of the first release: that its epochs may count their own seconds is told by this.
+            asked = replace(asked, made_with=None, settings=known.settings)
         info = replace(asked, created_at_s=known.created_at_s, updated_at_s=now_s)
         store.put_info(info, lease=lease)
         read_again(store, lease)

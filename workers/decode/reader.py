@@ -5,14 +5,15 @@
             ...
         reader.report      # what was decoded, what was damaged, whether the file was cut short
 
-Frames come in presentation order; within an epoch their times rise strictly. Which frames are
-chosen depends on the timestamps alone (`sampling.SamplingGrid`), so a planned, a full and a resumed
+Frames come in presentation order, and their times rise strictly. Which frames are chosen depends on
+the timestamps alone (`sampling.SamplingGrid`), so a planned, a full and a resumed
 decode give the same ones with the same pixels. (Frames marked `damaged` have the same times, but
 the decoder fills their holes with what it saw before, which may differ.) A picture is shown until
 the next one: where that is long (slides, time lapses) it is sampled again while it stands, from
 the same pixels. Where frames are missing, the next one says why (`Frame.gap`).
 
-Stream second 0 is the container's start; every later epoch counts from its own first packet.
+Stream second 0 is the container's start. Where the clock starts anew, a new epoch begins on the
+same line of time: its first packet comes where the last one of the epoch before ended.
 Memory is bounded whatever the file: one GOP's packets (at most 64 MiB) and the decoder's own
 pictures.
 
@@ -22,7 +23,7 @@ Knows nothing of clips, models or clusters.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -50,15 +51,17 @@ class _Epoch:
 
     number: int
     origin: int
-    """Tick of its second 0."""
-    start_s: float
-    """Length of the epochs before it."""
+    """Tick of stream second 0, on its clock."""
+    start_tick: int
     end_tick: int
     """When the last of its packets read so far ends."""
     sampler: Sampler | None = None
     """None until a keyframe has come."""
 
-    def length_s(self, time_base: Fraction) -> float:
+    def start_s(self, time_base: Fraction) -> float:
+        return float((self.start_tick - self.origin) * time_base)
+
+    def end_s(self, time_base: Fraction) -> float:
         return float((self.end_tick - self.origin) * time_base)
 
 
@@ -110,7 +113,7 @@ class VideoReader:
         self._stack = ExitStack()
         self._track: OpenTrack | None = None
         self._frames = self._damaged = self._before_keyframe = 0
-        self._epoch = _Epoch(0, 0, 0.0, 0)
+        self._epoch = _Epoch(0, 0, 0, 0)
         self._lost_before = deque([0], maxlen=3)
         """What was lost before each of the last GOPs; reading is one ahead of decoding."""
 
@@ -130,15 +133,12 @@ class VideoReader:
             error.source = self._shown  # its message names it already
             raise
         self._track, self._packets = track, PacketReader(track)
-        self._epoch = _Epoch(0, track.origin, 0.0, track.origin)
+        self._epoch = _Epoch(0, track.origin, track.origin, track.origin)
         self._previous_tick = track.origin
 
     def __iter__(self) -> Iterator[Frame]:
         try:
-            previous: tuple[DecodedFrame, Frame] | None = None
-            for decoded, epoch in self._decode():
-                frame = self._make_frame(decoded, epoch, previous)
-                previous = decoded, frame
+            for frame in self._end_epochs(self._make_frames()):
                 self._frames += 1
                 self._damaged += frame.damaged
                 yield frame
@@ -167,9 +167,14 @@ class VideoReader:
             frames=self._frames,
             damaged_frames=self._damaged,
             epochs=self._epoch.number + 1,
-            end_tick=self._epoch.end_tick if self._packets.count else None,
+            end_s=self._end_s if self._packets.count else None,
             before_keyframe=self._before_keyframe,
         )
+
+    @property
+    def _end_s(self) -> float:
+        """Stream time at which the last of the packets read so far ends."""
+        return self._epoch.end_s(self._opened.time_base)
 
     @property
     def _opened(self) -> OpenTrack:
@@ -197,11 +202,12 @@ class VideoReader:
                 epoch = self._epoch = self._follow(epoch, part)
             self._lost_before.append(self._lost)
             first_tick = part.first_tick
+            self._correct_origin(epoch, first_tick)
             part.timeline.forget_before(self._previous_tick)
             self._previous_tick = first_tick
             epoch.end_tick = max(epoch.end_tick, part.end_tick)
             if epoch.sampler is None and part.starts:
-                epoch.sampler = self._sample(epoch, first_tick)
+                epoch.sampler = self._sample(epoch)
             if epoch.sampler is None:
                 self._pass_over(part)
                 continue
@@ -223,18 +229,28 @@ class VideoReader:
         return iter_parts(timed, track.bitstream)
 
     def _follow(self, before: _Epoch, part: GopPart) -> _Epoch:
-        """The epoch that a part opens."""
-        start_s = before.start_s + before.length_s(self._opened.time_base)
+        """The epoch that a part opens: its first packet comes where the one before it ended."""
         self._previous_tick = first_tick = part.first_tick
-        return _Epoch(part.epoch, first_tick, start_s, first_tick)
+        origin = first_tick - (before.end_tick - before.origin)
+        epoch, after = _Epoch(part.epoch, origin, first_tick, first_tick), self._after
+        if after is not None and after.epoch == part.epoch:
+            is_before = after.last_pts_s < epoch.start_s(self._opened.time_base)
+            epoch.origin = first_tick if is_before else origin  # the first release's: own time
+        return epoch
 
-    def _sample(self, epoch: _Epoch, first_tick: int) -> Sampler:
-        """A sampler for an epoch whose first keyframe has come."""
-        track, source = self._opened, self._source
-        if track.time_base == MPEG_TIME_BASE and abs(first_tick - epoch.origin) > HALF_WRAP:
-            # The clock wrapped between the first packets of two tracks.
+    def _correct_origin(self, epoch: _Epoch, first_tick: int) -> None:
+        """Where the clock wrapped between the first packets of two tracks, by a turn of it."""
+        if self._opened.time_base != MPEG_TIME_BASE or epoch.number or epoch.sampler is not None:
+            return
+        if abs(first_tick - epoch.origin) > HALF_WRAP:
             epoch.origin += 2 * HALF_WRAP if first_tick > epoch.origin else -2 * HALF_WRAP
-        grid = SamplingGrid(track.time_base, epoch.origin, source.fps, source.start_s, source.end_s)
+            epoch.start_tick = epoch.end_tick = epoch.origin
+
+    def _sample(self, epoch: _Epoch) -> Sampler:
+        """A sampler for an epoch whose first keyframe has come; counts from the epoch's start."""
+        time_base, source = self._opened.time_base, self._source
+        start_s = max(source.start_s, epoch.start_s(time_base))
+        grid = SamplingGrid(time_base, epoch.origin, source.fps, start_s, source.end_s)
         last = None
         if self._after is not None and epoch.number == self._after.epoch:
             last = grid.ticks(self._after.last_pts_s)
@@ -262,6 +278,33 @@ class VideoReader:
             "the file is empty or damaged throughout"
         )
 
+    def _make_frames(self) -> Iterator[tuple[Frame, _Epoch]]:
+        previous: tuple[DecodedFrame, Frame] | None = None
+        for decoded, epoch in self._decode():
+            frame = self._make_frame(decoded, epoch, previous)
+            previous = decoded, frame
+            yield frame, epoch
+
+    def _end_epochs(self, frames: Iterator[tuple[Frame, _Epoch]]) -> Iterator[Frame]:
+        """Tell the last frame of each epoch where that ends; it is known with the next frame."""
+        time_base = self._opened.time_base
+        held: tuple[Frame, _Epoch] | None = None
+        try:
+            for frame, epoch in frames:
+                if held is not None:
+                    is_last = held[1] is not epoch
+                    yield _end_at(held[0], held[1].end_s(time_base)) if is_last else held[0]
+                held = frame, epoch
+        except SourceError:
+            if held is not None:
+                yield held[0]
+            raise
+        if held is not None:
+            end_s = held[1].end_s(time_base)
+            if self._epoch.number == 0:
+                end_s = max(end_s, self._opened.declared_end_s or 0.0)
+            yield _end_at(held[0], end_s)
+
     def _make_frame(
         self,
         decoded: DecodedFrame,
@@ -286,23 +329,27 @@ class VideoReader:
             damaged=decoded.damaged,
             end_s=grid.seconds(decoded.until),
             gap=gap,
-            epoch_start_s=epoch.start_s,
         )
 
     def _covered_s(self, epoch: _Epoch, previous: tuple[DecodedFrame, Frame] | None) -> float:
-        """Time in an epoch up to which the frames before speak for the stream."""
-        if previous is not None and previous[1].epoch == epoch.number:
-            return frame_end_s(previous[1], self.interval_s)
-        after = self._after
-        if after is not None and after.epoch == epoch.number:
-            return after.end_s
-        return self._source.start_s
+        """Time up to which the frames before speak for the stream."""
+        if previous is None:
+            return self._source.start_s if self._after is None else self._after.end_s
+        end_s = frame_end_s(previous[1], self.interval_s)
+        is_new = previous[1].epoch != epoch.number
+        return min(end_s, epoch.start_s(self._opened.time_base)) if is_new else end_s
 
 
 def frame_end_s(frame: Frame, interval_s: float) -> float:
-    """Time up to which a frame speaks for the stream: to the next sample, longer where it holds."""
-    end_s = frame.pts_s + interval_s
-    return end_s if frame.end_s is None else max(end_s, frame.end_s)
+    """Time up to which a frame speaks for the stream: to the next sample, longer where it holds,
+    and not beyond the end of its epoch."""
+    end_s = max(frame.pts_s + interval_s, frame.end_s or 0.0)
+    limit_s = frame.epoch_end_s
+    return end_s if limit_s is None or limit_s <= frame.pts_s else min(end_s, limit_s)
+
+
+def _end_at(frame: Frame, epoch_end_s: float) -> Frame:
+    return replace(frame, epoch_end_s=epoch_end_s)
 
 
 def _drain(decoder: GopDecoder, epoch: _Epoch) -> Iterator[_Sample]:

@@ -57,7 +57,7 @@ class DecodeReport:
     declared_end_s: float | None
     """Stream time at which the file says it ends."""
     end_s: float | None
-    """Time, in the last epoch, at which the last of the packets read ends."""
+    """Stream time at which the last of the packets read ends."""
     fell_back: str | None
     """Why some of it was decoded in full; None when the plan held throughout."""
     gops_planned: int
@@ -100,11 +100,10 @@ def make_report(
     frames: int,
     damaged_frames: int,
     epochs: int,
-    end_tick: int | None,
+    end_s: float | None,
     before_keyframe: int,
 ) -> DecodeReport:
     """Put together what the stages counted."""
-    end_s = None if end_tick is None else float((end_tick - track.origin) * track.time_base)
     broke_off = packets.broke_off or tally.refused_in_a_row >= MAX_REFUSED_TAIL
     return DecodeReport(
         frames=frames,

@@ -11,6 +11,7 @@ from pipeline.ingest.identity import describe_source
 from pipeline.ingest.lease import holder_text
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.values.errors import Conflict, FingerprintMismatch, LeaseHeld, LeaseLost
+from pipeline.values.made_with import MadeWith, ModelAsked, SourceAsked, TokensAsked
 from pipeline.values.types import StreamInfo
 from workers.seams import SessionReport
 from workers.types import ClipStats, CompressedClip, StreamGap
@@ -18,7 +19,7 @@ from workers.types import ClipStats, CompressedClip, StreamGap
 INFO = StreamInfo("lobby", "/videos/a.mp4", "tiny", "f1", settings={"fps": 1.0})
 
 
-def clip(index: int) -> CompressedClip:
+def clip(index: int, epoch: int = 0) -> CompressedClip:
     tokens = ClipTokens(
         tokens=torch.full((3, 4), float(index)),
         frame=torch.tensor([0, 0, 1]),
@@ -30,7 +31,7 @@ def clip(index: int) -> CompressedClip:
     start_s = 2.0 * index
     stats = ClipStats(frames_in=2, tokens_in=8, tokens_out=3)
     return CompressedClip(
-        "lobby", 0, index, start_s, start_s + 2, (start_s, start_s + 1), tokens, stats=stats
+        "lobby", epoch, index, start_s, start_s + 2, (start_s, start_s + 1), tokens, stats=stats
     )
 
 
@@ -155,6 +156,25 @@ def test_another_source_is_a_conflict_that_names_both(factory):
     begin(factory)
     with pytest.raises(Conflict, match=r"holds /videos/a\.mp4, got /videos/b\.mp4.*--resume"):
         factory(replace(INFO, source="/videos/b.mp4")).open()
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_stream_of_the_first_release_with_epochs_stays_known_as_one(factory, opened, epoch):
+    sink = factory().open()
+    sink.put(clip(0, epoch))
+    sink.close()
+    now = replace(
+        INFO,
+        made_with=MadeWith(
+            SourceAsked("/videos/a.mp4"),
+            ModelAsked("tiny"),
+            TokensAsked("aot", 0.1, 4, "float32"),
+        ),
+    )
+    factory(now).open().close()
+    known = opened.get_info("lobby")
+    assert (known.made_with is None) == (epoch > 0)
+    assert epoch == 0 or known.settings == INFO.settings
 
 
 def test_a_moved_source_is_taken_with_resume(factory, opened):

@@ -225,8 +225,8 @@ def test_a_clock_set_back_by_an_hour_is_an_epoch(tmp_path: Path):
     both = tmp_path / "both.ts"
     both.write_bytes(first.read_bytes() + second.read_bytes())
     frames = read_all(both)
-    assert [(f.epoch, f.pts_s) for f in frames] == [(e, float(s)) for e in (0, 1) for s in range(4)]
-    assert [f.epoch_start_s for f in frames] == pytest.approx([0.0] * 4 + [4.0] * 4)
+    assert [f.epoch for f in frames] == [0] * 4 + [1] * 4
+    assert [f.pts_s for f in frames] == pytest.approx(range(8))
 
 
 def test_what_comes_before_a_keyframe_is_a_gap_with_its_reason(tmp_path: Path):
@@ -236,7 +236,7 @@ def test_what_comes_before_a_keyframe_is_a_gap_with_its_reason(tmp_path: Path):
     frames = read_all(late)
     (second,) = (f for f in frames if f.epoch == 1 and f.gap)
     assert second.gap == "damaged"
-    assert 2.0 < second.pts_s < 5.0
+    assert 12 + 2.0 < second.pts_s < 12 + 5.0
 
 
 def test_a_clock_that_starts_anew_is_a_new_epoch(tmp_path: Path):
@@ -244,9 +244,42 @@ def test_a_clock_that_starts_anew_is_a_new_epoch(tmp_path: Path):
     twice = tmp_path / "twice.ts"
     twice.write_bytes(once.read_bytes() * 2)
     frames, report = read_report(twice)
-    assert [(f.epoch, f.pts_s) for f in frames] == [(e, float(s)) for e in (0, 1) for s in range(4)]
+    assert [f.epoch for f in frames] == [0] * 4 + [1] * 4
+    assert [f.pts_s for f in frames] == pytest.approx(range(8))
     assert [f.cut for f in frames] == [False] * 4 + [True] + [False] * 3
     assert report.epochs == 2
+
+
+def test_epochs_lie_behind_each_other_and_each_is_sampled_from_its_start(tmp_path: Path):
+    short = write_video(tmp_path / "short.ts", frames=37, fps=10, gop=10)
+    thrice = tmp_path / "thrice.ts"
+    thrice.write_bytes(short.read_bytes() * 3)
+    frames, report = read_report(thrice)
+    assert [read_index(f.pixels) for f in frames] == [0, 10, 20, 30] * 3
+    starts_s = (0.0, 3.7, 7.4)
+    assert [f.pts_s for f in frames] == pytest.approx([e + s for e in starts_s for s in range(4)])
+    ends_s = [f.epoch_end_s for f in frames if f.epoch_end_s is not None]
+    assert ends_s == pytest.approx([3.7, 7.4, 11.1])
+    assert report.end_s == pytest.approx(11.1)
+
+
+def test_a_range_counts_through_all_epochs(tmp_path: Path):
+    once = write_video(tmp_path / "once.ts", frames=40, fps=10, gop=10)
+    thrice = tmp_path / "thrice.ts"
+    thrice.write_bytes(once.read_bytes() * 3)
+    source = VideoSource(str(thrice), "test", start_s=5.0, end_s=10.0)
+    with VideoReader(source, SMALL) as reader:
+        frames = list(reader)
+    assert [f.pts_s for f in frames] == pytest.approx([5, 6, 7, 8, 9])
+    assert [read_index(f.pixels) for f in frames] == [10, 20, 30, 0, 10]
+
+
+def test_a_stream_begun_in_an_epochs_own_time_goes_on_in_it(tmp_path: Path):
+    once = write_video(tmp_path / "once.ts", frames=40, fps=10, gop=10)
+    twice = tmp_path / "twice.ts"
+    twice.write_bytes(once.read_bytes() * 2)
+    frames = read_all(twice, after=Cursor(1, 5, 1.0, 2.0))
+    assert [(f.epoch, f.pts_s) for f in frames] == [(1, 2.0), (1, 3.0)]
 
 
 def test_a_new_picture_size_marks_a_cut_and_is_resized(tmp_path: Path):
