@@ -78,7 +78,8 @@ class Pipeline:
     ) -> Iterator[Progress]:
         """`ingest`, yielding the progress of every commit."""
         rate = self.settings.ingest.fps if fps == "settings" else fps
-        source = VideoSource(url, stream, rate, start_s, end_s, wall_start_s)
+        hold_s = self.settings.ingest.max_hold_s
+        source = VideoSource(url, stream, rate, start_s, end_s, wall_start_s, hold_s)
         yield from ingest(self.settings, [IngestRequest(source)])
 
     def ask(

@@ -52,8 +52,9 @@ class VideoSource:
     end_s: float | None = None
     wall_start_s: float | None = None
     """Unix time of stream second 0; None when the wall clock is not known."""
-    max_hold_s: float = 600.0
-    """A picture is shown until the next one; beyond this it counts as a gap."""
+    max_hold_s: float | None = None
+    """A picture is shown until the next one; beyond this it counts as a gap. None takes what the
+    container's word is good for."""
 
     def __post_init__(self) -> None:
         if not STREAM_ID.fullmatch(self.stream_id):
@@ -62,6 +63,8 @@ class VideoSource:
             )
         if self.fps is not None and not 0 < self.fps <= 240:
             raise InvalidSource(f"fps must be above 0 and at most 240, got {self.fps}")
+        if self.max_hold_s is not None and not self.max_hold_s > 0:
+            raise InvalidSource(f"max_hold_s must be above 0, got {self.max_hold_s}")
 
 
 @dataclass(frozen=True)

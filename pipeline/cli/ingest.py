@@ -144,8 +144,11 @@ def _requests(
         )
     wall_start_s = None if start_time is None else parse_wall_time(start_time)
     names = [stream] if stream is not None else stream_names(files)
+    fps, max_hold_s = settings.ingest.fps, settings.ingest.max_hold_s
     return [
-        IngestRequest(VideoSource(file, name, settings.ingest.fps, wall_start_s=wall_start_s))
+        IngestRequest(
+            VideoSource(file, name, fps, wall_start_s=wall_start_s, max_hold_s=max_hold_s)
+        )
         for file, name in zip(files, names, strict=True)
     ]
 

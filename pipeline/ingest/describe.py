@@ -97,6 +97,7 @@ def _asked(source: VideoSource, settings: Settings, zone: str | None) -> MadeWit
             fps=source.fps,
             start_s=source.start_s,
             end_s=source.end_s,
+            max_hold_s=source.max_hold_s,
             wall_start_s=source.wall_start_s,
             zone=zone,
         ),

@@ -140,6 +140,11 @@ def _range_is_longer(known: StreamInfo, info: StreamInfo) -> bool:
             f"stream {known.stream_id} begins at {before.start_s:g} s of its source, got "
             f"{now.start_s:g} s; use another stream id"
         )
+    if before.max_hold_s != now.max_hold_s:
+        raise Conflict(
+            f"stream {known.stream_id} was begun with ingest.max_hold_s {before.max_hold_s}, got "
+            f"{now.max_hold_s}; give the same to go on with it, or use another stream id"
+        )
     return before.end_s is not None and (now.end_s is None or now.end_s > before.end_s)
 
 

@@ -55,6 +55,9 @@ class IngestSettings(_Group):
 
     fps: float | None = Field(default=1.0, gt=0, le=240)
     """Frames sampled per second of the stream; null keeps every frame."""
+    max_hold_s: float | None = Field(default=None, gt=0, le=86_400)
+    """How long a picture of a file may stand for the stream until the next one comes; null goes by
+    the container: 10 minutes where it tells durations, 2 where it does not."""
     clip_frames: int = Field(default=8, ge=1, le=4096)
     retention: float = Field(default=0.10, gt=0, le=1)
     reducer: str = "adaptive"

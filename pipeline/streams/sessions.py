@@ -68,6 +68,7 @@ def prepare_resume(
         start_s=made.source.start_s,
         end_s=made.source.end_s,
         wall_start_s=made.source.wall_start_s,
+        max_hold_s=made.source.max_hold_s,
     )
     request = IngestRequest(source, resume=url is not None, zone=made.source.zone)
     return settings_of(settings, made), request

@@ -26,6 +26,8 @@ class SourceAsked:
     fps: float | None = None
     start_s: float = 0.0
     end_s: float | None = None
+    max_hold_s: float | None = None
+    """How long one picture may stand for the stream; None by container."""
     wall_start_s: float | None = None
     zone: str | None = None
     """In which wall times of the stream are told: an IANA name or an offset such as +02:00."""
@@ -131,6 +133,7 @@ class MadeWith:
                 yield name, value
         yield "fps", self.source.fps
         yield "start_s", self.source.start_s
+        yield "max_hold_s", self.source.max_hold_s
         if self.loaded is None:
             return
         for name in ("model_type", "weights", "processor", "dtype"):

@@ -4,6 +4,9 @@ import bisect
 from dataclasses import dataclass
 from fractions import Fraction
 
+TOLD_HOLD_S = 600.0
+"""How long a picture is shown at most where the container says that it is."""
+
 UNTOLD_HOLD_S = 120.0
 """How long a picture is shown at most where the container does not say that it is."""
 
@@ -50,11 +53,14 @@ class HoldLimits:
     relied on (MP4, and MPEG as far as it has any): there it is a loss."""
 
     @classmethod
-    def of(cls, container: str, time_base: Fraction, max_hold_s: float) -> "HoldLimits":
-        """For FFmpeg's name of a container."""
+    def of(cls, container: str, time_base: Fraction, max_hold_s: float | None) -> "HoldLimits":
+        """For FFmpeg's name of a container; `max_hold_s` where somebody knows better."""
+        told_s = TOLD_HOLD_S if max_hold_s is None else max_hold_s
+        untold_s = UNTOLD_HOLD_S if max_hold_s is None else max_hold_s
         tells = container.startswith(("mpeg", "mov"))
-        untold_s = 0.0 if tells else min(UNTOLD_HOLD_S, max_hold_s)
-        return cls(round(max_hold_s / float(time_base)), round(untold_s / float(time_base)))
+        return cls(
+            round(told_s / float(time_base)), 0 if tells else round(untold_s / float(time_base))
+        )
 
     def end(self, timeline: Timeline, tick: int) -> int:
         """When the picture at `tick` ends: at the next one, or where it can stand no longer."""

@@ -81,6 +81,7 @@ def test_everything_that_was_asked_for_is_there_once_and_whole():
         "fps": 2.0,
         "start_s": 4.0,
         "end_s": 9.0,
+        "max_hold_s": None,
         "wall_start_s": 7.0,
         "zone": "Europe/Berlin",
     }

@@ -134,6 +134,12 @@ def test_another_start_of_the_range_is_a_conflict():
         require_same_source(info, replace(info, made_with=asked(start_s=5.0)), moved=False)
 
 
+def test_another_hold_of_pictures_is_a_conflict():
+    info = StreamInfo("lobby", "/v/a.ts", "m", "f", status="paused", made_with=asked())
+    with pytest.raises(Conflict, match=r"ingest\.max_hold_s None, got 9"):
+        require_same_source(info, replace(info, made_with=asked(max_hold_s=9.0)), moved=False)
+
+
 def test_a_start_time_for_a_complete_stream_is_not_dropped_in_silence():
     info = StreamInfo("lobby", "/v/a.ts", "m", "f", status="complete")
     with pytest.raises(Conflict, match="--start-time"):

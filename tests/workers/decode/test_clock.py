@@ -109,7 +109,17 @@ def test_how_long_a_picture_holds(container: str, stretch: int, duration: int, e
     timeline = Timeline(0)
     timeline.add(0, 0, duration)
     timeline.add(300_000, stretch, 33)
-    assert HoldLimits.of(container, MILLI, 600.0).end(timeline, 0) == end
+    assert HoldLimits.of(container, MILLI, None).end(timeline, 0) == end
+
+
+@pytest.mark.parametrize(
+    ("container", "end"), [("matroska,webm", 240_000), ("mov,mp4", 33), ("mpegts", 33)]
+)
+def test_a_limit_given_holds_where_the_container_says_nothing(container: str, end: int):
+    timeline = Timeline(0)
+    timeline.add(0, 0, 33)
+    timeline.add(300_000, 1, 33)
+    assert HoldLimits.of(container, MILLI, 240.0).end(timeline, 0) == end
 
 
 def test_no_picture_holds_longer_than_the_limit():
