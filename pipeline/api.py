@@ -6,10 +6,12 @@ with Pipeline.open("configs/default.yaml") as p:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.ask.answer import Answer, Piece
+from pipeline.ask.model import answers_on_ray, open_answers
 from pipeline.ask.question import Question
 from pipeline.ask.run import answer_prepared, prepare
 from pipeline.ingest.request import IngestRequest
@@ -18,7 +20,7 @@ from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
 from pipeline.values.errors import InvalidQuery
 from pipeline.values.types import StreamInfo
-from workers.models import Marks, open_language_model
+from workers.models import Marks
 from workers.seams import Answerer
 from workers.session import Progress
 from workers.types import CompressedClip, VideoSource
@@ -34,6 +36,7 @@ class Pipeline:
         self.settings = settings
         self.store: ClipStore = open_store(settings.store_config())
         self._model: Answerer | None = None
+        self._holding = ExitStack()
 
     @classmethod
     def open(
@@ -77,6 +80,8 @@ class Pipeline:
         wall_start_s: float | None = None,
     ) -> Iterator[Progress]:
         """`ingest`, yielding the progress of every commit."""
+        if answers_on_ray(self.settings):
+            self._let_go()
         rate = self.settings.ingest.fps if fps == "settings" else fps
         hold_s = self.settings.ingest.max_hold_s
         source = VideoSource(url, stream, rate, start_s, end_s, wall_start_s, hold_s)
@@ -172,17 +177,22 @@ class Pipeline:
 
     @property
     def model(self) -> Answerer:
-        """The language half, loaded when first asked for."""
+        """The language half, loaded when first asked for.
+
+        On Ray (`ray.answers`) it is let go before an ingest, which connects anew: a process has
+        one connection.
+        """
         if self._model is None:
-            model = self.settings.model
-            self._model = open_language_model(
-                model.id, revision=model.revision, device=model.device, dtype=model.dtype
-            )
+            self._model = self._holding.enter_context(open_answers(self.settings))
         return self._model
+
+    def _let_go(self) -> None:
+        self._model = None
+        self._holding.close()
 
     def close(self) -> None:
         """Close the store; an embedded server goes on for other processes."""
-        self._model = None
+        self._let_go()
         self.store.close()
 
     def __enter__(self) -> "Pipeline":

@@ -22,6 +22,7 @@
         PromptTooLong        more tokens than the model's context
         ModelChanged         other weights behind the name than before, or than on other nodes
       WorkerLost           a worker died and could not be replaced
+      AnswererBusy         too many questions are open at an answer worker
       WorkerBroken         a worker's device can compute no more; its process is replaced
       SessionCrashed       a session died too often to be started once more
       SinkWentBack         the sink has less than it had acknowledged; go on from its position
@@ -149,6 +150,12 @@ class ModelChanged(ModelError):
 
 class WorkerLost(WorkerError):
     """A worker died and could not be replaced in time."""
+
+    kind = "unavailable"
+
+
+class AnswererBusy(WorkerError):
+    """Too many questions are open at an answer worker; ask again."""
 
     kind = "unavailable"
 

@@ -124,9 +124,12 @@ def require_model(info: StreamInfo, model: Answerer) -> None:
 
 def _identity_of(info: StreamInfo) -> ModelIdentity:
     """The model whose tokens a stream holds, as the store knows it."""
+    loaded = None if info.made_with is None else info.made_with.loaded
     names = ("revision", "model_type", "weights", "processor", "dtype")
-    facts = {name: str(info.settings.get(name)) for name in names}
-    return ModelIdentity(model_id=info.model_id, **facts)
+    if loaded is not None:
+        return ModelIdentity(info.model_id, **{name: getattr(loaded, name) for name in names})
+    # A stream of an earlier release has them among the settings, for people to read, alone.
+    return ModelIdentity(info.model_id, **{name: str(info.settings.get(name)) for name in names})
 
 
 def _read(

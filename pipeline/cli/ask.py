@@ -22,6 +22,9 @@ def ask(
     max_new_tokens: int = typer.Option(None, "--max-new-tokens"),
     model: str = typer.Option(None, "--model", "-m", help="Hub id or folder of the checkpoint."),
     store: str = typer.Option(None, "--store", help="URL of the store."),
+    ray: str = typer.Option(
+        None, "--ray", help="Answer on a cluster: its HOST:PORT, or auto; off answers here."
+    ),
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Answer a question about a range of streams from the cache alone."""
@@ -29,7 +32,12 @@ def ask(
     from pipeline.ask.answer import Answer
 
     budget = {"max_visual_tokens": max_visual_tokens, "max_new_tokens": max_new_tokens}
-    overrides = {"model": {"id": model}, "store": {"url": store}, "ask": budget}
+    overrides = {
+        "model": {"id": model},
+        "store": {"url": store},
+        "ask": budget,
+        "ray": _ray(ray),
+    }
     settings = settings_of(context, overrides)
     with Pipeline(settings) as pipeline:
         answer = None
@@ -45,6 +53,14 @@ def ask(
         print()
         _show_sources(answer)
     return 0
+
+
+def _ray(choice: str | None) -> dict[str, Any]:
+    if choice is None:
+        return {}
+    if choice == "off":
+        return {"answers": False}
+    return {"enabled": True, "answers": True, "address": choice}
 
 
 def _as_json(answer: "Answer") -> dict[str, Any]:

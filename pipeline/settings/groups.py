@@ -20,7 +20,7 @@ from workers.redact import redact_url
 
 if TYPE_CHECKING:
     from workers.answer import AnswerSettings
-    from workers.cluster.cluster import ClusterSettings, PoolSettings
+    from workers.cluster.cluster import AnswerPlace, ClusterSettings, PoolSettings
     from workers.compress import CompressSettings
 
 ENV_PREFIX = "AOT_"
@@ -163,6 +163,9 @@ class RaySettings(_Group):
     local_port: int = Field(default=26379, ge=1024, le=65535)
     """Where the cluster listens that detached sessions run in when no address is given."""
     connect_timeout_s: float = Field(default=10.0, gt=0, le=600)
+    answers: bool = False
+    """Load the language half in the cluster too, where the compress workers are; false answers
+    questions in the process that asks."""
     workers: int = Field(default=1, ge=1, le=4096)
     """Compress workers."""
     worker_cpus: float = Field(default=0.5, gt=0)
@@ -274,6 +277,18 @@ class Settings(BaseSettings):
         model = self.model
         return AnswerSettings(
             model=model.id, revision=model.revision, device=model.device, dtype=model.dtype
+        )
+
+    def answer_place(self) -> "AnswerPlace":
+        """Where in a cluster the language half is loaded: as the compress workers are."""
+        from workers.cluster.cluster import AnswerPlace
+
+        ray = self.ray
+        return AnswerPlace(
+            cpus=ray.worker_cpus,
+            gpus=ray.worker_gpus,
+            resources=dict(ray.worker_resources),
+            ready_timeout_s=ray.ready_timeout_s,
         )
 
     def cluster_settings(self) -> "ClusterSettings":

@@ -17,6 +17,7 @@ from demo.miniature.sequence import (
     write_slots,
 )
 from demo.quality.evaluate import choose_seeds, evaluate, watch_scenes
+from tests.scores import scores
 from workers.models import open_language_model
 from workers.reading import read_clip
 from workers.types import CompressedClip
@@ -68,7 +69,7 @@ def test_training_sequence_equals_the_product_s_own_prompt(untrained, watched):
     product = open_language_model(untrained)
     segments = read_as_product(clip, scene.times_s)
     for slot, question in enumerate(questions):
-        alone = product.logits(question.text, segments)
+        alone = scores(product, question.text, segments)
         last = prefix_length(8) + 14 * slot + len(vocabulary.encode(question.text))
         assert torch.allclose(logits[last], alone[-1], atol=2e-4)
 
@@ -104,7 +105,7 @@ def test_reduced_layout_equals_the_product_s_own_prompt(untrained, watched):
         position_ids=positions[None],
     ).last_hidden_state[0]
     product = open_language_model(untrained)
-    expected = product.logits(scene.questions[0].text, read_as_product(clip, scene.times_s))
+    expected = scores(product, scene.questions[0].text, read_as_product(clip, scene.times_s))
     assert torch.allclose(hidden @ words.T, expected, atol=1e-4)
 
 

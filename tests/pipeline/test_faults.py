@@ -126,7 +126,7 @@ def test_any_number_of_workers_gives_the_bytes_of_one_process(
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_worker_changes_no_byte(cluster, opened, undisturbed, long_video, point):
     session = start(cluster, long_video)
-    worker = pid_of(next(iter(cluster._pools.values()))[0])
+    worker = pid_of(next(iter(cluster._pools.values())).handles[0])
     wait_until(lambda: stored(opened) >= point)
     os.kill(worker, signal.SIGKILL)
     assert finish(session) == "complete"

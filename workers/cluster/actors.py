@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import ray
 import torch
@@ -68,6 +68,8 @@ class Compressor(Protocol):
 
 OpenCompressor = Callable[[CompressSettings], Compressor]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Pulse:
@@ -108,10 +110,13 @@ class CompressActor:
         self._broken = False
         self._tenants = {"": time.monotonic()}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compress")
-        load = _load_again if context.was_current_actor_reconstructed else _load
-        self._loading: Future[Compressor] = self._thread.submit(
-            load, settings, open_compressor, self._tell_problem
-        )
+
+        def load() -> Compressor:
+            if context.was_current_actor_reconstructed:
+                return load_again(lambda: open_compressor(settings), self._tell_problem)
+            return open_compressor(settings)
+
+        self._loading: Future[Compressor] = self._thread.submit(load)
         threading.Thread(target=self._watch, args=(detached,), name="watch", daemon=True).start()
 
     async def describe(self) -> WorkerInfo:
@@ -319,20 +324,12 @@ def original_error(error: BaseException) -> BaseException:
     return cause if isinstance(cause, Exception) else WorkerError(one_line(error, 300))
 
 
-def _load(
-    settings: CompressSettings, open_compressor: OpenCompressor, tell: Callable[[str], None]
-) -> Compressor:
-    return open_compressor(settings)
-
-
-def _load_again(
-    settings: CompressSettings, open_compressor: OpenCompressor, tell: Callable[[str], None]
-) -> Compressor:
+def load_again(load: Callable[[], T], tell: Callable[[str], None]) -> T:
     """Load what could be loaded before: a folder or a hub that is away comes back."""
     waits = itertools.chain(LOAD_AGAIN_S, itertools.repeat(LOAD_AGAIN_S[-1]))
     for wait_s in waits:
         try:
-            return open_compressor(settings)
+            return load()
         except Exception as error:
             logger.warning("a restarted worker could not load its model: %s", one_line(error))
             tell(f"{type(error).__name__}: {one_line(error)}")

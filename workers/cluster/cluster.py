@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 from workers.answer import AnswerSettings
 from workers.cluster.actors import OpenCompressor
-from workers.cluster.answer import ClusterAnswer, open_answer
+from workers.cluster.answer import AnswerPlace, ClusterAnswer, open_answer
 from workers.cluster.check import check_on_cluster
 from workers.cluster.connect import (
     ClusterSettings,
@@ -39,6 +39,7 @@ from workers.session import CheckSource, OpenClips, SessionSettings
 from workers.types import VideoSource
 
 __all__ = [
+    "AnswerPlace",
     "Cluster",
     "ClusterSettings",
     "PoolSettings",
@@ -169,9 +170,11 @@ class Cluster:
         """Stream ids of the sessions that run in this cluster."""
         return list_sessions()
 
-    def open_answer(self, settings: AnswerSettings, **options: Any) -> ClusterAnswer:
+    def open_answer(
+        self, settings: AnswerSettings, place: AnswerPlace | None = None
+    ) -> ClusterAnswer:
         """Start an answer worker; see `workers.cluster.answer.open_answer`."""
-        answer = open_answer(settings, **options)
+        answer = open_answer(settings, place)
         self._answers.append(answer)
         return answer
 

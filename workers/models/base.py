@@ -8,6 +8,7 @@ that has both; `open_vision_encoder` and `open_language_model` choose it by the 
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -157,17 +158,15 @@ class LanguageModel(Protocol):
         segments: Sequence[VisualSegment],
         *,
         max_new_tokens: int | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[str]:
         """Yield the answer piece by piece; greedy unless the generation config says otherwise.
 
-        Leaving the iterator early stops the generation.
+        Leaving the iterator early stops the generation, and so does `stop` once it is set; a
+        prompt that is being read is read to its end first.
 
         Raises:
             PromptTooLong: prompt and answer do not fit the context.
             ModelError: the generation failed, or gave nothing within its time limit.
         """
-        ...
-
-    def logits(self, question: str, segments: Sequence[VisualSegment]) -> Float[Tensor, "l v"]:
-        """Next-token scores at every position of the prompt, float32."""
         ...

@@ -6,6 +6,7 @@ family adds to a run, such as LLaVA-OneVision's learned newline, is appended her
 """
 
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -63,19 +64,14 @@ class CachedTokensLanguageModel:
         segments: Sequence[VisualSegment],
         *,
         max_new_tokens: int | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[str]:
         """See `LanguageModel.stream_answer`."""
         prompt = self._writer.write(question, segments)
         limit = self._answer_limit(prompt, max_new_tokens)
         inputs = self._inputs(prompt, segments)
         generate = functools.partial(self._half.generate, **inputs, max_new_tokens=limit)
-        return stream_text(generate, self._writer.tokenizer, self._token_timeout_s)
-
-    @torch.no_grad()
-    def logits(self, question: str, segments: Sequence[VisualSegment]) -> Float[Tensor, "l v"]:
-        """See `LanguageModel.logits`."""
-        inputs = self._inputs(self._writer.write(question, segments), segments)
-        return self._half(**inputs).logits[0].float()
+        return stream_text(generate, self._writer.tokenizer, self._token_timeout_s, stop)
 
     def _answer_limit(self, prompt: Prompt, max_new_tokens: int | None) -> int:
         """Answer tokens to allow; an explicit number must fit, a default is cut to what does."""

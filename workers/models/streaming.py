@@ -7,7 +7,7 @@ stops the thread at its next token.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,22 +17,27 @@ from workers.errors import ModelError, one_line
 
 
 class _StopWhenSet(StoppingCriteria):
-    def __init__(self, stop: threading.Event) -> None:
-        self.stop = stop
+    def __init__(self, stops: Sequence[threading.Event]) -> None:
+        self.stops = stops
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
         size = (input_ids.shape[0],)
-        return torch.full(size, self.stop.is_set(), device=input_ids.device, dtype=torch.bool)
+        is_over = any(stop.is_set() for stop in self.stops)
+        return torch.full(size, is_over, device=input_ids.device, dtype=torch.bool)
 
 
 def stream_text(
-    generate: Callable[..., Any], tokenizer: Any, token_timeout_s: float
+    generate: Callable[..., Any],
+    tokenizer: Any,
+    token_timeout_s: float,
+    stop: threading.Event | None = None,
 ) -> Iterator[str]:
     """Run `generate(streamer=..., stopping_criteria=...)` in a thread and yield its text.
 
     Args:
         generate: a model's `generate` with its inputs bound.
         token_timeout_s: longest wait for one token, the first with its prefill included.
+        stop: ends the text at the next token once it is set; the reader need not have left.
 
     Raises:
         ModelError: no token within the limit, or the generation failed.
@@ -40,13 +45,14 @@ def stream_text(
     streamer = TextIteratorStreamer(
         tokenizer, skip_prompt=True, timeout=token_timeout_s, skip_special_tokens=True
     )
-    stop = threading.Event()
+    left = threading.Event()
+    stops = [left] if stop is None else [left, stop]
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
             generate(
-                streamer=streamer, stopping_criteria=StoppingCriteriaList([_StopWhenSet(stop)])
+                streamer=streamer, stopping_criteria=StoppingCriteriaList([_StopWhenSet(stops)])
             )
         except BaseException as error:  # handed to the reader below
             failures.append(error)
@@ -62,7 +68,7 @@ def stream_text(
             "ask for a smaller range, or raise the limit"
         ) from None
     finally:
-        stop.set()
+        left.set()
     thread.join(token_timeout_s)
     if failures:
         raise ModelError(

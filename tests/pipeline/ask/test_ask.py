@@ -26,6 +26,7 @@ from pipeline.values.errors import (
 from pipeline.values.types import StreamInfo
 from tests.checkpoints import normalised_pixels
 from tests.pipeline.conftest import CLIPS, FPS
+from tests.scores import scores
 from workers.clips import open_clips
 from workers.compress import CompressSettings
 from workers.errors import PromptTooLong
@@ -270,7 +271,7 @@ def test_the_cache_gives_the_scores_of_the_pixel_path(store, model, model_folder
     with InlineWorkers(settings) as workers, open_clips(source, workers.info, None) as reader:
         pixels = normalised_pixels(next(iter(reader)).pixels)
     clip = store.get_clip(store.list_spans("all")[0])
-    cached = model.logits("what is seen", [VisualSegment("", clip.tokens.tokens.float())])
+    cached = scores(model, "what is seen", [VisualSegment("", clip.tokens.tokens.float())])
     whole = LlavaOnevisionForConditionalGeneration.from_pretrained(model_folder).eval()
     ids = model._writer.write("what is seen", [VisualSegment("", clip.tokens.tokens.float())])
     with torch.no_grad():

@@ -1,11 +1,10 @@
-"""Sessions and pools on a real Ray: same bytes as inline, order, bounds, errors, answers."""
+"""Sessions and pools on a real Ray: same bytes as inline, order, bounds, errors."""
 
 import os
 
 import pytest
 import ray
 
-from aot import ClipTokens
 from tests.checkpoints import write_tiny_checkpoint
 from tests.videos import VideoSpec, write_video
 from tests.workers import session_support
@@ -13,11 +12,9 @@ from tests.workers.session_support import (
     FolderSink,
     FolderSinkFactory,
     digests,
-    make_clip,
     open_canned,
     report,
 )
-from workers.answer import AnswerSettings, AnswerWorker
 from workers.clips import check_source, open_clips
 from workers.cluster.check import check_on_cluster
 from workers.cluster.cluster import ClusterSettings, open_cluster
@@ -33,7 +30,6 @@ from workers.errors import (
     WorkerLost,
 )
 from workers.inline import InlineWorkers
-from workers.models import VisualSegment
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource
 
@@ -155,21 +151,6 @@ def test_a_session_is_found_by_its_stream_refused_a_second_time_and_stopped(
     assert report(tmp_path)["state"] == "stopped"
     assert (tmp_path / "closed").exists()
     assert cluster.find_session("elsewhere") is None
-
-
-def test_an_answer_from_the_cluster_is_the_local_one(cluster, model):
-    with InlineWorkers(CompressSettings(model=model, clip_frames=4)) as workers:
-        clip = make_clip("lobby", 0, workers.info)
-        tokens: ClipTokens = next(workers.compress_stream([clip])).tokens
-    segments = [VisualSegment("[00:00]", tokens.tokens)]
-    settings = AnswerSettings(model)
-    local = AnswerWorker(settings)
-    expected = list(local.stream_answer("what is there ?", segments, max_new_tokens=12))
-    answer = cluster.open_answer(settings, cpus=0.25)
-    pieces = list(answer.stream_answer("what is there ?", segments, max_new_tokens=12))
-    answer.close()
-    assert pieces == expected
-    assert "".join(expected)
 
 
 def test_a_source_is_looked_at_where_its_session_would_run(cluster, tmp_path):

@@ -7,6 +7,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from aot import pool_grid
 from tests.aot.support import no_waits
 from tests.checkpoints import random_frames, write_tiny_checkpoint
+from tests.scores import scores
 from workers.models import VisualSegment, attention, open_language_model, open_vision_encoder
 from workers.models.attention import PROBED_SDPA, attention_received, probe_attention
 
@@ -109,8 +110,8 @@ def test_tokens_of_the_host_are_answered_on_the_device(folder):
     features = open_vision_encoder(folder).encode(random_frames(2))
     tokens = pool_grid(features.tokens, features.grid, "bilinear").flatten(0, 1)
     segment = VisualSegment("[00:12]", tokens)
-    expected = open_language_model(folder).logits("what ?", [segment])
+    expected = scores(open_language_model(folder), "what ?", [segment])
 
-    logits = open_language_model(folder, device="cuda").logits("what ?", [segment])
+    logits = scores(open_language_model(folder, device="cuda"), "what ?", [segment])
 
     torch.testing.assert_close(logits.cpu(), expected, rtol=1e-3, atol=1e-3)

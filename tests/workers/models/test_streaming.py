@@ -71,6 +71,25 @@ def test_a_failure_before_the_first_token(tokenizer):
         list(stream_text(generate, tokenizer, 5.0))
 
 
+def test_a_stop_ends_the_text_though_its_reader_waits_for_more(tokenizer):
+    ids = tokenizer("the first red car")["input_ids"]
+    stop = threading.Event()
+    told = []
+
+    def generate(streamer, stopping_criteria):
+        for i, token in enumerate(ids * 5):
+            if i == 2:
+                stop.set()
+            streamer.put(torch.tensor([token]))
+            told.append(token)
+            if stopping_criteria(torch.tensor([[1]]), None).all():
+                break
+        streamer.end()
+
+    list(stream_text(generate, tokenizer, 5.0, stop))
+    assert len(told) == 3
+
+
 def test_a_stall_ends_in_an_error(tokenizer):
     release = threading.Event()
 

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from aot import InvalidFeatures, pool_grid
 from tests.checkpoints import normalised_pixels, random_frames, write_tiny_checkpoint
+from tests.scores import scores
 from workers.errors import InvalidCheckpoint, PromptTooLong
 from workers.models import (
     LanguageModel,
@@ -100,7 +101,7 @@ def test_cached_tokens_give_the_pixel_paths_logits(folder, encoder, model, refer
     frames = random_frames(4)
     segment = VisualSegment("", pooled(encoder.encode(frames)))
 
-    logits = model.logits(QUESTION, [segment])
+    logits = scores(model, QUESTION, [segment])
 
     with torch.no_grad():
         expected = reference(**pixel_inputs(folder, reference, frames)).logits[0]
@@ -137,7 +138,7 @@ def test_inputs_embeds_give_the_same_when_encoder_outputs_are_not_taken(encoder,
     model = open_language_model(folder)
 
     torch.testing.assert_close(
-        plain.logits(QUESTION, segments), model.logits(QUESTION, segments), rtol=0, atol=1e-5
+        scores(plain, QUESTION, segments), scores(model, QUESTION, segments), rtol=0, atol=1e-5
     )
     assert "".join(plain.stream_answer(QUESTION, segments)) == "".join(
         model.stream_answer(QUESTION, segments)
@@ -149,7 +150,7 @@ def test_segments_are_several_videos_to_the_model(folder, encoder, model, refere
     tokens = pooled(encoder.encode(frames)).unflatten(0, (2, 98))
     segments = [VisualSegment("[00:12]", tokens[0]), VisualSegment("[00:20]", tokens[1])]
 
-    logits = model.logits(QUESTION, segments)
+    logits = scores(model, QUESTION, segments)
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     run = "<video>" * 99
@@ -178,7 +179,7 @@ def test_count_is_the_length_of_what_the_model_reads(encoder, model):
 
     count = model.count_tokens(QUESTION, [segment])
 
-    assert count == len(model.logits(QUESTION, [segment]))
+    assert count == len(scores(model, QUESTION, [segment]))
     assert count == model.count_tokens(QUESTION, []) + 5 + 98 + 1
 
 
@@ -231,7 +232,7 @@ def test_frames_that_do_not_fit_are_refused(encoder, shape, message):
 
 def test_tokens_of_another_width_are_refused(model):
     with pytest.raises(InvalidFeatures, match="32 wide, expected 64"):
-        model.logits(QUESTION, [VisualSegment("", torch.zeros(3, 32))])
+        scores(model, QUESTION, [VisualSegment("", torch.zeros(3, 32))])
 
 
 def test_a_prompt_beyond_the_context_is_refused(tmp_path):
@@ -309,7 +310,7 @@ def test_whole_runs_with_positions_read_as_without(encoder, model):
     ]
 
     torch.testing.assert_close(
-        model.logits(QUESTION, placed), model.logits(QUESTION, segments), rtol=0, atol=1e-5
+        scores(model, QUESTION, placed), scores(model, QUESTION, segments), rtol=0, atol=1e-5
     )
 
 
@@ -319,7 +320,7 @@ def test_kept_tokens_with_positions_are_the_full_run_with_the_others_masked(enco
     full = VisualSegment("[00:12]", tokens)
     placed = VisualSegment("[00:12]", tokens[kept], kept, len(tokens))
 
-    logits = model.logits(QUESTION, [placed])
+    logits = scores(model, QUESTION, [placed])
 
     prompt = model._writer.write(QUESTION, [full])
     inputs = model._inputs(prompt, [full])
@@ -331,7 +332,7 @@ def test_kept_tokens_with_positions_are_the_full_run_with_the_others_masked(enco
     with torch.no_grad():
         masked = model._half(**inputs | {"attention_mask": mask, "position_ids": positions})
     torch.testing.assert_close(logits, masked.logits[0, mask[0].bool()], rtol=0, atol=1e-4)
-    repacked = model.logits(QUESTION, [VisualSegment("[00:12]", tokens[kept])])
+    repacked = scores(model, QUESTION, [VisualSegment("[00:12]", tokens[kept])])
     assert not torch.allclose(logits, repacked, atol=1e-2)
 
 

@@ -1,0 +1,32 @@
+"""The language half that the settings name: in this process, or a worker of a cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.settings import Settings
+from workers.answer import open_answerer
+from workers.seams import Answerer
+
+
+def answers_on_ray(settings: Settings) -> bool:
+    """Whether questions are answered by a worker of a cluster."""
+    return settings.ray.enabled and settings.ray.answers
+
+
+@contextmanager
+def open_answers(settings: Settings) -> Iterator[Answerer]:
+    """Load it, and let it go at the end; what was started for it on Ray ends with it.
+
+    Raises:
+        ModelError: the checkpoint cannot be used.
+        WorkerLost: the cluster has no place for it, or it did not start in time.
+        ClusterUnreachable: no cluster answers at the address.
+        InvalidSettings: this process is connected to a cluster already.
+    """
+    if not answers_on_ray(settings):
+        yield open_answerer(settings.answer_settings())
+        return
+    from workers.cluster.cluster import open_cluster
+
+    with open_cluster(settings.cluster_settings()) as cluster:
+        yield cluster.open_answer(settings.answer_settings(), settings.answer_place())
