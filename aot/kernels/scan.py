@@ -1,13 +1,13 @@
 """The adaptive reducer's scan: two launches a frame, whatever the number of clips.
 
-`find_novelty` compares a frame's tokens with the anchors, blocks of tokens side by side;
+`find_novelty` compares a frame's tokens with the anchors, blocks of both side by side;
 `take_frame`, one program a clip, scores, counts, chooses and learns. The twin of both together is
 `aot.reducers.scan.scan_frames`. Needs Triton.
 
 Anchors are weights on a basis: slot `m` of cell `p` holds the sum over `b` of `weights[c, m, b, p]`
 times `basis[c, b, p]`, where the basis are the anchors that were there before and the frames, all
 of length one, and `gram[c, b, p, t, q]` is the product of a vector of it with token `q` of frame
-`t`.
+`t`; where `b` is a later frame than `t` nothing is read.
 """
 
 from typing import Any, no_type_check
@@ -19,16 +19,18 @@ from torch import Tensor
 
 _BLOCK = 32
 """Tokens that a program of `find_novelty` compares, and cells whose anchors it takes at once."""
+_PARTS = tl.constexpr(4)
 _TAKEN, _NEVER = tl.constexpr(-1e30), tl.constexpr(-2e30)
 _FAR = tl.constexpr(1e30)
 _LEAST, _LEAST_SIGNAL = tl.constexpr(1e-30), tl.constexpr(1e-6)
 _LEAST_LENGTH = tl.constexpr(1e-8)
 
 
-@triton.jit(do_not_specialize=["step", "used_slots"])
+@triton.jit(do_not_specialize=["step"])
 @no_type_check  # what checks shapes in the tests would hide the source from Triton
 def _find_novelty(
     novelty,
+    own,
     gram,
     weights,
     inverse,
@@ -37,45 +39,62 @@ def _find_novelty(
     known,
     offset,
     step,
-    used_slots,
     SLOTS: tl.constexpr,
     BASIS: tl.constexpr,
     STEPS: tl.constexpr,
     CELLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`min over known anchors of offset - cosine`, of a block of one clip's tokens."""
-    clip = tl.program_id(0)
+    """`min over known anchors of offset - cosine`, of some tokens to the anchors of some cells.
+
+    Where these are the tokens' own cells, also the products of each with its cell's anchors.
+    """
+    clip, others = tl.program_id(0), tl.program_id(2)
     token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    is_token = token < CELLS
-    best = tl.full((BLOCK,), _FAR, tl.float32)
+    cell = others * BLOCK + tl.arange(0, BLOCK)
+    is_token, is_cell = token < CELLS, cell < CELLS
+    both = is_cell[:, None] & is_token[None, :]
+    is_own = tl.program_id(1) == others
     some_known = tl.load(known + clip) > 0
-    for start in range(0, CELLS, BLOCK):
-        cell = start + tl.arange(0, BLOCK)
-        is_cell = cell < CELLS
-        both = is_cell[:, None] & is_token[None, :]
-        apart = tl.load(offset + cell[:, None] * CELLS + token[None, :], mask=both, other=0.0)
-        held = tl.load(filled + clip * CELLS + cell, mask=is_cell, other=0)
-        for slot in range(0, used_slots):
-            row = (clip * SLOTS + slot) * CELLS + cell
-            owing = tl.load(owed + row, mask=is_cell, other=0) != 0
-            counts = (slot < held) & ((some_known & owing) == 0)
-            if tl.sum(counts.to(tl.int32)) > 0:
-                product = tl.zeros((BLOCK, BLOCK), tl.float32)
-                for part in range(0, BASIS - STEPS + step):
+    apart = tl.load(offset + cell[:, None] * CELLS + token[None, :], mask=both, other=0.0)
+    held = tl.load(filled + clip * CELLS + cell, mask=is_cell, other=0).to(tl.int32)
+    within = cell[:, None] * (STEPS * CELLS) + step * CELLS + token[None, :]
+    best = tl.full((BLOCK,), _FAR, tl.float32)
+    for slot in range(0, tl.max(held)):
+        row = (clip * SLOTS + slot) * CELLS + cell
+        owing = tl.load(owed + row, mask=is_cell, other=0) != 0
+        scale = tl.load(inverse + row, mask=is_cell, other=0.0)
+        counts = (slot < held) & ((some_known & owing) == 0)
+        if (tl.sum(counts.to(tl.int32)) > 0) | is_own:
+            product = tl.zeros((BLOCK, BLOCK), tl.float32)
+            # Some at once, so that their loads are on their way together.
+            for first in range(0, BASIS - STEPS + step, _PARTS):
+                for more in tl.static_range(0, _PARTS):
+                    part = first + more
                     at = ((clip * SLOTS + slot) * BASIS + part) * CELLS + cell
-                    weight = tl.load(weights + at, mask=is_cell, other=0.0)
-                    if tl.max(tl.abs(weight)) > 0:
-                        line = ((clip * BASIS + part) * CELLS + cell).to(tl.int64) * (STEPS * CELLS)
-                        place = line[:, None] + step * CELLS + token[None, :]
-                        product += weight[:, None] * tl.load(gram + place, mask=both, other=0.0)
-                scale = tl.load(inverse + row, mask=is_cell, other=0.0)
-                cost = tl.where(counts[:, None], apart - scale[:, None] * product, _FAR)
-                best = tl.minimum(best, tl.min(tl.where(both, cost, _FAR), 0))
-    tl.store(novelty + clip * CELLS + token, tl.maximum(best, 0.0), mask=is_token)
+                    there = is_cell & (part < BASIS - STEPS + step)
+                    weight = tl.load(weights + at, mask=there, other=0.0)
+                    start = gram + (clip.to(tl.int64) * BASIS + part) * (CELLS * STEPS * CELLS)
+                    there = both & (weight != 0)[:, None]
+                    product += weight[:, None] * tl.load(start + within, mask=there, other=0.0)
+            cost = tl.where(both & counts[:, None], apart - scale[:, None] * product, _FAR)
+            best = tl.minimum(best, tl.min(cost, 0))
+            if is_own:
+                same = tl.where(cell[:, None] == token[None, :], product, 0.0)
+                tl.store(own + row, tl.sum(same, 1), mask=is_cell)
+    blocks = tl.num_programs(2)
+    tl.store(novelty + (clip * blocks + others) * CELLS + token, best, mask=is_token)
 
 
-@triton.jit(do_not_specialize=["clips", "step", "used_slots", "rounds"])
+@triton.jit
+@no_type_check
+def _taken_by(product, spread, unlike):
+    """Logarithm of what a chosen token leaves of others' scores; products of 0 take nothing."""
+    like = tl.minimum(tl.maximum((product - unlike) / (1 - unlike), 0.0), 1.0)
+    return tl.log(tl.maximum(1 - spread * like, _LEAST))
+
+
+@triton.jit(do_not_specialize=["clips", "step", "rounds"])
 @no_type_check
 def _take_frame(
     kept,
@@ -90,6 +109,7 @@ def _take_frame(
     born,
     gram,
     novelty,
+    own,
     signals,
     contrast,
     length,
@@ -98,7 +118,6 @@ def _take_frame(
     active,
     clips,
     step,
-    used_slots,
     threshold,
     novelty_floor,
     novelty_power,
@@ -113,6 +132,7 @@ def _take_frame(
     STEPS: tl.constexpr,
     CELLS: tl.constexpr,
     LANES: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
     """One frame of one clip."""
     clip = tl.program_id(0)
@@ -126,7 +146,11 @@ def _take_frame(
     at_position = tl.load(position + frame)
 
     # What each token is worth.
-    new = tl.load(novelty + clip * CELLS + cell, mask=is_cell, other=0.0)
+    new = tl.full((LANES,), _FAR, tl.float32)
+    for block in tl.static_range(0, BLOCKS):
+        part = tl.load(novelty + (clip * BLOCKS + block) * CELLS + cell, mask=is_cell, other=0.0)
+        new = tl.minimum(new, part)
+    new = tl.maximum(new, 0.0)
     opening = tl.load(contrast + frame * CELLS + cell, mask=is_cell, other=0.0)
     new = tl.where(at_position == 0, opening, new)
     signal = tl.maximum(new + novelty_floor, _LEAST_SIGNAL)
@@ -151,15 +175,18 @@ def _take_frame(
     for turn in range(0, rounds):
         quota = tl.maximum(tl.minimum(size, count - turn * size), 0).to(tl.int32)
         among, taken = left, tl.zeros((LANES,), tl.float32)
+        # What a token takes is added while the next is chosen: the row is long on its way.
+        like = tl.zeros((LANES,), tl.float32)
         for _ in range(0, quota):
             best = tl.argmax(among, 0, tie_break_left=True)
             among = tl.where(cell == best, _NEVER, among)
             took = took | (cell == best)
             if spread > 0:
+                taken += _taken_by(like, spread, unlike)
                 line = ((clip * BASIS + this_part) * CELLS + best).to(tl.int64) * (STEPS * CELLS)
                 like = tl.load(gram + line + step * CELLS + cell, mask=is_cell, other=0.0)
-                like = tl.minimum(tl.maximum((like - unlike) / (1 - unlike), 0.0), 1.0)
-                taken += tl.log(tl.maximum(1 - spread * like, _LEAST))
+        if spread > 0:
+            taken += _taken_by(like, spread, unlike)
         left = tl.where(took | (is_cell == 0), _NEVER, left + taken)
     took = took & is_cell
     tl.store(kept + frame * CELLS + cell, took.to(tl.int8), mask=is_cell)
@@ -170,21 +197,18 @@ def _take_frame(
     its_product = tl.zeros((LANES,), tl.float32)
     nearest, oldest = cell * 0, cell * 0
     age = tl.full((LANES,), 1 << 62, tl.int64)
-    for slot in range(0, used_slots):
+    told = cell * 0
+    for slot in tl.static_range(0, SLOTS):
         row = (clip * SLOTS + slot) * CELLS + cell
-        product = tl.zeros((LANES,), tl.float32)
-        for part in range(0, this_part):
-            at = ((clip * SLOTS + slot) * BASIS + part) * CELLS + cell
-            weight = tl.load(weights + at, mask=is_cell, other=0.0)
-            line = ((clip * BASIS + part) * CELLS + cell).to(tl.int64) * (STEPS * CELLS)
-            place = gram + line + step * CELLS + cell
-            product += weight * tl.load(place, mask=is_cell & (weight != 0), other=0.0)
-        cosine = product * tl.load(inverse + row, mask=is_cell, other=0.0)
+        there_is = is_cell & (slot < held)
+        product = tl.load(own + row, mask=there_is, other=0.0)
+        cosine = product * tl.load(inverse + row, mask=there_is, other=0.0)
+        told += (there_is & (tl.load(owed + row, mask=there_is, other=0) == 0)).to(tl.int32)
         better = (slot < held) & (cosine > similar)
         similar = tl.where(better, cosine, similar)
         its_product = tl.where(better, product, its_product)
         nearest = tl.where(better, slot, nearest)
-        since = tl.load(born + row, mask=is_cell, other=0)
+        since = tl.load(born + row, mask=there_is, other=0)
         older = (slot < held) & (since < age)
         age = tl.where(older, since, age)
         oldest = tl.where(older, slot, oldest)
@@ -200,12 +224,11 @@ def _take_frame(
     pace = 1 / (tl.minimum(tl.maximum(weighed, 1.0), patience - 1) + 1)
     pace = tl.where(took | (alike == 0), 1.0, pace) * there
     long = tl.load(length + frame * CELLS + cell, mask=is_cell, other=0.0)
-    for part in range(0, this_part):
+    for part in tl.static_range(0, BASIS):
         at = weights + ((clip * SLOTS + target) * BASIS + part) * CELLS + cell
-        weight = tl.load(at, mask=is_cell, other=0.0)
-        tl.store(at, (1 - pace) * weight, mask=is_cell)
-    at = weights + ((clip * SLOTS + target) * BASIS + this_part) * CELLS + cell
-    tl.store(at, pace * long, mask=is_cell)
+        weight = tl.load(at, mask=is_cell & (part < this_part), other=0.0)
+        weight = tl.where(part == this_part, pace * long, (1 - pace) * weight)
+        tl.store(at, weight, mask=is_cell & (part <= this_part))
     old_inverse = tl.load(inverse + row, mask=is_cell & alike, other=1.0)
     old_length = tl.where(alike, 1 / tl.maximum(old_inverse, _LEAST), 0.0)
     stays = (1 - pace) * old_length
@@ -227,17 +250,16 @@ def _take_frame(
     )
 
     # How many anchors are known, not owed: those just learnt and those not touched.
-    number = tl.sum(((owing == 0) & is_cell).to(tl.int64))
-    for slot in range(0, used_slots):
-        row = (clip * SLOTS + slot) * CELLS + cell
-        other = is_cell & (slot < held) & (slot != target)
-        number += tl.sum((other & (tl.load(owed + row, mask=other, other=0) == 0)).to(tl.int64))
+    told -= ((target < held) & (was_owed == 0)).to(tl.int32)
+    told += (owing == 0).to(tl.int32)
+    number = tl.sum(tl.where(is_cell, told, 0)).to(tl.int64)
     tl.store(known + clip, number)
 
 
-@torch.library.custom_op("aot::find_novelty", mutates_args=("novelty",))
+@torch.library.custom_op("aot::find_novelty", mutates_args=("novelty", "own"))
 def find_novelty(
     novelty: Tensor,
+    own: Tensor,
     gram: Tensor,
     weights: Tensor,
     inverse: Tensor,
@@ -246,28 +268,31 @@ def find_novelty(
     known: Tensor,
     offset: Tensor,
     step: int,
-    used_slots: int,
 ) -> None:
-    """Cost of the cheapest transport of each token of frame `step` to an anchor, into `novelty`.
+    """Cost of the cheapest transport of each token of frame `step` to an anchor of each block of
+    cells, into `novelty[c k p]`, and its products with its cell's anchors, into `own[c m p]`.
 
-    `novelty[c p]`, `gram[c, b p, t p]`, `weights[c m b p]`, `inverse[c m p]`, `filled[c p]`,
-    `owed[c m p]`, `known[c]`, `offset[p p]`; contiguous, float32 and int64.
+    `gram[c, b p, t p]`, `weights[c m b p]`, `inverse[c m p]`, `filled[c p]`, `owed[c m p]`,
+    `known[c]`, `offset[p p]`; contiguous, float32 and int64.
     """
     clips, slots, basis, cells = weights.shape
-    launch: Any = _find_novelty[(clips, triton.cdiv(cells, _BLOCK))]
+    blocks = count_blocks(cells)
+    launch: Any = _find_novelty[(clips, blocks, blocks)]
     launch(
-        novelty, gram, weights, inverse, filled, owed.view(torch.uint8), known, offset,
-        step, used_slots,
+        novelty, own, gram, weights, inverse, filled, owed.view(torch.uint8), known, offset, step,
         SLOTS=slots, BASIS=basis, STEPS=gram.shape[2] // cells, CELLS=cells, BLOCK=_BLOCK,
         num_warps=4,
     )  # fmt: skip
 
 
 @find_novelty.register_fake
-def _(
-    novelty, gram, weights, inverse, filled, owed, known, offset, step, used_slots
-) -> None:  # fmt: skip
+def _(novelty, own, gram, weights, inverse, filled, owed, known, offset, step) -> None:
     return None
+
+
+def count_blocks(cells: int) -> int:
+    """Blocks of cells, each of which has its own part in `novelty`."""
+    return triton.cdiv(cells, _BLOCK)
 
 
 @torch.library.custom_op(
@@ -290,6 +315,7 @@ def take_frame(
     born: Tensor,
     gram: Tensor,
     novelty: Tensor,
+    own: Tensor,
     signals: Tensor,
     contrast: Tensor,
     length: Tensor,
@@ -297,7 +323,6 @@ def take_frame(
     position: Tensor,
     active: Tensor | None,
     step: int,
-    used_slots: int,
     threshold: float,
     novelty_floor: float,
     novelty_power: float,
@@ -317,24 +342,24 @@ def take_frame(
     launch: Any = _take_frame[(clips,)]
     launch(
         kept.view(torch.uint8), spent, weights, inverse, filled, owed.view(torch.uint8), known,
-        mass, emitted.view(torch.uint8), born, gram, novelty, signals, contrast, length, limits,
-        position, kept.view(torch.uint8) if active is None else active.view(torch.uint8),
-        clips, step, used_slots, threshold, novelty_floor, novelty_power, spread, unlike,
+        mass, emitted.view(torch.uint8), born, gram, novelty, own, signals, contrast, length,
+        limits, position, kept.view(torch.uint8) if active is None else active.view(torch.uint8),
+        clips, step, threshold, novelty_floor, novelty_power, spread, unlike,
         merge_similarity, patience, rounds,
         HAS_ACTIVE=active is not None, SLOTS=slots, BASIS=basis, STEPS=gram.shape[2] // cells,
-        CELLS=cells, LANES=lanes, num_warps=warps_for(lanes),
+        CELLS=cells, LANES=lanes, BLOCKS=novelty.shape[1], num_warps=warps_for(lanes),
     )  # fmt: skip
 
 
 @take_frame.register_fake
 def _(
-    kept, spent, weights, inverse, filled, owed, known, mass, emitted, born, gram, novelty,
-    signals, contrast, length, limits, position, active, step, used_slots, threshold,
-    novelty_floor, novelty_power, spread, unlike, rounds, merge_similarity, patience,
+    kept, spent, weights, inverse, filled, owed, known, mass, emitted, born, gram, novelty, own,
+    signals, contrast, length, limits, position, active, step, threshold, novelty_floor,
+    novelty_power, spread, unlike, rounds, merge_similarity, patience,
 ) -> None:  # fmt: skip
     return None
 
 
 def warps_for(lanes: int) -> int:
     """Few: a choice is a tree over all cells, which is soonest done within a warp."""
-    return max(1, min(8, lanes // 128))
+    return max(1, min(8, lanes // 256))

@@ -20,6 +20,10 @@ from aot.reducers.scan import ScannedFrames
 
 _LEAST = 1e-30
 """Of what divides."""
+USES_TENSOR_CORES = True
+"""Whether products are taken in halves on tensor cores; off, in float32, of all with all."""
+MOST_FRAMES = 32
+"""Frames of one push, over which the kernels unroll their loops."""
 MOST_CELLS = 1024
 """Cells of a frame, which a program of the kernel holds at once."""
 
@@ -27,7 +31,8 @@ MOST_CELLS = 1024
 def fits_kernels(frames: ScannedFrames) -> bool:
     """Whether the kernels run there and take these frames."""
     tokens = frames.tokens
-    fits = tokens.dtype == torch.float32 and tokens.shape[2] <= MOST_CELLS
+    fits = tokens.shape[1] <= MOST_FRAMES and tokens.shape[2] <= MOST_CELLS
+    fits = fits and tokens.dtype == torch.float32
     return fits and runs_kernels(tokens.device)
 
 
@@ -35,7 +40,8 @@ def scan_fused(
     frames: ScannedFrames, memory: AdaptiveState, rule: AdaptiveRule
 ) -> tuple[Bool[Tensor, "c t p"], AdaptiveState]:
     """What `scan_frames` gives, up to rounding; `memory` is written to."""
-    from aot.kernels.scan import find_novelty, take_frame
+    from aot.kernels.products import combine_tokens
+    from aot.kernels.scan import count_blocks, find_novelty, take_frame
 
     clips, steps, cells, _ = frames.tokens.shape
     slots = memory.slots
@@ -47,8 +53,9 @@ def scan_fused(
         own = torch.eye(slots, device=length.device)[:, :, None]
         lengths = own * (1 / memory.inverse.clamp(min=_LEAST))[:, :, None]
         weights = torch.cat([lengths * (~memory.free)[:, :, None], weights], dim=2)
-    gram = torch.bmm(basis.flatten(1, 2), frames.unit.flatten(1, 2).mT)
-    novelty = torch.empty(clips, cells, dtype=length.dtype, device=length.device)
+    gram = multiply(basis, steps)
+    novelty = length.new_empty(clips, count_blocks(cells), cells)
+    own = torch.empty_like(memory.inverse)
     known = torch.empty(clips, dtype=torch.int64, device=length.device)
     if not frames.opens:
         known = (~memory.free & ~memory.owed).flatten(1).sum(dim=1)
@@ -67,22 +74,20 @@ def scan_fused(
     )
     spent = memory.spent.clone()
     for step in range(steps):
-        most = min(step, slots) if frames.opens else slots
-        if most:
-            find_novelty(novelty, gram, *learnt, frames.offset, step, most)
+        if step or not frames.opens:
+            find_novelty(novelty, own, gram, *learnt, frames.offset, step)
         take(
             kept, spent, *learnt, memory.mass, memory.emitted, memory.born,
-            gram, novelty, frames.weights, frames.contrast, length,
-            frames.limits, frames.position, frames.active, step, most,
+            gram, novelty, own, frames.weights, frames.contrast, length,
+            frames.limits, frames.position, frames.active, step,
         )  # fmt: skip
-    return kept, replace(memory, anchors=_combine(weights, basis), spent=spent)
+    return kept, replace(memory, anchors=combine_tokens(weights, basis.contiguous()), spent=spent)
 
 
-def _combine(
-    weights: Float[Tensor, "c m b p"], basis: Float[Tensor, "c b p d"]
-) -> Float[Tensor, "c m p d"]:
-    """The anchors that the weights make of the basis, cell by cell."""
-    clips, slots, _, cells = weights.shape
-    by_cell = weights.permute(0, 3, 1, 2).contiguous().flatten(0, 1)
-    anchors = torch.bmm(by_cell, basis.transpose(1, 2).contiguous().flatten(0, 1))
-    return anchors.view(clips, cells, slots, -1).transpose(1, 2).contiguous()
+def multiply(basis: Float[Tensor, "c b p d"], steps: int) -> Float[Tensor, "c q r"]:
+    """Products of all vectors with the last `steps`, the tokens, of vectors that are no later."""
+    from aot.kernels.products import multiply_halves, split_halves
+
+    if not USES_TENSOR_CORES:
+        return torch.bmm(basis.flatten(1, 2), basis[:, -steps:].flatten(1, 2).mT)
+    return multiply_halves(*split_halves(basis.contiguous()), steps)

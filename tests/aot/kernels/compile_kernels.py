@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,33 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from aot.kernels import attention, scan, sinkhorn
+from aot.kernels import attention, products, scan, sinkhorn
 
 CAPABILITY = 90
 """Hopper's."""
 
 
-def measure(kernel: Any, types: dict[str, str], constants: dict[str, int], warps: int) -> dict:
+def measure(
+    kernel: Any,
+    types: dict[str, str],
+    constants: dict[str, int],
+    warps: int,
+    stages: int = 3,
+    aligned_numbers: Collection[str] = (),
+) -> dict:
     """Registers a thread, bytes spilled and bytes of shared memory of a compiled kernel."""
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(names)
-        if signature[name].startswith("*")
+        if signature[name].startswith("*") or name in aligned_numbers
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     target = GPUTarget("cuda", CAPABILITY, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": warps})
+    compiled = triton.compile(
+        source, target=target, options={"num_warps": warps, "num_stages": stages}
+    )
     report = assemble(compiled.asm["ptx"])
     return {
         "registers": int(re.findall(r"Used (\d+) registers", report)[0]),
@@ -75,10 +85,11 @@ def sinkhorn_variants() -> dict[str, dict]:
 def scan_variants() -> dict[str, dict]:
     """Clips that open and clips that go on, of the grids of two families."""
     floats = (
-        "novelty", "gram", "weights", "inverse", "offset", "mass", "signals", "contrast", "length",
+        "novelty", "own", "gram", "weights", "inverse", "offset", "mass", "signals", "contrast",
+        "length",
     )  # fmt: skip
     whole = ("filled", "known", "spent", "born", "limits", "position")
-    numbers = ("clips", "step", "used_slots", "rounds")
+    numbers = ("clips", "step", "rounds")
     constants = (
         "threshold", "novelty_floor", "novelty_power", "spread", "unlike", "merge_similarity",
         "patience",
@@ -93,9 +104,27 @@ def scan_variants() -> dict[str, dict]:
         compare = sizes | {"BLOCK": scan._BLOCK}
         variants[f"novelty {name}"] = measure(scan._find_novelty, types, compare, 4)
         lanes = 1 << (cells - 1).bit_length()
-        take = sizes | {"LANES": lanes, "HAS_ACTIVE": True}
+        take = sizes | {"LANES": lanes, "HAS_ACTIVE": True, "BLOCKS": scan.count_blocks(cells)}
         warps = scan.warps_for(lanes)
         variants[f"frame {name}"] = measure(scan._take_frame, types, take, warps)
+    return variants
+
+
+def product_variants() -> dict[str, dict]:
+    """Clips that open and clips that go on, of the grids of two families."""
+    types = dict.fromkeys(("vectors", "gram", "weights", "basis", "anchors"), "*fp32")
+    types |= dict.fromkeys(("high", "low"), "*fp16") | dict.fromkeys(("width", "size"), "i32")
+    variants = {"split": measure(products._split, types, {"BLOCK": products._ENTRIES}, 8)}
+    for cells, basis, even in ((196, 8, True), (729, 16, True), (196, 8, False)):
+        sizes = {"BASIS": basis, "CELLS": cells}
+        tile = {"STEPS": 8, "EVEN": even, **products._TILE}
+        how = products._WARPS, products._STAGES
+        name = f"{cells} cells, basis {basis}, even {even}"
+        variants[f"multiply {name}"] = measure(
+            products._multiply, types, sizes | tile, *how, {"width"} if even else ()
+        )
+        columns = {"SLOTS": 8, "LANES": 8, "BLOCK": 512}
+        variants[f"combine {name}"] = measure(products._combine, types, sizes | columns, 4)
     return variants
 
 
@@ -116,4 +145,5 @@ def attention_variants() -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(sinkhorn_variants() | scan_variants() | attention_variants()))
+    variants = sinkhorn_variants() | scan_variants() | product_variants() | attention_variants()
+    print(json.dumps(variants))

@@ -28,4 +28,5 @@ def test_no_kernel_spills_registers():
     assert taken
     for kernel, resources in taken.items():
         assert resources["spilled_bytes"] == 0, kernel
-        assert resources["shared_bytes"] <= 64 * 1024, kernel
+        most = 112 if kernel.startswith("multiply") else 64  # two, or three, a multiprocessor
+        assert resources["shared_bytes"] <= most * 1024, kernel
