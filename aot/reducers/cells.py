@@ -14,6 +14,7 @@ from torch import Tensor
 
 from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
+from aot.kernels import runs_kernels
 from aot.packing import exact_dtype
 from aot.pooling import pool_grid, pooled_grid
 from aot.types import ClipTokens, FeatureBatch, FrameFeatures, Grid, TokenKind
@@ -115,16 +116,26 @@ def pool_batch(batch: FeatureBatch, config: AOTConfig, *, exact: bool = True) ->
     clips, frames = batch.tokens.shape[:2]
     wide = exact_dtype(batch.tokens.dtype)
     maps = torch.stack([batch.global_attention, batch.local_attention], dim=3).to(wide)
-    tokens, maps = (
-        pool_grid(values.flatten(0, 1), batch.grid, mode, stride=stride)
-        for values in (batch.tokens.to(wide) if exact else batch.tokens, maps)
-    )
+    maps = pool_grid(maps.flatten(0, 1), batch.grid, mode, stride=stride)
+    tokens = batch.tokens.flatten(0, 1)
+    if exact and mode == "bilinear" and wide == torch.float32 and runs_kernels(tokens.device):
+        tokens = _pool_at_once(tokens, batch.grid, stride)
+    else:
+        tokens = pool_grid(tokens.to(wide) if exact else tokens, batch.grid, mode, stride=stride)
     return CellBatch(
         tokens.unflatten(0, (clips, frames)),
         maps[..., 0].unflatten(0, (clips, frames)),
         maps[..., 1].unflatten(0, (clips, frames)),
         pooled_grid(batch.grid, mode, stride=stride),
     )
+
+
+def _pool_at_once(tokens: Float[Tensor, "t n d"], grid: Grid, stride: int) -> Tensor:
+    """Bilinear pooling in one pass over the tokens, without a copy in float32."""
+    from aot.kernels.pooling import pool_bilinear  # Triton is there now
+
+    size = pooled_grid(grid, "bilinear", stride=stride)
+    return pool_bilinear(tokens.contiguous(), *grid, *size)
 
 
 def count_clip(retention: float, num_tokens: int) -> int:

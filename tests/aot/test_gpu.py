@@ -5,6 +5,7 @@ import torch
 
 from aot import (
     REDUCERS,
+    AOTConfig,
     CausalReducer,
     FeatureBatch,
     FrameFeatures,
@@ -16,7 +17,9 @@ from aot import (
 )
 from aot.anchors import anchors_in_frame, choose_anchors
 from aot.packing import front_rows
-from aot.reducers import adaptive
+from aot.reducers import adaptive, cells
+from aot.reducers.cells import normalise
+from aot.reducers.fused_scan import multiply
 from aot.spatial import merge_and_pool
 from aot.transport import exponentiate, scale_kernel
 from tests.aot.support import features, no_waits, part
@@ -62,6 +65,31 @@ def test_it_keeps_what_it_keeps_on_the_cpu(name, retention):
     assert torch.equal(kept.cell.cpu(), expected.cell)
     torch.testing.assert_close(kept.tokens.cpu(), expected.tokens, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(kept.mass.cpu(), expected.mass, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [896, 1000])
+def test_pooling_in_one_pass_is_the_cpus(dtype, dim):
+    grid = (27, 27)
+    clip = features(2, grid, dim=dim, dtype=dtype)
+    expected = cells.pool_batch(stack_clips([clip]), AOTConfig())
+    ours = cells.pool_batch(stack_clips([move(clip)]), AOTConfig())
+    torch.testing.assert_close(ours.tokens.cpu(), expected.tokens, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("width", [64, 896, 1000])
+@pytest.mark.parametrize("steps", [1, 8])
+def test_products_in_halves_are_as_exact_as_in_float32(width, steps):
+    shared = torch.randn(width, device="cuda")
+    basis = normalise(shared + torch.randn(2, 8, 196, width, device="cuda"))
+    gram = multiply(basis, steps)
+    exact = basis.double().flatten(1, 2) @ basis[:, -steps:].double().flatten(1, 2).mT
+    for step in range(steps):
+        known = slice(0, (8 - steps + step + 1) * 196)
+        tokens = slice(step * 196, (step + 1) * 196)
+        torch.testing.assert_close(
+            gram[:, known, tokens].double(), exact[:, known, tokens], rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("retention", [0.1, 0.5])

@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from aot.kernels import attention, products, scan, sinkhorn
+from aot.kernels import attention, pooling, products, scan, sinkhorn
 
 CAPABILITY = 90
 """Hopper's."""
@@ -125,6 +125,13 @@ def product_variants() -> dict[str, dict]:
         )
         columns = {"SLOTS": 8, "LANES": 8, "BLOCK": 512}
         variants[f"combine {name}"] = measure(products._combine, types, sizes | columns, 4)
+    numbers = {"pooled": "*fp32", "width": "i32", "frame_stride": "i32"}
+    grids = {"ROWS": 27, "COLUMNS": 27, "POOLED_ROWS": 14, "POOLED_COLUMNS": 14}
+    for kind in ("bf16", "fp32"):
+        types = numbers | {"tokens": f"*{kind}"}
+        variants[f"pool {kind}"] = measure(
+            pooling._pool, types, grids | {"BLOCK": pooling._BLOCK}, 4
+        )
     return variants
 
 
