@@ -1,9 +1,15 @@
 """What the reduction costs on a CUDA card: `aot bench reduce` adds this where there is one.
 
+`python -m bench.accelerator` measures a whole worker first (`bench.worker`), then this where it
+is not late.
+
 Milliseconds are medians of events around each pass, after three passes that warm up.
 """
 
+import json
 import statistics
+import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,13 +17,18 @@ from typing import Any
 import torch
 
 from aot import AOTConfig, CausalReducer, ClipCompressor, make_reducer, stack_clips
+from bench.facts import measured_commit
 from bench.features import SIDE, make_features, split_clips
 from bench.random_tower import KEPT_LAYERS, make_layer, make_query, run_layer
+from bench.worker import worker_times
 from workers.models.attention import attention_received
 
 DIMS = (896, 3584)
 """Widths of the 0.5B and 7B language models of LLaVA-OneVision."""
 ADAPTIVE_CLIP_FRAMES = 8
+STARTED_S = time.perf_counter()
+ENOUGH_S = 50.0
+"""When the second part of the bench is not begun any more."""
 RETENTION = 0.1
 
 
@@ -103,3 +114,25 @@ def _cuda_ms(function: Callable[[], object], rounds: int) -> float:
         end.synchronize()
         times.append(start.elapsed_time(end))
     return round(statistics.median(times), 3)
+
+
+def main() -> None:
+    """What a worker does on this machine's card; a last line of JSON."""
+    result: dict[str, Any] = {"bench": "accelerator", "commit": measured_commit()}
+    result |= {"torch": torch.__version__, "cuda_device": torch.cuda.get_device_name()}
+    for part in (worker_times, partial(accelerator_times, AOTConfig(anchors_per_frame=126))):
+        if part is not worker_times and time.perf_counter() - STARTED_S > ENOUGH_S:
+            result["left_out"] = "reductions alone: see aot bench reduce"
+            break
+        try:
+            result |= part()
+        except Exception as error:  # the other part's figures are not lost for it
+            traceback.print_exc()
+            result["error"] = f"{type(error).__name__}: {error}"
+    for name, value in result.items():
+        print(f"{name}: {value}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
