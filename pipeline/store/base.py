@@ -92,7 +92,8 @@ class ClipReader(Protocol):
     ) -> Iterator["CompressedClip"]:
         """Clips in the order of `spans`, verified, a few values in memory at a time.
 
-        With `skip`, a clip that cannot be read is logged and left out: compare with `spans`.
+        With `skip`, a clip that cannot be read, or was removed since it was listed, is logged and
+        left out: compare with `spans`, and ask `list_removed` which are no longer there.
         """
         ...
 
@@ -100,8 +101,12 @@ class ClipReader(Protocol):
         """A live stream's open clip so far, verified; None where there is none."""
         ...
 
+    def list_removed(self, spans: Iterable[ClipSpan]) -> list[ClipSpan]:
+        """Those of `spans`, as they were listed once, that are no longer in the index."""
+        ...
+
     def verify(self, stream_id: str) -> VerifyReport:
-        """Read and check every row and record of the stream."""
+        """Read and check every row and record of the stream; what is removed meanwhile is none."""
         ...
 
 
@@ -155,8 +160,9 @@ class ClipWriter(Protocol):
     ) -> ClipSpan:
         """Store value, index row, totals and position in one transaction.
 
-        A gap `failed` that lies within the clip goes. `Conflict` when the key holds another clip,
-        `FingerprintMismatch` when the stream's is another, `UnknownStream` before `put_info`.
+        A gap `failed` that lies within the clip goes. A clip that `delete_range` removed is passed
+        over: the position moves behind it, nothing is stored. `Conflict` when the key holds another
+        clip, `FingerprintMismatch` when the stream's is another, `UnknownStream` before `put_info`.
         """
         ...
 
@@ -192,6 +198,24 @@ class ClipWriter(Protocol):
 
         The rows `drop` go, and those that do not read, with values that no other row names. What
         stays is found to be there when it is put again.
+        """
+        ...
+
+    def delete_range(
+        self,
+        stream_id: str,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        *,
+        epoch: int | None = None,
+    ) -> DeletedCounts:
+        """Remove every clip that has a part in [start_s, end_s), whole; of one epoch or of all.
+
+        Needs no lease and disturbs no writer: position and open clip stay. A page at a time, each
+        at once with its totals and a gap `expired` that tells what is no longer there; it grows
+        with what is removed next to it, and takes in the gaps that lie within. The rest of what was
+        broken off goes when it is said again. A clip that was removed is not stored again: whoever
+        puts it goes on behind it. `UnknownStream`.
         """
         ...
 

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from pipeline.store.checks import (
     Place,
@@ -21,11 +22,13 @@ from pipeline.store.checks import (
     unknown_stream,
 )
 from pipeline.store.config import StoreConfig
+from pipeline.store.expiry import Removal, change_gaps, holds_clip, reach_of
 from pipeline.store.keys import Keys
 from pipeline.store.reads import VerifiedReads
 from pipeline.store.writes import REFILLED, NewRecord, RecordWrites
 from pipeline.values.errors import CorruptValue, LeaseLost
 from pipeline.values.types import (
+    EXPIRED,
     ClipSpan,
     DeletedCounts,
     Gap,
@@ -115,7 +118,8 @@ class MemoryStore(RecordWrites, VerifiedReads):
 
     def get_overview(self, stream_id: str) -> StreamOverview:
         with self._lock:
-            stream, totals = self._known(stream_id), StreamTotals()
+            stream = self._known(stream_id)
+            totals = StreamTotals().with_gaps(stream.gaps.values())
             for span in stream.rows.values():
                 totals = totals.plus(span)
             writer = self.get_lease(stream_id)
@@ -132,6 +136,31 @@ class MemoryStore(RecordWrites, VerifiedReads):
             del self._streams[stream_id]
             size_bytes = sum(span.size_bytes for span in stream.rows.values())
             return DeletedCounts(len(stream.rows), len(stream.gaps), size_bytes)
+
+    def delete_range(
+        self,
+        stream_id: str,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        *,
+        epoch: int | None = None,
+    ) -> DeletedCounts:
+        require_range(start_s, end_s)
+        with self._lock:
+            stream = self._known(stream_id)
+            whole = Removal(start_s, end_s, epoch, (), is_last=True)
+            spans = tuple(span for span in stream.rows.values() if whole.takes(span))
+            removal = replace(whole, spans=spans)
+            reach_s = reach_of(removal)
+            gaps = [gap for gap in self.list_gaps(stream_id) if gap.start_s <= reach_s]
+            change = change_gaps(removal, gaps)
+            for span in spans:
+                del stream.rows[in_order(span)], stream.values[in_order(span)]
+            for gap in change.drop:
+                del stream.gaps[gap.identity]
+            stream.gaps.update({gap.identity: gap for gap in change.put})
+            num_gaps = sum(gap.reason != EXPIRED for gap in change.drop)
+            return DeletedCounts(len(spans), num_gaps, sum(span.size_bytes for span in spans))
 
     def put_gap(self, gap: Gap, lease: Lease, *, after: Place | None = None) -> None:
         with self._lock:
@@ -170,7 +199,9 @@ class MemoryStore(RecordWrites, VerifiedReads):
             stream = self._writable(span.stream_id, lease, after)
             stored = self.get_info(span.stream_id).fingerprint
             require_fingerprint(span.stream_id, stored, record.fingerprint)
-            if record.is_held_by(stream.values.get(at)):
+            if holds_clip(stream.gaps.values(), span.index):
+                pass  # it was removed: it is not stored again
+            elif record.is_held_by(stream.values.get(at)):
                 span = stream.rows[at]
             else:
                 stream.values[at], stream.rows[at] = record.blob, span

@@ -11,7 +11,13 @@ from pipeline.store import arrow
 from pipeline.store.base import OnCorrupt
 from pipeline.store.checks import Place, in_order
 from pipeline.store.keys import record_id
-from pipeline.values.errors import CorruptValue, PipelineError, SchemaMismatch, UnknownStream
+from pipeline.values.errors import (
+    CorruptValue,
+    MissingValue,
+    PipelineError,
+    SchemaMismatch,
+    UnknownStream,
+)
 from pipeline.values.types import BrokenStream, ClipSpan, StreamOverview, VerifyReport
 
 if TYPE_CHECKING:
@@ -94,23 +100,38 @@ class VerifiedReads(ABC):
                 yield read.clip
             elif on_corrupt == "raise":
                 raise read
+            elif isinstance(read, MissingValue) and self.list_removed([span]):
+                logger.info("%s clip %d was removed meanwhile", span.stream_id, span.index)
             else:
                 logger.warning("%s clip %d left out: %s", span.stream_id, span.index, read)
+
+    def list_removed(self, spans: Iterable[ClipSpan]) -> list[ClipSpan]:
+        return [span for span in spans if not self._is_listed(span)]
+
+    def _is_listed(self, span: ClipSpan) -> bool:
+        try:
+            there = self.iter_rows(span.stream_id, span.start_s, span.end_s)
+            return any(isinstance(r, ClipSpan) and in_order(r) == in_order(span) for r in there)
+        except UnknownStream:
+            return False
 
     def verify(self, stream_id: str) -> VerifyReport:
         """Read every clip of a stream and report those that are not what was written."""
         rows = list(self.iter_rows(stream_id))
         spans = sorted((row for row in rows if isinstance(row, ClipSpan)), key=in_order)
+        bad = [
+            (span, read)
+            for span, read in self._iter_reads(spans)
+            if isinstance(read, (CorruptValue, SchemaMismatch))
+        ]
+        removed = set(self.list_removed(s for s, read in bad if isinstance(read, MissingValue)))
+        spans = [span for span in spans if span not in removed]
         return VerifyReport(
             stream_id=stream_id,
             num_clips=len(spans),
             num_tokens=sum(span.num_tokens for span in spans),
             size_bytes=sum(span.size_bytes for span in spans),
-            corrupt=tuple(
-                (span, str(read))
-                for span, read in self._iter_reads(spans)
-                if isinstance(read, (CorruptValue, SchemaMismatch))
-            ),
+            corrupt=tuple((span, str(read)) for span, read in bad if span not in removed),
             bad_rows=tuple(str(row) for row in rows if not isinstance(row, ClipSpan)),
         )
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from pipeline.store.base import ClipStore
 from pipeline.store.checks import in_order
+from pipeline.store.expiry import holds_clip
 from pipeline.store.writes import REFILLED
-from pipeline.values.types import ClipSpan, Lease, Position
+from pipeline.values.types import ClipSpan, Gap, Lease, Position
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def repair(store: ClipStore, lease: Lease) -> Repaired:
     if not num_damaged and not failed:
         return Repaired(stream_id, 0, 0, None)
     sound = [span for span in store.list_spans(stream_id) if span not in damaged]
-    last = _last_before_hole(sound, starts_at_0=_is_first(failed, sound) or not sound)
+    gaps = store.list_gaps(stream_id)
+    last = _last_before_hole(sound, gaps, starts_at_0=_is_first(failed, sound) or not sound)
     position = None
     if last is not None:
         clip = store.get_clip(last)
@@ -55,10 +57,17 @@ def _is_first(failed: list, sound: list[ClipSpan]) -> bool:
     return bool(failed and sound) and failed[0].start_s < sound[0].start_s
 
 
-def _last_before_hole(sound: list[ClipSpan], *, starts_at_0: bool) -> ClipSpan | None:
-    """The last clip of those that follow each other; indexes count across epochs."""
+def _last_before_hole(
+    sound: list[ClipSpan], gaps: list[Gap], *, starts_at_0: bool
+) -> ClipSpan | None:
+    """The last clip of those that follow each other; indexes count across epochs.
+
+    Clips that were removed on purpose are no hole.
+    """
     last, expected = None, 0 if starts_at_0 or not sound else min(sound, key=in_order).index
     for span in sorted(sound, key=in_order):
+        while expected < span.index and holds_clip(gaps, expected):
+            expected += 1
         if span.index != expected:
             return last
         last, expected = span, expected + 1

@@ -24,6 +24,8 @@ LONGEST = "longest_clip_s"
 """How far before a range's start a clip may begin and still reach into it."""
 TOTALS = "totals"
 """Sums over the index; absent in streams that are older than it, until their next write."""
+EXPIRED_TO = "expired_to"
+"""The highest index of the clips that were removed; absent where none was."""
 RETRIABLE = "failed_gaps"
 """There when the gaps may hold some that a clip could fill."""
 IF_FULL = "if_full"
@@ -82,24 +84,29 @@ def position_from_text(stream_id: str, text: bytes) -> Position:
 
 
 def totals_to_text(totals: StreamTotals) -> str:
-    """`clips:tokens:bytes:footage:start:end`"""
+    """`clips:tokens:bytes:footage:start:end`, and `:held:held_s` where there are held stretches."""
+    held = f":{totals.held}:{totals.held_s!r}" if totals.held else ""
     return (
         f"{totals.clips}:{totals.tokens}:{totals.size_bytes}:"
-        f"{totals.footage_s!r}:{totals.start_s!r}:{totals.end_s!r}"
+        f"{totals.footage_s!r}:{totals.start_s!r}:{totals.end_s!r}{held}"
     )
 
 
 def totals_from_text(stream_id: str, text: bytes) -> StreamTotals:
     """The totals; raises `CorruptValue`."""
     with reading(f"{stream_id}: the totals"):
-        clips, tokens, size, footage_s, start_s, end_s, *_ = text.decode().split(":")
+        clips, tokens, size, footage_s, start_s, end_s, *more = text.decode().split(":")
         times = (float(footage_s), float(start_s), float(end_s))
-        return StreamTotals(int(clips), int(tokens), int(size), *times)
+        held, held_s = (int(more[0]), float(more[1])) if len(more) >= 2 else (0, 0.0)
+        return StreamTotals(int(clips), int(tokens), int(size), *times, held, held_s)
 
 
 def gap_to_text(gap: Gap) -> str:
-    """JSON in a fixed order."""
-    return json.dumps(asdict(gap), separators=(",", ":"))
+    """JSON in a fixed order; the clips that were removed only where there were some."""
+    values = asdict(gap)
+    if gap.first_clip is None:
+        del values["first_clip"], values["last_clip"]
+    return json.dumps(values, separators=(",", ":"))
 
 
 def gap_from_text(stream_id: str, text: bytes) -> Gap:

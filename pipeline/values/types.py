@@ -5,8 +5,8 @@ Arrow, Ray or HTTP.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipeline.values.errors import InvalidRecord
@@ -15,6 +15,10 @@ from workers.names import STREAM_ID
 from workers.redact import redact_text, redact_url
 
 StreamStatus = Literal["running", "complete", "failed", "paused"]
+HELD = "held"
+"""Reason of a gap that is footage: it was seen, and showed nothing new."""
+EXPIRED = "expired"
+"""Reason of a gap whose clips were removed: by a retention rule, or by hand."""
 STATUSES: tuple[StreamStatus, ...] = ("running", "complete", "failed", "paused")
 
 
@@ -50,6 +54,14 @@ class Gap:
     reason: str
     """A short stable word: `disconnected`, `overload`, `damaged`, `paused`, ..."""
     wall_start_s: float | None = None
+    first_clip: int | None = None
+    """Of `expired`: index of the first clip that was removed, and of the last."""
+    last_clip: int | None = None
+
+    @property
+    def is_footage(self) -> bool:
+        """Whether the source was seen all the while, and nothing changed."""
+        return self.reason == HELD
 
     @property
     def identity(self) -> tuple[int, float, str]:
@@ -104,10 +116,15 @@ class StreamTotals:
     """Where the earliest clip begins; 0 without clips."""
     end_s: float = 0.0
     """Where the latest clip ends; 0 without clips."""
+    held: int = 0
+    """Gaps that are footage: stretches in which nothing changed."""
+    held_s: float = 0.0
+    """Their lengths, added up."""
 
     def plus(self, span: ClipSpan) -> "StreamTotals":
         """With one clip more."""
-        return StreamTotals(
+        return replace(
+            self,
             clips=self.clips + 1,
             tokens=self.tokens + span.num_tokens,
             size_bytes=self.size_bytes + span.size_bytes,
@@ -115,6 +132,14 @@ class StreamTotals:
             start_s=min(self.start_s, span.start_s) if self.clips else span.start_s,
             end_s=max(self.end_s, span.end_s) if self.clips else span.end_s,
         )
+
+    def with_gaps(self, put: Iterable[Gap] = (), dropped: Iterable[Gap] = ()) -> "StreamTotals":
+        """With gaps more and gaps less; those that are no footage do not count."""
+        more, less = ([gap for gap in gaps if gap.is_footage] for gaps in (put, dropped))
+        held = self.held + len(more) - len(less)
+        lengths_s = sum(gap.end_s - gap.start_s for gap in more)
+        lengths_s -= sum(gap.end_s - gap.start_s for gap in less)
+        return replace(self, held=held, held_s=self.held_s + lengths_s if held else 0.0)
 
 
 @dataclass(frozen=True)
@@ -205,7 +230,7 @@ class BrokenStream:
 
 @dataclass(frozen=True)
 class DeletedCounts:
-    """What `delete_stream` removed."""
+    """What `delete_stream` or `delete_range` removed."""
 
     clips: int
     gaps: int

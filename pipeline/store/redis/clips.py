@@ -16,6 +16,8 @@ from pipeline.store.checks import (
     require_own,
     unknown_stream,
 )
+from pipeline.store.expiry import holds_clip
+from pipeline.store.redis.index import gap_in
 from pipeline.store.redis.streams import RedisStreams
 from pipeline.store.writes import REFILLED, NewRecord, RecordWrites
 from pipeline.values.errors import CorruptValue
@@ -28,11 +30,12 @@ _FACTS = (
     rows.LONGEST,
     rows.TOTALS,
     rows.RETRIABLE,
+    rows.EXPIRED_TO,
 )
 
 
 @dataclass(frozen=True)
-class _Facts:
+class Facts:
     """What of a stream's facts a write needs, as it was read under the watch."""
 
     fingerprint: str
@@ -40,21 +43,25 @@ class _Facts:
     longest_s: float
     totals: StreamTotals | None
     has_retriable: bool
+    expired_to: int
+    """Clips behind this index were never removed; -1 where none was."""
 
     @classmethod
-    def read(cls, stream_id: str, known: list[bytes | None]) -> "_Facts":
-        fingerprint, layout, position, longest, totals, retriable = known
+    def read(cls, stream_id: str, known: list[bytes | None]) -> "Facts":
+        fingerprint, layout, position, longest, totals, retriable, expired = known
         if fingerprint is None:
             raise unknown_stream(stream_id)
         rows.require_readable(stream_id, layout)
         with rows.reading(f"{stream_id}: what is known of the stream"):
             text, longest_s = str(json.loads(fingerprint)), float(longest) if longest else 0.0
+            expired_to = int(expired) if expired else -1
         return cls(
             text,
             rows.position_from_text(stream_id, position) if position else None,
             longest_s,
             rows.totals_from_text(stream_id, totals) if totals else None,
             retriable is not None,
+            expired_to,
         )
 
 
@@ -98,10 +105,13 @@ class RedisClips(RedisStreams, RecordWrites):
             facts = self._facts_for(pipe, stream_id, lease, after)
             there: Any = pipe.zrangebyscore(gaps, gap.start_s, gap.start_s)
             same = [member for member in there if member != text and _is_gap(member, gap)]
+            totals = self._totals_after(facts, gap, [gap] if text not in there else [], same)
             pipe.multi()
             if same:
                 pipe.zrem(gaps, *same)
             pipe.zadd(gaps, {text: gap.start_s})
+            if totals is not None and totals != facts.totals:
+                pipe.hset(info, rows.TOTALS, rows.totals_to_text(totals))
             if gap.reason == REFILLED and not facts.has_retriable:
                 pipe.hset(info, rows.RETRIABLE, "1")
             pipe.execute()
@@ -114,12 +124,15 @@ class RedisClips(RedisStreams, RecordWrites):
         gaps = keys.gaps(stream_id)
 
         def remove(pipe: Pipeline) -> None:
-            self._facts_for(pipe, stream_id, lease, None)
+            facts = self._facts_for(pipe, stream_id, lease, None)
             there: Any = pipe.zrangebyscore(gaps, gap.start_s, gap.start_s)
             same = [member for member in there if _is_gap(member, gap)]
+            totals = self._totals_after(facts, gap, [], same)
             pipe.multi()
             if same:
                 pipe.zrem(gaps, *same)
+            if totals is not None and totals != facts.totals:
+                pipe.hset(keys.info(stream_id), rows.TOTALS, rows.totals_to_text(totals))
             pipe.execute()
 
         self._transact(stream_id, [keys.lease(stream_id), keys.info(stream_id)], remove)
@@ -132,7 +145,7 @@ class RedisClips(RedisStreams, RecordWrites):
 
         def put(pipe: Pipeline) -> None:
             self._facts_for(pipe, stream_id, lease, None)
-            totals, bad, kept = StreamTotals(), [], set()
+            totals, bad, kept = self._count_held(stream_id), [], set()
             for member in self._iter_members(clips, "-inf", "+inf"):
                 try:
                     span = rows.span_from_text(stream_id, member)
@@ -167,6 +180,8 @@ class RedisClips(RedisStreams, RecordWrites):
         def put(pipe: Pipeline) -> ClipSpan:
             facts = self._facts_for(pipe, stream_id, lease, after)
             require_fingerprint(stream_id, facts.fingerprint, record.fingerprint)
+            if span.index <= facts.expired_to and self._was_removed(pipe, span):
+                return self._pass_over(pipe, record, facts)
             stored: Any = pipe.get(key)
             is_there = record.is_held_by(stored)
             row = replace(span, size_bytes=len(stored if is_there else record.blob))
@@ -194,13 +209,45 @@ class RedisClips(RedisStreams, RecordWrites):
 
     def _facts_for(
         self, pipe: Pipeline, stream_id: str, lease: Lease, after: Place | None
-    ) -> _Facts:
+    ) -> Facts:
         """The facts, when this writer may write: its lease holds, and nothing it wrote is lost."""
         self._require_lease(pipe, lease)
-        known: Any = pipe.hmget(self._keys.info(stream_id), *_FACTS)
-        facts = _Facts.read(stream_id, known)
+        facts = self._read_facts(pipe, stream_id)
         require_not_behind(stream_id, facts.position, after)
         return facts
+
+    def _read_facts(self, pipe: Pipeline, stream_id: str) -> Facts:
+        known: Any = pipe.hmget(self._keys.info(stream_id), *_FACTS)
+        return Facts.read(stream_id, known)
+
+    def _was_removed(self, pipe: Pipeline, span: ClipSpan) -> bool:
+        """Whether a clip was stored once and removed since."""
+        found: Any = pipe.zrange(self._keys.gaps(span.stream_id), 0, -1)
+        gaps = (gap_in(span.stream_id, member) for member in found)
+        return holds_clip((gap for gap in gaps if gap is not None), span.index)
+
+    def _pass_over(self, pipe: Pipeline, record: NewRecord, facts: Facts) -> ClipSpan:
+        """Go on behind a clip that is not stored again."""
+        last, stream_id = facts.position, record.span.stream_id
+        pipe.multi()
+        pipe.unlink(self._keys.open_clip(stream_id))
+        if last is None or record.place > (last.epoch, last.index):
+            text = rows.position_to_text(record.position)
+            pipe.hset(self._keys.info(stream_id), rows.POSITION, text)
+        pipe.execute()
+        return record.span
+
+    @staticmethod
+    def _totals_after(
+        facts: Facts, gap: Gap, put: list[Gap], same: list[bytes]
+    ) -> StreamTotals | None:
+        """The totals with a gap in the place of those that are the same; counted where there are
+        none yet."""
+        if facts.totals is None:
+            return None
+        return facts.totals.with_gaps(
+            put, [rows.gap_from_text(gap.stream_id, member) for member in same]
+        )
 
     def _rows_of(self, pipe: Pipeline, row: ClipSpan, totals: StreamTotals | None) -> list[bytes]:
         """Rows that the index has of this clip: its own, and others where a value was lost.
@@ -228,7 +275,7 @@ class RedisClips(RedisStreams, RecordWrites):
         return [member for member in found if _is_filled(member, row)]
 
 
-def _changed_facts(facts: _Facts, record: NewRecord, totals: StreamTotals) -> dict[str, str]:
+def _changed_facts(facts: Facts, record: NewRecord, totals: StreamTotals) -> dict[str, str]:
     """Fields of the info hash that a put changes."""
     changed: dict[str, str] = {}
     last, span = facts.position, record.span

@@ -55,19 +55,24 @@ class RedisDatabase:
         node = self._client.get_node_from_key(self._keys.info(stream_id))
         return self._client.get_redis_connection(node)
 
-    def _transact(self, stream_id: str, watched: list[str], body: Callable[[Pipeline], T]) -> T:
+    def _transact(
+        self,
+        stream_id: str,
+        watched: list[str],
+        body: Callable[[Pipeline], T],
+        *,
+        attempts: int = MAX_ATTEMPTS,
+    ) -> T:
         """Run `body` until nobody changed what it read."""
         with self._translated(stream_id):
-            for _ in range(MAX_ATTEMPTS):
+            for _ in range(attempts):
                 with self._client.pipeline(transaction=True) as pipe:
                     try:
                         pipe.watch(*watched)
                         return body(pipe)
                     except redis.WatchError:
                         continue
-        raise Conflict(
-            f"{stream_id}: changed by others in each of {MAX_ATTEMPTS} attempts; try again"
-        )
+        raise Conflict(f"{stream_id}: changed by others in each of {attempts} attempts; try again")
 
     def _iter_members(self, key: str, lowest: str | float, highest: str | float) -> Iterator[bytes]:
         """Members of a sorted set by score, a page at a time, also while it changes.

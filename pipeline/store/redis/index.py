@@ -81,13 +81,13 @@ class RedisIndex(RedisDatabase):
             layout, members = pipe.execute()
         rows.require_readable(stream_id, layout)
         return sorted(
-            (gap for member in members if (gap := _gap_in(stream_id, member)) is not None),
+            (gap for member in members if (gap := gap_in(stream_id, member)) is not None),
             key=lambda gap: (gap.start_s, gap.end_s),
         )
 
     def _count(self, stream_id: str, without: Collection[bytes] = ()) -> StreamTotals:
         """The totals anew, from every row but some."""
-        totals = StreamTotals()
+        totals = self._count_held(stream_id)
         for member in self._iter_members(self._keys.clips(stream_id), "-inf", "+inf"):
             if member in without:
                 continue
@@ -96,6 +96,10 @@ class RedisIndex(RedisDatabase):
             except CorruptValue as error:
                 logger.warning("not counted: %s", error)
         return totals
+
+    def _count_held(self, stream_id: str) -> StreamTotals:
+        """The totals of a stream's gaps alone."""
+        return StreamTotals().with_gaps(self.list_gaps(stream_id))
 
     def _totals_in(self, stream_id: str, text: bytes | None) -> StreamTotals:
         if text is not None:
@@ -108,7 +112,8 @@ class RedisIndex(RedisDatabase):
         return None if text is None else rows.position_from_text(stream_id, text)
 
 
-def _gap_in(stream_id: str, member: bytes) -> Gap | None:
+def gap_in(stream_id: str, member: bytes) -> Gap | None:
+    """The gap; one that does not read is logged."""
     try:
         return rows.gap_from_text(stream_id, member)
     except CorruptValue as error:

@@ -12,8 +12,8 @@ from redis.exceptions import NoPermissionError
 
 from pipeline.store.config import StoreConfig
 from pipeline.store.reads import Stored, VerifiedReads
-from pipeline.store.redis.clips import RedisClips
 from pipeline.store.redis.connection import connect, connect_cluster
+from pipeline.store.redis.expiry import RedisExpiry
 from pipeline.store.redis.health import iter_problems, name_server, require_no_eviction
 from pipeline.values.types import ClipSpan, StoreHealth, StoreStats
 
@@ -24,7 +24,7 @@ READ_AHEAD = 2
 NO_INFO = "the store's user may not run INFO: eviction, durability and cluster are not checked"
 
 
-class RedisStore(RedisClips, VerifiedReads):
+class RedisStore(RedisExpiry, VerifiedReads):
     """`ClipStore` on one server or a cluster. Safe to share between threads."""
 
     def __init__(self, config: StoreConfig) -> None:
