@@ -37,11 +37,13 @@ class StreamReading:
     """The same on the wall clock, ISO 8601 in the stream's zone; None where it has none."""
     wall_end: str | None
     coverage: float
-    """Share of the range that has footage, 0 to 1."""
+    """Share of the range that has footage, 0 to 1; a held stretch is footage."""
     clips_found: int
     clips_read: int
     gaps: tuple[Gap, ...] = ()
     """Stretches of the range without footage, each with its reason."""
+    held_s: float = 0.0
+    """Seconds of the range in which the source was seen and nothing changed."""
 
     @property
     def read_fraction(self) -> float:
@@ -61,7 +63,7 @@ class Answer:
     read_fraction: float
     """Share of the ranges' clips that were read; below 1 when the budget left some out."""
     partial: bool
-    """True when clips named by the index could not be read."""
+    """True when clips named by the index could not be read, or were removed meanwhile."""
     visual_tokens: int
     prompt_tokens: int
     timings: Timings
@@ -69,4 +71,6 @@ class Answer:
     """The same for each stream, in the order asked."""
     without_footage: tuple[str, ...] = ()
     """Streams that have no clip in the range; the others were asked."""
+    removed: int = 0
+    """Clips that were removed between the look at the index and the reading."""
     kind: Literal["answer"] = "answer"

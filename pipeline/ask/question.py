@@ -21,6 +21,7 @@ from pipeline.ask.timeline import (
 from pipeline.values.errors import InvalidQuery, NoFootage
 from pipeline.values.times import parse_duration
 from pipeline.values.times import resolve_range as resolve_written
+from pipeline.values.types import EXPIRED, DeletedCounts
 
 if TYPE_CHECKING:
     from pipeline.store import ClipStore
@@ -83,9 +84,29 @@ class StreamPart:
 
     @property
     def footage_s(self) -> float:
-        """Seconds of the range that clips cover."""
-        places = ((clip.start_s, clip.end_s) for clip in self.clips)
-        return covered_s(places, self.start_s, self.end_s)
+        """Seconds of the range that clips cover, or in which nothing changed."""
+        places = [(clip.start_s, clip.end_s) for clip in self.clips]
+        return covered_s([*places, *self._held], self.start_s, self.end_s)
+
+    @property
+    def held_s(self) -> float:
+        """Seconds of the range in which the source was seen and nothing changed."""
+        return covered_s(self._held, self.start_s, self.end_s)
+
+    @property
+    def _held(self) -> list[tuple[float, float]]:
+        return [self.timeline.place_gap(gap) for gap in self.gaps if gap.is_footage]
+
+    def delete_from(self, store: ClipStore) -> DeletedCounts:
+        """Remove what lies in the range: each epoch's part of it, in that one's own time."""
+        epochs = {clip.span.epoch for clip in self.clips} | {gap.epoch for gap in self.gaps}
+        counts = DeletedCounts(0, 0, 0)
+        for epoch in sorted(epochs):
+            shift_s = self.timeline.shift_of(epoch)
+            counts += store.delete_range(
+                self.stream_id, self.start_s - shift_s, self.end_s - shift_s, epoch=epoch
+            )
+        return counts
 
     @property
     def asked_s(self) -> float:
@@ -108,19 +129,21 @@ def look_up(store: ClipStore, question: Question) -> list[StreamPart]:
 def look_up_stream(store: ClipStore, stream_id: str, question: Question) -> StreamPart:
     """The range of one stream, with what the index has of it."""
     info, position = store.get_info(stream_id), store.get_position(stream_id)
+    told = store.list_gaps(stream_id)
     every = None  # index rows of the whole stream, where its epochs have to be put in order
     if is_on_one_line(info, position):
         timeline = simple_timeline(info, position)
     else:
         every = store.list_spans(stream_id)
-        timeline = build_timeline(info, every)
+        removed = [gap for gap in told if gap.reason == EXPIRED]
+        timeline = build_timeline(info, every, removed)
     start_s, end_s = _written_range(question, timeline)
     found = store.list_spans(stream_id, start_s, end_s) if every is None else every
     placed = [timeline.place(span) for span in found]
     if end_s is None:
         end_s = max([start_s, timeline.clock.end_s, *(clip.end_s for clip in placed)])
     clips = tuple(clip for clip in placed if clip.overlaps(start_s, end_s))
-    gaps = _gaps_within(store.list_gaps(stream_id), timeline, start_s, end_s)
+    gaps = _gaps_within(told, timeline, start_s, end_s)
     return StreamPart(info, timeline, start_s, end_s, clips, gaps)
 
 
@@ -160,7 +183,10 @@ def _nothing_found(store: ClipStore, part: StreamPart) -> str:
         if nearest
         else "the stream has no clips yet"
     )
-    return f"{part.stream_id} has no footage from {part.start_s:.1f} to {part.end_s:.1f} s; {hint}"
+    range_text = f"from {part.start_s:.1f} to {part.end_s:.1f} s"
+    if part.held_s:
+        return f"{part.stream_id} was still {range_text}, and no clip was made; {hint}: ask it"
+    return f"{part.stream_id} has no footage {range_text}; {hint}"
 
 
 def nearest_clip(clips: Iterable[Placed], start_s: float, end_s: float) -> Placed | None:

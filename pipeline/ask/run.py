@@ -103,6 +103,7 @@ def answer_prepared(
         read,
         text="".join(texts).strip(),
         partial=len(read) < len(chosen),
+        removed=_count_removed(store, chosen, read),
         visual_tokens=sum(len(segment.tokens) for segment in segments),
         prompt_tokens=model.count_tokens(question.text, segments),
         timings=Timings(index_s, load_s, first_token_s or total_s, total_s),
@@ -142,6 +143,11 @@ def _read(
         if of_clip:
             read.append(by_place[clip.stream_id, clip.epoch, clip.index])
             segments += of_clip
+    if not read and _count_removed(store, chosen, read) == len(chosen):
+        raise NoFootage(
+            f"all {len(chosen)} clips of the range were removed while they were read; ask again "
+            "for what is left"
+        )
     if not read:
         raise NoFootage(
             f"none of {len(chosen)} clips in the range can be read; run "
@@ -150,12 +156,18 @@ def _read(
     return read, segments
 
 
+def _count_removed(store: ClipStore, chosen: list[ClipSpan], read: list[ClipSpan]) -> int:
+    """Clips that are not read since the index has them no more."""
+    return len(store.list_removed(set(chosen) - set(read)))
+
+
 def _answer(
     prepared: Prepared,
     read: list[ClipSpan],
     *,
     text: str,
     partial: bool,
+    removed: int,
     visual_tokens: int,
     prompt_tokens: int,
     timings: Timings,
@@ -169,6 +181,7 @@ def _answer(
         coverage=_share(footage_s, asked_s),
         read_fraction=_share(len(read), sum(len(part.clips) for part in parts)),
         partial=partial,
+        removed=removed,
         visual_tokens=visual_tokens,
         prompt_tokens=prompt_tokens,
         timings=timings,
@@ -189,7 +202,8 @@ def _stream_reading(part: StreamPart, read: list[ClipSpan]) -> StreamReading:
         coverage=_share(part.footage_s, part.asked_s),
         clips_found=len(part.clips),
         clips_read=sum(span.stream_id == part.stream_id for span in read),
-        gaps=part.gaps,
+        gaps=tuple(gap for gap in part.gaps if not gap.is_footage),
+        held_s=part.held_s,
     )
 
 

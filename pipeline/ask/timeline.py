@@ -62,13 +62,16 @@ def simple_timeline(info: StreamInfo, position: Position | None) -> Timeline:
     return Timeline(StreamClock(end_s, info.wall_start_s, _zone_of(info)))
 
 
-def build_timeline(info: StreamInfo, spans: Sequence[ClipSpan]) -> Timeline:
-    """Of a stream whose epochs may count their own seconds, from all its index rows."""
+def build_timeline(
+    info: StreamInfo, spans: Sequence[ClipSpan], removed: Sequence[Gap] = ()
+) -> Timeline:
+    """Of a stream whose epochs may count their own seconds, from its rows and what was removed."""
+    parts = [*spans, *removed]
     shifts: dict[int, float] = {}
     stretches: list[Stretch] = []
     reached_s = float("-inf")
-    for epoch in sorted({span.epoch for span in spans}):
-        own = [span for span in spans if span.epoch == epoch]
+    for epoch in sorted({part.epoch for part in parts}):
+        own = [span for span in parts if span.epoch == epoch]
         first = min(own, key=lambda span: span.start_s)
         last_s = max(span.end_s for span in own)
         shifts[epoch] = max(0.0, reached_s - first.start_s)
@@ -92,7 +95,7 @@ def covered_s(parts: Iterable[tuple[float, float]], start_s: float, end_s: float
 
 
 def _wall_of(
-    first: ClipSpan, start_s: float, info: StreamInfo, before: Sequence[Stretch]
+    first: ClipSpan | Gap, start_s: float, info: StreamInfo, before: Sequence[Stretch]
 ) -> float | None:
     """Unix time at which an epoch begins: as its clips say, unless that lies back in time."""
     runs_on = None if info.wall_start_s is None else info.wall_start_s + start_s

@@ -79,6 +79,8 @@ def _show_sources(answer: "Answer") -> None:
     if len(answer.citations) > 8:
         note(f"  and {len(answer.citations) - 8} clips more")
     partial = ", some clips could not be read" if answer.partial else ""
+    if answer.removed:
+        partial = f", {answer.removed} clips were removed meanwhile"
     note(
         f"  {answer.visual_tokens} visual tokens, coverage {answer.coverage:.0%}, "
         f"{answer.read_fraction:.0%} of the clips read{partial}; "
@@ -97,6 +99,8 @@ def _found_in(stream: "StreamReading") -> str:
         return "no footage"
     gaps = Counter(gap.reason for gap in stream.gaps)
     without = "".join(f", {count} gaps ({reason})" for reason, count in gaps.items())
+    if stream.held_s:
+        without = f", unchanged for {hms(stream.held_s)}{without}"
     return (
         f"{stream.clips_read} of {stream.clips_found} clips read, coverage "
         f"{stream.coverage:.0%}{without}"

@@ -1,10 +1,11 @@
-"""`aot clips`: the records themselves: list, export, import, verify."""
+"""`aot clips`: the records themselves: list, export, import, verify, repair, remove."""
 
 from pathlib import Path
 
 import typer
 
 from pipeline.cli.output import (
+    confirm,
     hms,
     megabytes,
     note,
@@ -15,7 +16,9 @@ from pipeline.cli.output import (
     to_plain,
 )
 
-app = typer.Typer(help="Records of a stream: list, export, import, verify.", no_args_is_help=True)
+app = typer.Typer(
+    help="Records of a stream: list, export, import, verify, remove.", no_args_is_help=True
+)
 
 REPAIR_LEASE_S = 600.0
 """Every record is read meanwhile."""
@@ -68,7 +71,11 @@ def export(
         if start is not None or end is not None:  # there, the rest is still to come
             info = replace(info, status="paused")
         gaps = [gap for gap in store.list_gaps(name) if _touches(spans, gap)]
-        records = ((record_id(s.stream_id, s.epoch, s.index), store.get_record(s)) for s in spans)
+        records = (
+            (record_id(s.stream_id, s.epoch, s.index), record)
+            for s in spans
+            if (record := _record_of(store, s)) is not None
+        )
         count = export_clips(records, output, info=info, gaps=gaps, replace=force)
     if as_json:
         print_json({"clips": count, "output": str(output)})
@@ -140,10 +147,86 @@ def repair_clips(
     return 0
 
 
+@app.command("rm")
+def remove_clips(
+    context: typer.Context,
+    name: str,
+    start: str = _FROM,
+    end: str = _TO,
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+    as_json: bool = typer.Option(False, "--json"),
+) -> int:
+    """Delete every clip that has a part in a range, also while the stream is written."""
+    from pipeline.ask.question import Question, look_up_stream
+    from pipeline.values.errors import InvalidQuery
+
+    if start is None and end is None:
+        raise InvalidQuery(f"got no range; say --from or --to, or `aot streams rm {name}` for all")
+    with _store(context) as store:
+        part = look_up_stream(store, name, Question("-", (name,), start, end))
+        if part.clips and not yes:
+            first_s = min(clip.start_s for clip in part.clips)
+            last_s = max(clip.end_s for clip in part.clips)
+            confirm(f"delete {len(part.clips)} clips of {name}, {hms(first_s)} to {hms(last_s)}?")
+        removed = part.delete_from(store)
+        is_open = store.get_open(name) is not None
+    if as_json:
+        print_json(removed)
+    else:
+        print(f"{name}: deleted {removed.clips} clips, {megabytes(removed.size_bytes)}")
+    if is_open and end is None:
+        note(f"{name}: the clip that is being written is not among them")
+    return 0
+
+
+@app.command("prune")
+def prune_clips(
+    context: typer.Context,
+    name: str = typer.Argument(None, help="Of all streams when it is left out."),
+    as_json: bool = typer.Option(False, "--json"),
+) -> int:
+    """Apply the settings' retention rules now: sessions do so by themselves while they run."""
+    from pipeline.retention import prune
+    from pipeline.values.errors import InvalidSettings
+
+    rules = settings_of(context).retention_rules()
+    if not rules.are_set:
+        raise InvalidSettings(
+            "no retention rule is set; set retention.max_age, max_bytes_per_stream or max_bytes"
+        )
+    removed: dict[str, tuple[int, int]] = {}
+    with _store(context) as store:
+        for stream_id, part in prune(store, rules, name):
+            clips, size_bytes = removed.get(stream_id, (0, 0))
+            removed[stream_id] = clips + part.clips, size_bytes + part.size_bytes
+    if as_json:
+        shown = {name: {"clips": n, "size_bytes": size} for name, (n, size) in removed.items()}
+        print_json({"streams": shown})
+        return 0
+    for stream_id, (clips, size_bytes) in removed.items():
+        print(f"{stream_id}: deleted {clips} clips, {megabytes(size_bytes)}")
+    if not removed:
+        print("nothing is older or larger than the rules allow")
+    return 0
+
+
 def _touches(spans, gap) -> bool:
     """Whether a gap lies among the clips, or at their ends."""
     starts, ends = (s.start_s for s in spans), (s.end_s for s in spans)
     return bool(spans) and gap.end_s >= min(starts) and gap.start_s <= max(ends)
+
+
+def _record_of(store, span) -> bytes | None:
+    """None for a clip that was removed since it was listed."""
+    from pipeline.values.errors import MissingValue
+
+    try:
+        return store.get_record(span)
+    except MissingValue:
+        if not store.list_removed([span]):
+            raise
+        note(f"{span.stream_id}: clip {span.index} was removed meanwhile; left out")
+        return None
 
 
 def _spans(store, name: str, start: str | None, end: str | None) -> list:

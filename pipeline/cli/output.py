@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -126,6 +127,21 @@ def hms(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
+def local_time(wall_s: float) -> str:
+    """Unix time as ISO 8601 in this machine's zone."""
+    return datetime.fromtimestamp(wall_s).astimezone().isoformat(timespec="seconds")
+
+
 def megabytes(size_bytes: float) -> str:
     """Bytes as MB, 10^6."""
     return f"{size_bytes / 1e6:.2f} MB"
+
+
+def confirm(question: str) -> None:
+    """Ask on stderr, where no result goes; anything but yes ends the command."""
+    from pipeline.values.errors import InvalidQuery, NotConfirmed
+
+    if not sys.stdin.isatty():
+        raise InvalidQuery(f"{question} There is no terminal to ask on: say --yes")
+    if not typer.confirm(question, err=True):
+        raise NotConfirmed("not confirmed, so that nothing was deleted")

@@ -1,11 +1,18 @@
 """`aot streams`: what is stored, what is running, and how to end it."""
 
-import sys
-
 import typer
 
 from pipeline.cli.ingest import start_detached, watch
-from pipeline.cli.output import hms, megabytes, print_json, print_table, settings_of, to_plain
+from pipeline.cli.output import (
+    confirm,
+    hms,
+    local_time,
+    megabytes,
+    print_json,
+    print_table,
+    settings_of,
+    to_plain,
+)
 
 app = typer.Typer(help="Streams: list, show, pause, resume, remove.", invoke_without_command=True)
 _JSON = "pipeline.cli.streams.json"
@@ -58,15 +65,21 @@ def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--
 @app.command()
 def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Everything known of one stream."""
-    from pipeline.streams.views import view_stream
+    from pipeline.retention import oldest_wall_s
+    from pipeline.streams.views import gaps_by_reason, view_stream
 
+    rules = settings_of(context).retention_rules()
     with _store(context) as store:
         info, view = store.get_info(name), view_stream(store, name)
         gaps, lease = store.list_gaps(name), store.get_lease(name)
+        oldest_s = oldest_wall_s(store, name)
     value = {
         **to_plain(info),
         **to_plain(view),
+        "gaps_by_reason": to_plain(gaps_by_reason(gaps)),
         "gap_list": to_plain(gaps),
+        "oldest_footage": None if oldest_s is None else local_time(oldest_s),
+        "retention": to_plain(rules),
         "writer": None if lease is None else lease.holder,
     }
     if _wants_json(context, as_json):
@@ -118,7 +131,7 @@ def remove(
 ) -> int:
     """Delete a stream and all its records."""
     if not yes:
-        _confirm(f"delete stream {name} and all its records?")
+        confirm(f"delete stream {name} and all its records?")
     with _store(context) as store:
         removed = store.delete_stream(name)
     if _wants_json(context, as_json):
@@ -126,16 +139,6 @@ def remove(
     else:
         print(f"deleted {name}: {removed.clips} clips, {megabytes(removed.size_bytes)}")
     return 0
-
-
-def _confirm(question: str) -> None:
-    """Ask on stderr, where no result goes; anything but yes ends the command."""
-    from pipeline.values.errors import InvalidQuery, NotConfirmed
-
-    if not sys.stdin.isatty():
-        raise InvalidQuery(f"{question} There is no terminal to ask on: say --yes")
-    if not typer.confirm(question, err=True):
-        raise NotConfirmed("not confirmed, so that nothing was deleted")
 
 
 def _store(context: typer.Context):

@@ -82,6 +82,7 @@ class IngestJob:
             moved=request.resume,
             path=source.url,
             heal=self._heal,
+            retention=self.settings.retention_rules(),
             first_fingerprint=first_fingerprint(info, dtype, source.fps, ingest.retention),
         )
 

@@ -18,6 +18,7 @@ from pipeline.ingest.identity import (
     require_same_source,
 )
 from pipeline.ingest.lease import new_writer, take_lease
+from pipeline.retention import Retention, RetentionRules
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.values.errors import StoreUnavailable
 from pipeline.values.types import Gap, Lease, StreamInfo, StreamStatus
@@ -45,6 +46,8 @@ class StoreSinkFactory:
     """The source's file, as it is found where the session runs."""
     heal: StoreConfig | None = None
     """Opens the same store, and starts its server again where that is ours to do."""
+    retention: RetentionRules | None = None
+    """What is removed of the store beside the writing."""
     first_fingerprint: str | None = None
     """Under which the first release would have stored these tokens."""
 
@@ -62,7 +65,7 @@ class StoreSinkFactory:
             try:
                 info = self._begin(store, lease)
                 stream = FencedStream(store, lease, info, writer=self.writer, heal=self.heal)
-                return StoreSink(stream)
+                return StoreSink(stream, self.retention)
             except BaseException:
                 store.release_lease(lease)
                 raise
@@ -109,8 +112,9 @@ class StoreSinkFactory:
 class StoreSink:
     """An open stream; the only writer of it while the lease holds."""
 
-    def __init__(self, stream: FencedStream) -> None:
+    def __init__(self, stream: FencedStream, retention: RetentionRules | None = None) -> None:
         self._stream = stream
+        self._retention = Retention(stream.store, stream.stream_id, retention or RetentionRules())
 
     def position(self) -> Cursor | None:
         """The last stored clip; complete when the source was read to its end."""
@@ -134,6 +138,7 @@ class StoreSink:
             )
         )
         stream.told((span.epoch, span.index))
+        self._retention.after_write()
         return span.size_bytes
 
     def put_open(self, clip: CompressedClip) -> int:
@@ -175,6 +180,7 @@ class StoreSink:
         stored = Gap(gap.stream_id, gap.epoch, gap.start_s, gap.end_s, gap.reason)
         stream = self._stream
         stream.write(lambda lease, after: stream.store.put_gap(stored, lease, after=after))
+        self._retention.after_write()
 
     def finish(self, report: SessionReport) -> None:
         """Keep how the session ended as the stream's status."""

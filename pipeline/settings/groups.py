@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.retention import RetentionRules
 from pipeline.store import StoreConfig
 from pipeline.values.errors import InvalidQuery, InvalidSettings
-from pipeline.values.times import parse_zone
+from pipeline.values.times import parse_duration, parse_zone
 from workers.redact import redact_url
 
 if TYPE_CHECKING:
@@ -149,6 +158,27 @@ class StoreSettings(_Group):
         return self
 
 
+class RetentionSettings(_Group):
+    """How long footage is kept; null keeps it without a limit."""
+
+    max_age: float | None = Field(default=None, gt=0)
+    """`30d`, `12h`, or seconds: of footage since it was seen."""
+    max_bytes_per_stream: ByteSize | None = Field(default=None, gt=0)
+    """`50GB`, `500MB`, or bytes: of a stream's records; the oldest go first."""
+    max_bytes: ByteSize | None = Field(default=None, gt=0)
+    """The same of all streams together."""
+
+    @field_validator("max_age", mode="before")
+    @classmethod
+    def _parse_age(cls, age: Any) -> Any:
+        if not isinstance(age, str):
+            return age
+        try:
+            return parse_duration(age)
+        except InvalidQuery as error:
+            raise ValueError(str(error)) from None
+
+
 class RaySettings(_Group):
     """The cluster the work is spread over."""
 
@@ -228,6 +258,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     live: LiveSourceSettings = LiveSourceSettings()
     store: StoreSettings = StoreSettings()
+    retention: RetentionSettings = RetentionSettings()
     ray: RaySettings = RaySettings()
     ask: AskSettings = AskSettings()
     log: LogSettings = LogSettings()
@@ -252,6 +283,11 @@ class Settings(BaseSettings):
         """
         fields = self.store.model_dump(exclude={"password", "password_file", "url"})
         return StoreConfig(_with_password(self.store), **fields)
+
+    def retention_rules(self) -> RetentionRules:
+        """What sessions remove of what they wrote."""
+        rules = self.retention
+        return RetentionRules(rules.max_age, rules.max_bytes_per_stream, rules.max_bytes)
 
     def compress_settings(self) -> "CompressSettings":
         """What decides a clip's tokens."""

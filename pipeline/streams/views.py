@@ -4,15 +4,23 @@ Status is told from the lease, not remembered: a session that was killed cannot 
 Knows of no terminal and of no JSON.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.ingest.lease import is_lease_held
 from pipeline.store import ClipStore
-from pipeline.values.types import BrokenStream, StreamInfo, StreamOverview, StreamStatus
+from pipeline.values.types import BrokenStream, Gap, StreamInfo, StreamOverview, StreamStatus
 
 ShownStatus = StreamStatus | Literal["interrupted", "broken"]
+
+
+@dataclass(frozen=True)
+class GapSum:
+    """Gaps of one reason."""
+
+    count: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,11 @@ class StreamView:
     bytes: int = 0
     bytes_per_hour: float = 0.0
     coverage: float = 0.0
-    """Footage over the time from start to end."""
+    """Footage over the time from start to end; a held stretch is footage."""
     gaps: int = 0
+    """Stretches without footage."""
+    held_s: float = 0.0
+    """Seconds in which the source was seen and nothing changed."""
 
 
 def view_stream(store: ClipStore, stream_id: str) -> StreamView:
@@ -59,6 +70,7 @@ def view_streams(store: ClipStore) -> Iterator[StreamView]:
 def _view(store: ClipStore, overview: StreamOverview) -> StreamView:
     info, totals = overview.info, overview.totals
     footage_s, length_s = totals.footage_s, totals.end_s - totals.start_s
+    seen_s = footage_s + totals.held_s
     return StreamView(
         stream_id=info.stream_id,
         status=shown_status(store, info),
@@ -71,9 +83,19 @@ def _view(store: ClipStore, overview: StreamOverview) -> StreamView:
         tokens_per_s=totals.tokens / footage_s if footage_s else 0.0,
         bytes=totals.size_bytes,
         bytes_per_hour=totals.size_bytes / footage_s * 3600 if footage_s else 0.0,
-        coverage=min(1.0, footage_s / length_s) if length_s > 0 else 0.0,
-        gaps=overview.num_gaps,
+        coverage=min(1.0, seen_s / length_s) if length_s > 0 else 0.0,
+        gaps=overview.num_gaps - totals.held,
+        held_s=totals.held_s,
     )
+
+
+def gaps_by_reason(gaps: Iterable[Gap]) -> dict[str, GapSum]:
+    """How many of each reason, and how long they are together; by reason."""
+    sums: dict[str, GapSum] = {}
+    for gap in sorted(gaps, key=lambda gap: gap.reason):
+        before = sums.get(gap.reason, GapSum())
+        sums[gap.reason] = GapSum(before.count + 1, before.seconds + gap.end_s - gap.start_s)
+    return sums
 
 
 def shown_status(store: ClipStore, info: StreamInfo) -> ShownStatus:

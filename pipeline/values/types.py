@@ -236,6 +236,11 @@ class DeletedCounts:
     gaps: int
     size_bytes: int
 
+    def __add__(self, other: "DeletedCounts") -> "DeletedCounts":
+        return DeletedCounts(
+            self.clips + other.clips, self.gaps + other.gaps, self.size_bytes + other.size_bytes
+        )
+
 
 @dataclass(frozen=True)
 class VerifyReport:

@@ -64,8 +64,8 @@ class RedisExpiry(RedisClips):
                 page, done = self._free_page(stream_id, whole, passed)
                 untold += page.removal.spans
                 if page.removal.is_last:
-                    done = _add(done, self._tell(stream_id, whole, untold))
-            counts = _add(counts, done)
+                    done = done + self._tell(stream_id, whole, untold)
+            counts = counts + done
             passed += page.num_kept
             if page.removal.is_last:
                 return counts
@@ -235,9 +235,3 @@ def _counts(page: _Page, change: GapChange) -> DeletedCounts:
     spans = page.removal.spans
     num_gaps = sum(gap.reason != EXPIRED for gap in change.drop)
     return DeletedCounts(len(page.members), num_gaps, sum(span.size_bytes for span in spans))
-
-
-def _add(one: DeletedCounts, other: DeletedCounts) -> DeletedCounts:
-    return DeletedCounts(
-        one.clips + other.clips, one.gaps + other.gaps, one.size_bytes + other.size_bytes
-    )
