@@ -48,9 +48,10 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Rooms and arrows of docs/architecture.md as they are now.
+# Rooms and arrows of docs/architecture.md, tables of docs/settings.md, as they are now.
 drawings: install
 	$(BIN)/python -m tests.rooms
+	$(BIN)/python -m tests.settings_page
 
 # The site in build/site; a broken link or a page left out is an error.
 docs: install

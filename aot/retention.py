@@ -33,6 +33,7 @@ class PoolingModel:
 
     @property
     def num_cells(self) -> int:
+        """Cells of a frame's pooled grid."""
         rows, columns = pooled_grid(self.grid, self.pooling, stride=self.stride)
         return rows * columns
 

@@ -114,6 +114,7 @@ class CompressWorker:
 
     @property
     def info(self) -> WorkerInfo:
+        """What the loaded model and reducer are."""
         encoder = self._encoder
         return WorkerInfo(
             identity=encoder.identity,

@@ -20,6 +20,7 @@ class InlineWorkers:
 
     @property
     def info(self) -> WorkerInfo:
+        """What the loaded model and reducer are."""
         return self._worker.info
 
     def compress_stream(
@@ -34,6 +35,7 @@ class InlineWorkers:
             yield from self._worker.compress([clip])
 
     def close(self) -> None:
+        """Free the model."""
         self._worker.close()
 
     def __enter__(self) -> "InlineWorkers":

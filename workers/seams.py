@@ -54,7 +54,9 @@ class SessionReport:
 class StopSignal(Protocol):
     """Asks a running session to end soon; `threading.Event` is one."""
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Whether a session is to end."""
+        ...
 
 
 @runtime_checkable
@@ -62,7 +64,9 @@ class WorkerGroup(Protocol):
     """Workers that hold a loaded vision encoder and a reducer."""
 
     @property
-    def info(self) -> WorkerInfo: ...
+    def info(self) -> WorkerInfo:
+        """What loaded models and reducer are."""
+        ...
 
     def compress_stream(
         self, clips: Iterable[Clip], *, stop: StopSignal | None = None
@@ -74,7 +78,9 @@ class WorkerGroup(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what the group holds."""
+        ...
 
 
 @runtime_checkable
@@ -113,7 +119,9 @@ class SinkFactory(Protocol):
     the writer's name: a new sink takes over what its predecessor of that name held.
     """
 
-    def open(self) -> ClipSink: ...
+    def open(self) -> ClipSink:
+        """Open the sink where the session runs."""
+        ...
 
 
 @runtime_checkable
@@ -121,7 +129,9 @@ class Answerer(Protocol):
     """What a question needs of a language half, whether it is in this process or elsewhere."""
 
     @property
-    def identity(self) -> ModelIdentity: ...
+    def identity(self) -> ModelIdentity:
+        """Which checkpoint answers."""
+        ...
 
     @property
     def reading(self) -> ReadingStyle:

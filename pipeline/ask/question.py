@@ -80,6 +80,7 @@ class StreamPart:
 
     @property
     def stream_id(self) -> str:
+        """Id of the stream."""
         return self.info.stream_id
 
     @property

@@ -172,6 +172,7 @@ def _zone(zone: str | None, start_time: str | None) -> str | None:
 
 
 def start_detached(settings: "Settings", requests: list["IngestRequest"], as_json: bool) -> int:
+    """Start sessions that outlive this command; its exit code."""
     from pipeline.ingest.on_ray import detach
 
     started = detach(settings, requests, keep_going=len(requests) > 1)

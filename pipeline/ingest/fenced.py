@@ -53,6 +53,7 @@ class FencedStream:
 
     @property
     def stream_id(self) -> str:
+        """Id of the stream."""
         return self.info.stream_id
 
     def write(

@@ -42,27 +42,35 @@ class Keys:
 
     @property
     def streams(self) -> str:
+        """The set of all streams' ids."""
         return f"{self.namespace}:streams"
 
     def info(self, stream_id: str) -> str:
+        """What is known of a stream."""
         return self._of(stream_id, "info")
 
     def clips(self, stream_id: str) -> str:
+        """The time index of a stream."""
         return self._of(stream_id, "clips")
 
     def gaps(self, stream_id: str) -> str:
+        """The gaps of a stream."""
         return self._of(stream_id, "gaps")
 
     def clip(self, stream_id: str, epoch: int, index: int) -> str:
+        """The record of a clip."""
         return self._of(stream_id, f"clip:{epoch}:{index}")
 
     def open_clip(self, stream_id: str) -> str:
+        """The record of the clip that still grows."""
         return self._of(stream_id, "open")
 
     def lease(self, stream_id: str) -> str:
+        """Who writes a stream."""
         return self._of(stream_id, "lease")
 
     def fence(self, stream_id: str) -> str:
+        """The highest fence given to a writer."""
         return self._of(stream_id, "fence")
 
     def values_of(self, stream_id: str) -> str:

@@ -35,6 +35,7 @@ class StreamClock:
 
     @property
     def has_wall(self) -> bool:
+        """Whether its moments can be told as times of day."""
         return self.wall_start_s is not None or bool(self.stretches)
 
     def to_wall(self, stream_s: float) -> float | None:

@@ -87,6 +87,7 @@ class ClusterWorkers:
 
     @property
     def info(self) -> WorkerInfo:
+        """What the pool's models and reducer are."""
         return self._pool.info
 
     def compress_stream(

@@ -39,6 +39,7 @@ class ClusterPusher:
 
     @property
     def info(self) -> WorkerInfo:
+        """What the pool's models and reducer are."""
         return self._pool.info
 
     def push(self, push: Push, *, timeout_s: float) -> Pushed:

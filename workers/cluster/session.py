@@ -86,6 +86,7 @@ class SessionActor:
         threading.Thread(target=self._run, name="session", daemon=True).start()
 
     def status(self) -> Progress:
+        """Where the session stands."""
         return self._progress
 
     def stop(self) -> None:

@@ -40,6 +40,7 @@ class GopPart:
 
     @property
     def epoch(self) -> int:
+        """The stretch of unbroken time its packets lie in."""
         return self.timeline.epoch
 
     @property
@@ -53,6 +54,7 @@ class GopPart:
         return max(clock_of(p) + (p.duration or 0) for p in self.packets)
 
     def append(self, packet: Packet, timed: bool) -> None:
+        """Add the packet that comes next."""
         self.packets.append(packet)
         self.size_bytes += packet.size
         self.timed = self.timed and timed
@@ -60,6 +62,7 @@ class GopPart:
 
     @property
     def is_full(self) -> bool:
+        """Whether no packet may be added."""
         return len(self.packets) >= MAX_PART_PACKETS or self.size_bytes >= MAX_PART_BYTES
 
 

@@ -51,10 +51,12 @@ class Request:
     """Address space beyond what the process has when it begins."""
 
     def to_json(self) -> bytes:
+        """As it is written to the decoder's stdin."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> "Request":
+        """What `to_json` wrote."""
         fields = json.loads(text)
         return cls(**{**fields, "networks": tuple(fields["networks"])})
 

@@ -75,6 +75,7 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int:
+        """Id of the process."""
         return self._process.pid
 
     @property

@@ -62,6 +62,7 @@ class InlinePusher:
 
     @property
     def info(self) -> WorkerInfo:
+        """What the loaded model and reducer are."""
         return self._worker.info
 
     def push(self, push: Push, *, timeout_s: float) -> Pushed:

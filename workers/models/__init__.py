@@ -52,11 +52,15 @@ class Family(Protocol):
 
     def open_vision(
         self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
-    ) -> VisionEncoder: ...
+    ) -> VisionEncoder:
+        """Load the vision half."""
+        ...
 
     def open_language(
         self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
-    ) -> LanguageModel: ...
+    ) -> LanguageModel:
+        """Load the language half."""
+        ...
 
 
 FAMILIES = {

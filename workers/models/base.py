@@ -93,7 +93,10 @@ class VisionEncoder(Protocol):
     """Frames in, projected patch tokens and the attention they received out."""
 
     @property
-    def identity(self) -> ModelIdentity: ...
+    def identity(self) -> ModelIdentity:
+        """Which checkpoint it is, and how it was loaded."""
+        ...
+
     @property
     def pixel_format(self) -> PixelFormat:
         """Size and interpolation of the frames `encode` takes."""
@@ -132,7 +135,10 @@ class LanguageModel(Protocol):
     """Answers questions from visual tokens alone."""
 
     @property
-    def identity(self) -> ModelIdentity: ...
+    def identity(self) -> ModelIdentity:
+        """Which checkpoint it is, and how it was loaded."""
+        ...
+
     @property
     def dim(self) -> int:
         """Width of the tokens it reads."""

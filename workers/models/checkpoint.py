@@ -53,6 +53,7 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str:
+        """The family's name in its config."""
         return str(self.config.get("model_type"))
 
     def read_json(self, name: str) -> dict[str, Any]:
