@@ -292,7 +292,7 @@ def _(novelty, own, gram, weights, inverse, filled, owed, known, offset, step) -
 
 def count_blocks(cells: int) -> int:
     """Blocks of cells, each of which has its own part in `novelty`."""
-    return triton.cdiv(cells, _BLOCK)
+    return -(-cells // _BLOCK)
 
 
 @torch.library.custom_op(

@@ -112,7 +112,8 @@ def scan_variants() -> dict[str, dict]:
 
 def product_variants() -> dict[str, dict]:
     """Clips that open and clips that go on, of the grids of two families."""
-    types = dict.fromkeys(("vectors", "gram", "weights", "basis", "anchors"), "*fp32")
+    floats = ("vectors", "gram", "weights", "basis", "anchors")
+    types: dict[str, str] = dict.fromkeys(floats, "*fp32")
     types |= dict.fromkeys(("high", "low"), "*fp16") | dict.fromkeys(("width", "size"), "i32")
     variants = {"split": measure(products._split, types, {"BLOCK": products._ENTRIES}, 8)}
     for cells, basis, even in ((196, 8, True), (729, 16, True), (196, 8, False)):
