@@ -111,6 +111,7 @@ def test_a_pid_that_was_given_again_is_another_process(store):
         changed(boot="00000000-0000-0000-0000-000000000000", pid=2**22 + 1),
         changed(namespace=1, pid=2**22 + 1),
     ],
+    ids=["by hand", "another host", "another boot", "another namespace"],
 )
 def test_a_holder_that_cannot_be_seen_from_here_is_waited_out(store, slack, holder):
     hold(store, holder, ttl_s=SHORT_S)
