@@ -6,7 +6,7 @@ PYTEST  = $(BIN)/python -m pytest
 ROTATION_S ?= 480
 
 .PHONY: install hooks test test-slow test-rotation test-load test-gpu check format drawings docs \
-        demo soak train-demo bench release-check clean
+        demo soak train-demo bench wheel release-check clean
 
 install: $(VENV)/.installed
 
@@ -59,6 +59,13 @@ docs: install
 
 hooks: install
 	$(BIN)/pre-commit install
+
+# build/wheel: what ray_cluster.yaml puts on every node. By way of the sdist, so that nothing stale
+# of build/lib is in it.
+wheel: install
+	rm -rf build/wheel
+	$(BIN)/python -m build --quiet --outdir build/wheel .
+	cp constraints.txt build/wheel
 
 # What would be published: built, looked at, installed into an empty environment, and run from it.
 release-check: install

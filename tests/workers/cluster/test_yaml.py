@@ -1,13 +1,22 @@
 """The cluster's file as Ray's own launcher reads it."""
 
+import os
+import re
 import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-PATH = Path(__file__).parents[3] / "ray_cluster.yaml"
+from pipeline.settings import load_settings
+
+CLONE = Path(__file__).parents[3]
+PATH = CLONE / "ray_cluster.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +73,67 @@ def test_the_options_of_ray_start_exist(prepared):
         options = {word.split("=")[0] for word in starts(prepared, role) if word.startswith("--")}
         assert options
         assert options <= known
+
+
+def test_sessions_ask_for_what_decoding_nodes_alone_declare(prepared):
+    kinds = prepared["available_node_types"]
+    asked = load_settings(CLONE / "configs" / "cluster.yaml").cluster_settings().session_resources
+    assert asked == {"decoding": 1.0}
+    for name, kind in kinds.items():
+        can = all(kind["resources"].get(key, 0) >= count for key, count in asked.items())
+        assert can == (name == "decode")
+
+
+def test_the_config_names_a_redis_that_all_nodes_reach():
+    url = load_settings(CLONE / "configs" / "cluster.yaml").store.url
+    assert re.match(r"rediss?://(?!localhost|127\.)", url)
+
+
+def test_what_is_mounted_is_in_the_clone_or_made_by_make_wheel(prepared):
+    mounted = {local for local in prepared["file_mounts"].values() if not local.startswith("~")}
+    assert {local for local in mounted if not (CLONE / local).exists()} <= {"build/wheel"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_its_commands_install_the_clone_and_ask_no_index(prepared, tmp_path):
+    """As on a node: the mounts in a home folder, the commands in a shell, no index to ask."""
+    home = tmp_path / "home"
+    build = [sys.executable, "-m", "build", "--quiet", "--outdir", str(tmp_path / "wheel"), "."]
+    subprocess.run(build, cwd=CLONE, check=True, timeout=300)
+    shutil.copy(CLONE / "constraints.txt", tmp_path / "wheel")
+    for remote, local in prepared["file_mounts"].items():
+        source = tmp_path / "wheel" if local == "build/wheel" else CLONE / local
+        target = home / remote.removeprefix("~/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not local.startswith("~"):
+            shutil.copytree(source, target)
+    subprocess.run([sys.executable, "-m", "venv", home / "aot-env"], check=True, timeout=120)
+    aged = [home / "aot-env" / "bin" / "pip", "uninstall", "-q", "-y", "setuptools"]
+    subprocess.run(aged, check=True, timeout=120)  # older than what torch asks for
+    [site] = (home / "aot-env").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    clean = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+    variables = {**clean, "HOME": str(home), "PIP_NO_INDEX": "1"}
+    (home / ".bashrc").touch()
+
+    for command in prepared["setup_commands"]:
+        subprocess.run(["bash", "-c", command], env=variables, cwd=home, check=True, timeout=300)
+
+    config = "~/aot-stream/configs/cluster.yaml"
+    said = subprocess.run(
+        ["bash", "-c", f". ~/.bashrc; which aot; aot config --config {config} --json"],
+        env=variables,
+        cwd=home,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert said.stdout.startswith(str(home / "aot-env" / "bin" / "aot"))
+    assert "decoding" in said.stdout
+    assert "RAY_AUTH_MODE=token" in (home / ".bashrc").read_text()
+    assert (site / "pipeline" / "cli" / "__init__.py").exists()
 
 
 def test_it_holds_no_secret(written):

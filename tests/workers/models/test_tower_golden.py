@@ -1,6 +1,7 @@
 """The recorded tower: its weights as a checkpoint, run by the adapter."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ KEPT = 8
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    return np.load(shared / "golden" / "tower_tiny.npz")
+def golden():
+    return np.load(Path(__file__).parents[2] / "aot" / "golden" / "tower_tiny.npz")
 
 
 @pytest.fixture(scope="module")
