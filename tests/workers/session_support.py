@@ -152,6 +152,7 @@ class StandIn:
     """
 
     batch_clips = 8
+    batches_at_once = 1
 
     def __init__(self, settings):
         parts = [part.split("=") for part in settings.model.removeprefix("standin:").split(",")]

@@ -2,7 +2,8 @@
 
 It loads its model in a thread of its own from the moment it is created, and once again when Ray
 starts it anew. Calls that arrive while a batch is at work form the next one, so that clips of many
-sessions share batches and nobody waits for a timer. A clip under suspicion gets a turn: a batch,
+sessions share batches and nobody waits for a timer; where the worker takes two batches at once, a
+full one is given to it while the other is at work. A clip under suspicion gets a turn: a batch,
 and the whole process, to itself. Compressing is a pure function, so any actor may do it any number
 of times: that is the whole of the fault tolerance here.
 
@@ -60,6 +61,8 @@ class Compressor(Protocol):
     def info(self) -> WorkerInfo: ...
     @property
     def batch_clips(self) -> int: ...
+    @property
+    def batches_at_once(self) -> int: ...
     def compress(self, clips: Sequence[Clip]) -> list[CompressedClip | FailedClip]: ...
     def push(self, pushes: Sequence[Push]) -> list[Pushed | Exception]: ...
     def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens: ...
@@ -104,12 +107,13 @@ class CompressActor:
         self._claim: asyncio.Future[Any] | None = None
         self._turn = ""
         self._draining: asyncio.Task[None] | None = None
-        self._began_s: float | None = None
-        self._at_work = 0
+        self._news = asyncio.Event()
+        self._at_work: set[asyncio.Task[None]] = set()
+        self._begun: dict[int, tuple[float, int]] = {}
         self._problem = ""
         self._broken = False
         self._tenants = {"": time.monotonic()}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="compress")
+        self._thread = ThreadPoolExecutor(2, thread_name_prefix="compress")
 
         def load() -> Compressor:
             if context.was_current_actor_reconstructed:
@@ -133,7 +137,8 @@ class CompressActor:
         error = self._loading.exception()
         if error is not None:
             return Pulse("failed", problem=one_line(error))
-        waiting = len(self._waiting) + len(self._pushes) + len(self._turns) + self._at_work
+        waiting = len(self._waiting) + len(self._pushes) + len(self._turns)
+        waiting += sum(size for _, size in self._begun.values())
         return Pulse("ready", waiting, self._loading.result().info.identity.digest())
 
     async def leave(self, tenant: str) -> int:
@@ -214,21 +219,44 @@ class CompressActor:
             )
 
     def _wake(self) -> None:
+        self._news.set()
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain())
 
     async def _drain(self) -> None:
         try:
-            while self._waiting or self._pushes or self._turns:
+            while self._waiting or self._pushes or self._turns or self._at_work:
                 worker = await self._loaded()
-                if self._turns:
+                calls = self._pushes or self._waiting
+                function = worker.push if self._pushes else worker.compress
+                if self._turns and not self._at_work:
                     await self._work(worker.compress, await self._grant_turn())
-                elif self._pushes:
-                    await self._work(worker.push, _take(self._pushes, worker.batch_clips))
+                elif not self._turns and self._may_begin(worker, calls):
+                    batch = _take(calls, worker.batch_clips)
+                    self._at_work.add(asyncio.create_task(self._work(function, batch)))
                 else:
-                    await self._work(worker.compress, _take(self._waiting, worker.batch_clips))
+                    await self._await_news()
         finally:
             self._draining = None
+
+    def _may_begin(self, worker: Compressor, calls: deque[Any]) -> bool:
+        """Whether a batch of these may go out; what is less than a full one rather grows until
+        nothing is at work.
+        """
+        if not self._at_work:
+            return bool(calls)
+        full = len(calls) >= worker.batch_clips
+        return full and len(self._at_work) < worker.batches_at_once
+
+    async def _await_news(self) -> None:
+        """Until a batch is done or something has come."""
+        self._news.clear()
+        news = asyncio.create_task(self._news.wait())
+        try:
+            await asyncio.wait({*self._at_work, news}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+        self._at_work = {task for task in self._at_work if not task.done()}
 
     async def _grant_turn(self) -> list[tuple[Clip, asyncio.Future[Any]]]:
         turn = self._turns.popleft()
@@ -246,7 +274,7 @@ class CompressActor:
     ) -> None:
         if not batch:
             return
-        self._began_s, self._at_work = time.monotonic(), len(batch)
+        self._begun[id(batch)] = time.monotonic(), len(batch)
         try:
             results = await self._in_thread(function, [item for item, _ in batch])
         except WorkerBroken as error:
@@ -262,7 +290,7 @@ class CompressActor:
                 else:
                     done.set_result(result)
         finally:
-            self._began_s, self._at_work = None, 0
+            del self._begun[id(batch)]
 
     def _end_broken(self, batch: list[tuple[Any, Any]], error: WorkerBroken) -> None:
         """Nothing can be computed here any more; Ray starts a fresh process."""
@@ -287,8 +315,9 @@ class CompressActor:
         used_s = time.monotonic()
         while True:
             time.sleep(1.0)
-            now_s, began_s = time.monotonic(), self._began_s
-            if began_s is not None and now_s - began_s > self._batch_timeout_s:
+            now_s = time.monotonic()
+            began_s = min((began_s for began_s, _ in list(self._begun.values())), default=now_s)
+            if now_s - began_s > self._batch_timeout_s:
                 logger.error("no result of a batch in %.0f s: ending", self._batch_timeout_s)
                 os._exit(1)
             for tenant, heard_s in list(self._tenants.items()):
