@@ -27,6 +27,7 @@ def watch_live(settings: "Settings", requests: Sequence["IngestRequest"], as_jso
             if isinstance(news, LiveEnd):
                 if news.error is not None:
                     failed[news.stream_id] = news.error
+                if news.error is not None and len(requests) > 1:
                     note(f"{news.stream_id}: {type(news.error).__name__}: {one_line(news.error)}")
                 continue
             before = last.get(news.stream_id)
@@ -38,6 +39,8 @@ def watch_live(settings: "Settings", requests: Sequence["IngestRequest"], as_jso
     finally:
         for progress in last.values():
             print_json(to_plain(progress)) if as_json else print(_line(progress))
+    if len(requests) == 1 and failed:
+        raise next(iter(failed.values()))
     return 1 if failed else 0
 
 

@@ -164,9 +164,10 @@ def test_a_full_store_keeps_what_it_has_and_goes_on_later(run, video, own_server
     used = lambda: client.info("memory")["used_memory"]  # noqa: E731
     assert run("ingest", video, "--stream", "all", "--reducer", "none").code == 0
     whole = digests(store, "all")
+    half_bytes = sum(span.size_bytes for span in store.list_spans("all")) // 2
     store.delete_stream("all")
     wait_until(lambda: not client.info("memory")["lazyfree_pending_objects"])
-    client.config_set("maxmemory", used() + 150_000)
+    client.config_set("maxmemory", used() + half_bytes + 100_000)
     ran = run("ingest", video, "--stream", "all", "--reducer", "none")
     assert ran.code == 1
     assert error_of(ran).startswith("error: StoreFull: ")

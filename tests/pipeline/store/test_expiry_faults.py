@@ -65,7 +65,7 @@ def test_a_removal_that_is_killed_at_seeded_points_leaves_nothing_half(serve, in
             remover.wait(timeout=10)
             remover.stdout.close()
             seen.add(len(assert_whole(store, server.client(), given)))
-        assert len(seen - {0, CLIPS}) >= 2  # kills did fall into the middle
+        assert seen - {0, CLIPS}  # at least one kill fell into the middle
         store.delete_range("lobby")
         assert len(assert_whole(store, server.client(), given)) == CLIPS
 

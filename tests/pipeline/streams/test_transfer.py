@@ -182,7 +182,7 @@ def flip(path, place):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("place", [0.3, 0.6])
+@pytest.mark.parametrize("place", [0.3, 0.5])
 def test_a_changed_export_is_refused(exported, elsewhere, place):
     flip(exported, place)
     with pytest.raises(CorruptValue):
@@ -190,11 +190,11 @@ def test_a_changed_export_is_refused(exported, elsewhere, place):
     assert elsewhere.get_lease("walk") is None
 
 
-@pytest.mark.parametrize("place", [0.9, 0.92, 0.94, 0.96, 0.98])
-def test_a_change_behind_the_clips_is_refused_or_changes_nothing(
+@pytest.mark.parametrize("place", [0.6, 0.9, 0.92, 0.94, 0.96, 0.98])
+def test_a_change_of_a_byte_that_may_mean_nothing_is_refused_or_changes_nothing(
     opened, exported, elsewhere, place
 ):
-    # Arrow's footer has bytes between its parts that mean nothing.
+    # Between columns, and between the parts of Arrow's footer, are bytes that mean nothing.
     flip(exported, place)
     try:
         import_stream(elsewhere, "walk", exported)
