@@ -31,7 +31,7 @@ def test_three_real_videos_are_ingested_on_ray_and_asked_when_they_are_gone(
     monkeypatch.setenv("AOT_INGEST__FPS", "1")
     monkeypatch.setenv("AOT_INGEST__CLIP_FRAMES", "8")
     ran = aot("ingest", footage, "--json")
-    assert ran.code == 0, ran.err
+    assert ran.code == 0, ran.out + ran.err
     done = {value["stream_id"]: value for value in map(json.loads, ran.out.splitlines())}
     assert sorted(done) == sorted(NAMES)
     assert {value["state"] for value in done.values()} == {"complete"}
