@@ -1,7 +1,8 @@
-"""`aot demo`: the main job on two generated videos, answered from the cache alone.
+"""`aot demo`: the main job on generated videos and a live camera, answered from the cache alone.
 
-Draws a camera and a lecture video, writes them as H.264, ingests both on Ray into an embedded
-Redis, deletes the videos, and asks five questions whose true answers are known. Everything lies in
+Draws a camera's recording and a lecture, writes them as H.264, ingests both on Ray into an embedded
+Redis, deletes the videos, and asks five questions whose true answers are known; then plays another
+camera over RTSP, without an end, and asks about it while it runs. Everything lies in
 a temporary folder. The bundled model is a miniature trained on such scenes: it shows that the path
 works, and what it costs; it knows no other world.
 """
@@ -10,7 +11,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from demo.camera import live_camera
 from demo.world.questions import ask, open_window
 from demo.world.render import render
 from demo.world.scenes import Kind, Scene, generate_scene
@@ -67,6 +69,12 @@ PLAN = (
 )
 """Stream, start of the window and kind of question."""
 
+LIVE: tuple[str, Kind, int] = ("door", "surveillance", 810_005)
+"""The camera that plays while it is asked about."""
+LIVE_PLAN = (("door", 0.0, "exist"),)
+LIVE_FRAMES = 10
+"""Frames of it that are in before it is asked about: more than the question's window."""
+
 
 def run(*, as_json: bool = False) -> int:
     """Do it all and print what was asked, what is true and what was answered."""
@@ -81,7 +89,8 @@ def run(*, as_json: bool = False) -> int:
         with _pipeline(folder, model) as pipeline:
             scenes = _ingest(pipeline, folder)
             _say("videos deleted; five questions, answered from the stored tokens")
-            asked = [_ask(pipeline, question) for question in _questions(scenes)]
+            asked = [_ask(pipeline, question) for question in _questions(scenes, PLAN)]
+            asked += _ask_live(pipeline)
     _report(asked, trained, time.monotonic() - started_s, as_json)
     return 0
 
@@ -93,6 +102,7 @@ def _pipeline(folder: Path, model: Path) -> Iterator[Pipeline]:
         "model": {"id": str(model)},
         "ingest": {"retention": 0.10},
         "store": {"url": url},
+        "live": {"networks": ("127.0.0.0/8",)},
         "ask": {"max_new_tokens": 12},
     }
     try:
@@ -129,9 +139,22 @@ def _ingest(pipeline: Pipeline, folder: Path) -> dict[str, Scene]:
     return scenes
 
 
-def _questions(scenes: dict[str, Scene]) -> Iterator[Asked]:
+def _ask_live(pipeline: Pipeline) -> list[Asked]:
+    """The same of a stream that has not ended, and goes on while the answer is written."""
+    stream, kind, seed = LIVE
+    scene = generate_scene(kind, seed, DURATION_S)
+    with live_camera(pipeline.settings, scene, stream, frames=LIVE_FRAMES) as progress:
+        fresh_s = progress.freshness_s or 0.0
+        _say(
+            f"{stream}: a camera over RTSP, {progress.encoded} frames so far, the last readable "
+            f"{fresh_s:.2f} s after it came; asked about while it runs"
+        )
+        return [_ask(pipeline, question) for question in _questions({stream: scene}, LIVE_PLAN)]
+
+
+def _questions(scenes: dict[str, Scene], plan: Sequence[tuple[str, float, str]]) -> Iterator[Asked]:
     """The planned questions; a window that does not allow one is asked whatever it allows."""
-    for number, (stream, start_s, kind) in enumerate(PLAN):
+    for number, (stream, start_s, kind) in enumerate(plan):
         times_s = start_s + np.arange(WINDOW_S)
         window = open_window(
             scenes[stream], render(scenes[stream], times_s).visible, times_s, start_s

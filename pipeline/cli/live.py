@@ -1,11 +1,24 @@
-"""The view of `aot ingest` on endless sources: a line when something happens, one now and then."""
+"""Endless sources on the command line: `aot up`, and the view that `aot ingest` has of them too.
+
+A line when something happens, and one now and then.
+"""
 
 import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cli.output import hms, megabytes, note, one_line, print_json, to_plain
+import typer
+
+from pipeline.cli.output import (
+    hms,
+    megabytes,
+    note,
+    one_line,
+    print_json,
+    settings_of,
+    to_plain,
+)
 
 if TYPE_CHECKING:
     from pipeline.ingest.request import IngestRequest
@@ -15,15 +28,32 @@ if TYPE_CHECKING:
 EVERY_S = 10.0
 
 
-def watch_live(settings: "Settings", requests: Sequence["IngestRequest"], as_json: bool) -> int:
-    """Ingest until interrupted; 1 when a source failed for good."""
+def up(
+    context: typer.Context,
+    as_json: bool = typer.Option(False, "--json", help="One line of JSON per stream at the end."),
+) -> int:
+    """Keep every stream that the settings name under `streams:`, until interrupted."""
+    from pipeline.ingest.live import named_streams
+
+    settings = settings_of(context)
+    return watch_live(settings, named_streams(settings), as_json, keep=True)
+
+
+def watch_live(
+    settings: "Settings",
+    requests: Sequence["IngestRequest"],
+    as_json: bool,
+    *,
+    keep: bool = False,
+) -> int:
+    """Ingest until interrupted; 1 when a source failed for good, which a kept one does not."""
     from pipeline.ingest.live import LiveEnd, ingest_live
 
     last: dict[str, LiveProgress] = {}
     told_s: dict[str, float] = {}
     failed: dict[str, Exception] = {}
     try:
-        for news in ingest_live(settings, requests, stop=threading.Event()):
+        for news in ingest_live(settings, requests, stop=threading.Event(), keep=keep):
             if isinstance(news, LiveEnd):
                 if news.error is not None:
                     failed[news.stream_id] = news.error

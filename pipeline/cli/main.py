@@ -11,7 +11,7 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import ask, bench, clips, doctor, ingest, store, streams
+from pipeline.cli import ask, bench, clips, doctor, ingest, live, store, streams
 from pipeline.cli.arguments import EVERYWHERE, arrange
 from pipeline.cli.output import Common, one_line, print_json, warn_of_variables
 from pipeline.values.errors import KINDS, kind_of
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Video streams in; compressed visual tokens kept; questions answered from them.",
 )
-for command in (doctor.doctor, doctor.config, doctor.demo, ingest.ingest, ask.ask):
+for command in (doctor.doctor, doctor.config, doctor.demo, ingest.ingest, live.up, ask.ask):
     app.command(epilog=EVERYWHERE)(command)
 for name, group in (
     ("streams", streams.app),

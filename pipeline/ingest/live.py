@@ -7,13 +7,14 @@ session that fails ends by itself, the others go on. Stopping commits what is op
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.ingest.identity import known_info
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
-from pipeline.settings import Settings
+from pipeline.settings import Settings, stream_url
 from pipeline.store import open_store
 from pipeline.values.errors import InvalidQuery
 from workers.decode.policy import is_network_url
@@ -26,11 +27,14 @@ from workers.live.stillness import StillnessRule
 from workers.push import Pusher
 from workers.redact import show_url
 from workers.seams import WorkerInfo
+from workers.types import VideoSource
 
 logger = logging.getLogger(__name__)
 
 STOP_S = 10.0
-"""How long sessions may take to commit what is open."""
+"""How long sessions may take, all together, to commit what is open."""
+KEEP_WAIT_S = 30.0
+"""Before a kept stream that failed is begun again."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +60,48 @@ def are_live(requests: Sequence[IngestRequest]) -> bool:
     return all(live) and bool(live)
 
 
+def named_streams(settings: Settings) -> list[IngestRequest]:
+    """What the settings' `streams` ask for.
+
+    Raises:
+        InvalidQuery: there are none, or one is a file.
+        InvalidSettings: a URL's variable is not set.
+    """
+    requests = [
+        IngestRequest(
+            VideoSource(stream_url(stream), stream.name, stream.fps or settings.ingest.fps),
+            zone=settings.ingest.zone,
+            hold_still=stream.hold_still,
+        )
+        for stream in settings.streams
+    ]
+    if not requests:
+        raise InvalidQuery("the settings name no streams; list them: streams: [{name, url}]")
+    for request in requests:
+        if not is_network_url(request.source.url):
+            raise InvalidQuery(
+                f"stream {request.source.stream_id} is a file; `aot ingest` takes files"
+            )
+    return requests
+
+
 def ingest_live(
-    settings: Settings, requests: Sequence[IngestRequest], *, stop: threading.Event
+    settings: Settings,
+    requests: Sequence[IngestRequest],
+    *,
+    stop: threading.Event,
+    keep: bool = False,
 ) -> Iterator[LiveProgress | LiveEnd]:
     """Bring endless sources in until `stop` is set; progress as it comes, ends as they happen.
+
+    `keep`: a stream that fails is told as such, and begun again after a wait.
 
     Raises:
         ModelError, StoreError: what no source can do without.
     """
     job = IngestJob.of(settings)
     with InlinePusher(job.compress) as pusher:
-        yield from _run_all(job, requests, pusher, pusher.info, stop)
+        yield from _run_all(job, requests, pusher, pusher.info, stop, keep)
 
 
 def _run_all(
@@ -75,11 +110,14 @@ def _run_all(
     pusher: Pusher,
     info: WorkerInfo,
     stop: threading.Event,
+    keep: bool,
 ) -> Iterator[LiveProgress | LiveEnd]:
     news: queue.SimpleQueue[LiveProgress | LiveEnd] = queue.SimpleQueue()
     threads = [
         threading.Thread(
-            target=_run_one, args=(job, request, pusher, info, stop, news.put), daemon=True
+            target=_run_kept if keep else _run_one,
+            args=(job, request, pusher, info, stop, news.put),
+            daemon=True,
         )
         for request in requests
     ]
@@ -93,8 +131,32 @@ def _run_all(
             yield value
     finally:
         stop.set()
+        until_s = time.monotonic() + STOP_S
         for thread in threads:
-            thread.join(STOP_S)
+            thread.join(max(0.0, until_s - time.monotonic()))
+
+
+def _run_kept(
+    job: IngestJob,
+    request: IngestRequest,
+    pusher: Pusher,
+    info: WorkerInfo,
+    stop: threading.Event,
+    tell: Callable[[LiveProgress | LiveEnd], None],
+) -> None:
+    def hear(value: LiveProgress | LiveEnd) -> None:
+        ends.append(value) if isinstance(value, LiveEnd) else tell(value)
+
+    while True:
+        ends: list[LiveEnd] = []
+        _run_one(job, request, pusher, info, stop, hear)
+        error = ends[0].error
+        if error is not None:
+            why = f"{type(error).__name__}: {error}"
+            tell(LiveProgress(request.source.stream_id, state="failed", outage=why))
+        if error is None or stop.wait(KEEP_WAIT_S):
+            tell(ends[0])
+            return
 
 
 def _run_one(
@@ -111,7 +173,7 @@ def _run_one(
         sink = replace(job.sink(request, info), path=None).open()
         try:
             source = open_source(job.settings, request, stop)
-            live = live_settings(job.settings)
+            live = live_settings(job.settings, request)
             for progress in run_live_session(
                 request.source, live, info, pusher, sink, source, stop=stop
             ):
@@ -134,9 +196,10 @@ def _as_begun(job: IngestJob, request: IngestRequest) -> IngestRequest:
     return replace(request, source=replace(source, wall_start_s=known.wall_start_s))
 
 
-def live_settings(settings: Settings) -> LiveSettings:
-    """What sessions decide by themselves."""
-    return LiveSettings(stillness=StillnessRule() if settings.live.hold_still else None)
+def live_settings(settings: Settings, request: IngestRequest) -> LiveSettings:
+    """What a session decides by itself."""
+    hold = settings.live.hold_still if request.hold_still is None else request.hold_still
+    return LiveSettings(stillness=StillnessRule() if hold else None)
 
 
 def open_source(settings: Settings, request: IngestRequest, stop: threading.Event) -> LiveSource:
@@ -151,4 +214,4 @@ def open_source(settings: Settings, request: IngestRequest, stop: threading.Even
         open_timeout_s=live.open_timeout_s,
         memory_bytes=live.decoder_memory_mb << 20,
     )
-    return LiveSource(lambda: DecoderProcess(wanted, stall_s=live.stall_s), stop=stop)
+    return LiveSource(lambda: DecoderProcess(wanted, stall_s=live.stall_s, stop=stop), stop=stop)

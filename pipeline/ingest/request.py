@@ -35,6 +35,8 @@ class IngestRequest:
     """Have this video instead of what is stored under its stream id."""
     zone: str | None = None
     """In which wall times of the stream are told."""
+    hold_still: bool | None = None
+    """Of an endless source: whether frames that show nothing new are held; None as the settings."""
 
 
 def find_videos(path: str, *, recursive: bool = False) -> list[str]:

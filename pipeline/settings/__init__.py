@@ -5,19 +5,22 @@ the reduction knows, `logs` sends lines where and how they say. The one place th
 environment.
 """
 
-from pipeline.settings.groups import DEFAULT_MODEL, Settings
+from pipeline.settings.groups import DEFAULT_MODEL, Settings, StreamSettings
 from pipeline.settings.sources import (
     explain,
     load_settings,
     nearest_variable,
+    stream_url,
     unknown_variables,
 )
 
 __all__ = [
     "DEFAULT_MODEL",
     "Settings",
+    "StreamSettings",
     "explain",
     "load_settings",
     "nearest_variable",
+    "stream_url",
     "unknown_variables",
 ]

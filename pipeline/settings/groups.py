@@ -26,6 +26,7 @@ from pipeline.store import StoreConfig
 from pipeline.values.errors import InvalidQuery, InvalidSettings
 from pipeline.values.times import parse_duration, parse_zone
 from workers.redact import redact_url
+from workers.types import STREAM_ID
 
 if TYPE_CHECKING:
     from workers.answer import AnswerSettings
@@ -112,6 +113,34 @@ class LiveSourceSettings(_Group):
         for network in networks:
             ipaddress.ip_network(network)
         return networks
+
+
+class StreamSettings(_Group):
+    """One endless source that `aot up` keeps."""
+
+    name: str
+    """The stream's id."""
+    url: str | None = None
+    """Without credentials."""
+    url_env: str | None = None
+    """The variable that holds the URL instead, credentials and all."""
+    fps: float | None = Field(default=None, gt=0, le=240)
+    """Null takes `ingest.fps`."""
+    hold_still: bool | None = None
+    """Null takes `live.hold_still`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "StreamSettings":
+        if not STREAM_ID.fullmatch(self.name):
+            raise ValueError("a stream's name must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError(f"stream {self.name}: expected either url or url_env")
+        if self.url is not None and redact_url(self.url) != self.url:
+            raise ValueError(
+                f"stream {self.name}: its url holds what may be a secret; put the URL into the "
+                "environment and name the variable: url_env"
+            )
+        return self
 
 
 class StoreSettings(_Group):
@@ -257,11 +286,20 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     ingest: IngestSettings = IngestSettings()
     live: LiveSourceSettings = LiveSourceSettings()
+    streams: tuple[StreamSettings, ...] = ()
     store: StoreSettings = StoreSettings()
     retention: RetentionSettings = RetentionSettings()
     ray: RaySettings = RaySettings()
     ask: AskSettings = AskSettings()
     log: LogSettings = LogSettings()
+
+    @field_validator("streams")
+    @classmethod
+    def _check_streams(cls, streams: tuple[StreamSettings, ...]) -> tuple[StreamSettings, ...]:
+        names = [stream.name for stream in streams]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"got the stream {twice[0]} twice, expected each name once")
+        return streams
 
     @classmethod
     def settings_customise_sources(

@@ -17,7 +17,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from pipeline.settings.check import check_reducer
-from pipeline.settings.groups import ENV_PREFIX, Settings
+from pipeline.settings.groups import ENV_PREFIX, Settings, StreamSettings
 from pipeline.values.errors import InvalidSettings
 from workers.redact import HIDDEN, redact_text, redact_url
 
@@ -62,6 +62,20 @@ def explain(
     for name, value in _flat(load_settings(path, overrides, strict=False).model_dump()):
         origins = [origin for origin, values in layers.items() if _has(values, name)]
         yield name, _shown(value), origins[-1] if origins else "default"
+
+
+def stream_url(stream: StreamSettings) -> str:
+    """Where a stream comes from, credentials and all: never to be shown.
+
+    Raises:
+        InvalidSettings: the variable that should hold it is not set.
+    """
+    url = stream.url if stream.url_env is None else os.environ.get(stream.url_env)
+    if not url:
+        raise InvalidSettings(
+            f"stream {stream.name}: the variable {stream.url_env} is not set; it holds the URL"
+        )
+    return url
 
 
 def unknown_variables() -> list[str]:
@@ -205,6 +219,10 @@ def _shown(value: Any) -> Any:
         return HIDDEN
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_shown(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _shown(one) for key, one in value.items()}
     return redact_url(value) if isinstance(value, str) else value
 
 

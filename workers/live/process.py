@@ -21,6 +21,7 @@ from workers.decode.live import Pace, Picture
 from workers.errors import SourceCrashed, SourceError, SourceStalled
 from workers.live.child import Request
 from workers.live.wire import Beat, Ended, Message, Opened, Started, WireError, read_message
+from workers.seams import StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ START_S = 60.0
 EXIT_WAIT_S = 5.0
 """How long a process that closed its pipe may take to be gone."""
 KILL_WAIT_S = 5.0
+STOP_LOOK_S = 1.0
+"""How often a wait for a message looks whether it was asked to stop."""
 STDERR_BYTES = 2000
 
 
@@ -41,11 +44,13 @@ class DecoderProcess:
         SourceStalled: no picture was decoded for `stall_s`.
         SourceCrashed: the process died, or said what it must not.
         SourceError: what the process could say itself: refused, unreachable, no video in it.
-    The iterator just ends where the source closed the connection.
+    The iterator just ends where the source closed the connection, and soon after `stop` is set.
     """
 
-    def __init__(self, request: Request, *, stall_s: float = 20.0) -> None:
-        self._request, self._stall_s = request, stall_s
+    def __init__(
+        self, request: Request, *, stall_s: float = 20.0, stop: StopSignal | None = None
+    ) -> None:
+        self._request, self._stall_s, self._stop = request, stall_s, stop
         self._messages: queue.Queue[Message | WireError | None] = queue.Queue(maxsize=2)
         self._decoded = -1
         self.opened: Opened | None = None
@@ -104,6 +109,8 @@ class DecoderProcess:
         until_s = time.monotonic() + START_S
         while True:
             message = self._next(until_s)
+            if message is None:
+                return
             if isinstance(message, Ended):
                 if message.code is None:
                     return
@@ -122,13 +129,21 @@ class DecoderProcess:
                     self._decoded = message.decoded
                     until_s = time.monotonic() + self._stall_s
 
-    def _next(self, until_s: float) -> Message:
-        try:
-            message = self._messages.get(timeout=max(0.0, until_s - time.monotonic()))
-        except queue.Empty:
-            raise SourceStalled(
-                f"{self._request.shown}: no picture for {self._stall_s:.0f} s; it is opened again"
-            ) from None
+    def _next(self, until_s: float) -> Message | None:
+        """The next message; None once `stop` is set."""
+        while True:
+            if self._stop is not None and self._stop.is_set():
+                return None
+            left_s = max(0.0, until_s - time.monotonic())
+            try:
+                message = self._messages.get(timeout=min(left_s, STOP_LOOK_S))
+                break
+            except queue.Empty:
+                if left_s <= STOP_LOOK_S:
+                    raise SourceStalled(
+                        f"{self._request.shown}: no picture for {self._stall_s:.0f} s; it is "
+                        "opened again"
+                    ) from None
         if isinstance(message, WireError) or message is None:
             raise self._crashed(message)
         _allow_cpu(self.pid)

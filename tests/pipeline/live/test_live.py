@@ -1,20 +1,28 @@
 """A camera on loopback, the bundled model, a real store: asked about while it runs, and killed."""
 
+import configparser
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.camera import encode_units
 from bench.rtsp_server import CameraServer, Recording
 from pipeline import Pipeline
+from pipeline.ingest.live import LiveEnd, ingest_live, named_streams
+from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
+from pipeline.store.embedded import stop_embedded
+from pipeline.values.errors import InvalidQuery, InvalidSettings
 from tests.videos import draw_frame
+from workers.types import VideoSource
 
 ROOT = Path(__file__).parents[3]
 FPS = 10
@@ -43,8 +51,6 @@ def config(tmp_path):
         "ray: {enabled: false}\n"
     )
     yield path
-    from pipeline.store.embedded import stop_embedded
-
     stop_embedded(tmp_path / "store")
 
 
@@ -102,3 +108,104 @@ def test_a_camera_is_asked_about_while_it_runs_and_goes_on_after_a_kill(camera, 
         assert all(after.start_s > before.end_s - 0.2 for before, after in pairwise(spans))
         assert "restart" in {gap.reason for gap in gaps}
         assert store.verify("cam").ok
+
+
+STREAMS = """
+streams:
+  - {name: front, url_env: FRONT_URL, fps: 2, hold_still: true}
+  - {name: yard, url: 'rtsp://cameras.example/yard'}
+"""
+
+
+def load(tmp_path, text):
+    path = tmp_path / "cameras.yaml"
+    path.write_text(text)
+    return load_settings(path)
+
+
+def test_named_streams_are_what_the_settings_and_the_environment_say(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRONT_URL", "rtsp://me:secret@10.0.0.5/live")
+
+    front, yard = named_streams(load(tmp_path, STREAMS))
+
+    assert front.source == VideoSource("rtsp://me:secret@10.0.0.5/live", "front", 2.0)
+    assert front.hold_still is True
+    assert (yard.source.fps, yard.hold_still) == (1.0, None)
+
+
+def test_named_streams_whose_variable_is_not_set_are_an_error_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("FRONT_URL", raising=False)
+
+    with pytest.raises(InvalidSettings, match="FRONT_URL"):
+        named_streams(load(tmp_path, STREAMS))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("streams: [{name: a, url: 'rtsp://me:hunter2@h/x'}]", "url_env"),
+        ("streams: [{name: a, url: 'rtsp://h/x?token=hunter2'}]", "url_env"),
+        ("streams: [{name: a}]", "either url or url_env"),
+        ("streams: [{name: a/b, url: 'rtsp://h/x'}]", "1 to 64"),
+        ("streams: [{name: a, url: 'rtsp://h/x'}, {name: a, url: 'rtsp://h/y'}]", "twice"),
+    ],
+)
+def test_streams_that_cannot_be_are_refused_without_showing_a_secret(tmp_path, text, said):
+    with pytest.raises(InvalidSettings, match=said) as caught:
+        load(tmp_path, text)
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{}", "streams: [{name: a, url: lecture.mp4}]"])
+def test_nothing_to_keep_is_an_error(tmp_path, text):
+    with pytest.raises(InvalidQuery):
+        named_streams(load(tmp_path, text))
+
+
+def test_a_stream_that_fails_is_begun_again_while_the_others_go_on(camera, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.ingest.live.KEEP_WAIT_S", 0.2)
+    settings = load_settings(
+        None,
+        {
+            "model": {"id": str(ROOT / "demo/weights")},
+            "store": {"url": f"embedded://{tmp_path}/store"},
+            "live": {"networks": ("127.0.0.0/8",)},
+            "streams": (
+                {"name": "good", "url": camera.url, "fps": 4.0},
+                {"name": "refused", "url": "rtsp://10.1.2.3/x"},
+            ),
+        },
+    )
+    stop, failed, ends = threading.Event(), 0, []
+    encoded = 0
+    try:
+        for news in ingest_live(settings, named_streams(settings), stop=stop, keep=True):
+            if isinstance(news, LiveEnd):
+                ends.append(news)
+            elif news.stream_id == "good":
+                encoded = max(encoded, news.encoded)
+            else:
+                failed += news.state == "failed"
+                assert news.outage is None or "allow-net" in news.outage
+            if failed >= 2 and encoded >= 4:
+                stop.set()
+    finally:
+        stop.set()
+        stop_embedded(tmp_path / "store")
+
+    assert {end.stream_id for end in ends} == {"good", "refused"}
+
+
+def test_what_is_deployed_can_be_read(monkeypatch):
+    monkeypatch.setenv("CAMERA_FRONT_URL", "rtsp://me:secret@10.0.0.5/live")
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.read(ROOT / "deploy/aot.service")
+    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+
+    requests = named_streams(load_settings(ROOT / "deploy/cameras.yaml"))
+
+    assert [request.source.stream_id for request in requests] == ["front", "yard"]
+    assert unit["Service"]["ExecStart"].endswith("aot --config /etc/aot/cameras.yaml up")
+    assert compose["services"]["aot"]["command"] == ["--config", "/etc/aot/cameras.yaml", "up"]
+    assert "noeviction" in compose["services"]["valkey"]["command"]
