@@ -167,8 +167,6 @@ class LiveSource:
                 self._connection = None
             failures = 0 if pictures else failures + 1
             self._count(bool(pictures))
-            if self._is_stopped():
-                return
             yield Outage(reason, text, failures)
             self._sleep(self._backoff.wait_s(max(1, failures), self._rng))
 

@@ -76,7 +76,7 @@ def test_what_trying_again_cannot_mend_is_raised():
 def test_tries_are_counted():
     source, _ = run((0, SourceUnreachable("u")), (0, SourceUnreachable("u")), (3, None))
 
-    assert (source.tally.connections, source.tally.failures, source.tally.shed) == (1, 3, 4)
+    assert (source.tally.connections, source.tally.failures, source.tally.shed) == (1, 3, 8)
 
 
 def test_failures_in_a_row_end_with_a_picture():
