@@ -1,6 +1,8 @@
 """Fixtures for all tests: the folder of recorded outputs and footage, seeds; the rotation."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ if not torch.cuda.is_available():
     # Triton reads it where a kernel is defined: from here on they run on a CPU, interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+PACKAGES = ("aot", "workers", "pipeline", "bench", "demo")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -46,3 +49,12 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that a test runs sets up logging for the whole process: not for the next test."""
+    levels = {name: logging.getLogger(name).level for name in PACKAGES}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
