@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -22,7 +23,8 @@ SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 def iter_groups() -> Iterator[tuple[str, type[BaseModel]]]:
     """Groups of the settings by the name they have in a file."""
     for name, field in Settings.model_fields.items():
-        yield name, type(field.default)
+        listed = get_args(field.annotation)  # `streams` is a list of groups
+        yield name, listed[0] if listed else type(field.default)
 
 
 def write_table(name: str, group: type[BaseModel]) -> str:
@@ -50,6 +52,8 @@ def read_meanings(group: type[BaseModel]) -> dict[str, str]:
 
 def _show_default(info: FieldInfo) -> str:
     default = info.default
+    if info.is_required():
+        return "required"
     if default is None or isinstance(default, bool):
         return {None: "null", True: "true", False: "false"}[default]
     return str(list(default) if isinstance(default, tuple) else default)
