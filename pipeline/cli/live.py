@@ -71,7 +71,17 @@ def watch_live(
             print_json(to_plain(progress)) if as_json else print(_line(progress))
     if len(requests) == 1 and failed:
         raise next(iter(failed.values()))
+    if failed and len(requests) == 1:
+        raise next(iter(failed.values()))
     return 1 if failed else 0
+
+
+def _tell_end(stream_id: str, error: Exception, as_json: bool) -> None:
+    """Why one of several ended; of an only one the command tells it, as it does of any error."""
+    code, message = type(error).__name__, one_line(error)
+    note(f"{stream_id}: {code}: {message}")
+    if as_json:
+        print_json({"stream_id": stream_id, "error": {"code": code, "message": message}})
 
 
 def _line(progress: "LiveProgress") -> str:
