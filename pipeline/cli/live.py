@@ -57,8 +57,8 @@ def watch_live(
             if isinstance(news, LiveEnd):
                 if news.error is not None:
                     failed[news.stream_id] = news.error
-                if news.error is not None and len(requests) > 1:
-                    note(f"{news.stream_id}: {type(news.error).__name__}: {one_line(news.error)}")
+                    if len(requests) > 1:
+                        _tell_end(news.stream_id, news.error, as_json)
                 continue
             before = last.get(news.stream_id)
             last[news.stream_id] = news
@@ -69,8 +69,6 @@ def watch_live(
     finally:
         for progress in last.values():
             print_json(to_plain(progress)) if as_json else print(_line(progress))
-    if len(requests) == 1 and failed:
-        raise next(iter(failed.values()))
     if failed and len(requests) == 1:
         raise next(iter(failed.values()))
     return 1 if failed else 0
