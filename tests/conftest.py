@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,9 +51,7 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
+def _no_level_of_another_test() -> None:
     """A command that a test runs sets up logging for the whole process: not for the next test."""
-    levels = {name: logging.getLogger(name).level for name in PACKAGES}
-    yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(logging.NOTSET)

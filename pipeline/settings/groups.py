@@ -25,8 +25,8 @@ from pipeline.retention import RetentionRules
 from pipeline.store import StoreConfig
 from pipeline.values.errors import InvalidQuery, InvalidSettings
 from pipeline.values.times import parse_duration, parse_zone
+from workers.names import STREAM_ID
 from workers.redact import redact_url
-from workers.types import STREAM_ID
 
 if TYPE_CHECKING:
     from workers.answer import AnswerSettings
