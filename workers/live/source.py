@@ -165,6 +165,8 @@ class LiveSource:
                 reason, text = _REASONS[type(error)], str(error)
             finally:
                 self._connection = None
+            if self._is_stopped():
+                return  # the connection ended because it was told to
             failures = 0 if pictures else failures + 1
             self._count(bool(pictures))
             yield Outage(reason, text, failures)

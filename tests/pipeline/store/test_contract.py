@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.store.arrow import encode_clip
+from pipeline.store.memory import MemoryStore
 from pipeline.store.repair import repair
 from pipeline.values.errors import (
     Conflict,
@@ -147,6 +148,23 @@ def test_skip_leaves_out_what_cannot_be_read_and_says_so(store, lease, make_clip
     caplog.set_level("INFO", logger="pipeline.store")
     assert [clip.index for clip in store.iter_clips(spans, on_corrupt="skip")] == [0]
     assert "lobby clip 5 was removed meanwhile" in caplog.text  # the index has no row of it
+
+
+def lose_value(store, span):
+    """What a crash of the store leaves: a row of the index whose value is gone."""
+    if isinstance(store, MemoryStore):
+        del store._streams[span.stream_id].values[span.epoch, span.index]
+    else:
+        store._client.delete(store._keys.clip(span.stream_id, span.epoch, span.index))
+
+
+def test_skip_tells_of_a_value_that_is_lost(store, lease, make_clip, caplog):
+    spans = [put(store, make_clip(index), lease) for index in range(3)]
+    lose_value(store, spans[1])
+    assert [clip.index for clip in store.iter_clips(spans, on_corrupt="skip")] == [0, 2]
+    [told] = [record for record in caplog.records if record.name.startswith("pipeline.store")]
+    assert told.levelname == "WARNING"
+    assert "lobby clip 1 left out" in told.getMessage()
 
 
 def test_two_iterations_at_the_same_time(store, lease, make_clip):

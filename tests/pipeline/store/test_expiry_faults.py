@@ -1,9 +1,9 @@
 """Removing a range from a real server through kills, and while it takes no more data."""
 
 import random
+import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,14 +13,28 @@ from pipeline.values.types import StreamTotals
 
 CLIPS = 400
 REMOVE = """
-import sys
+import os, signal, sys
+from redis.client import Pipeline
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.redis import expiry
-expiry.PAGE = 3
-with open_store(StoreConfig(sys.argv[1])) as store:
-    print("ready", flush=True)
-    store.delete_range("lobby", None, float(sys.argv[2]))
+
+url, end_s, kill_at, sends_it = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+expiry.PAGE, execute, count = 3, Pipeline.execute, 0
+
+def execute_or_die(self, *args, **options):
+    global count
+    count += 1
+    if count == kill_at:
+        if sends_it:
+            execute(self, *args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return execute(self, *args, **options)
+
+Pipeline.execute = execute_or_die
+with open_store(StoreConfig(url)) as store:
+    store.delete_range("lobby", None, end_s)
 """
+"""Kills itself at its n-th transaction: before it is sent, or behind it."""
 
 
 def fill(store, info, make_clip, count):
@@ -49,23 +63,18 @@ def assert_whole(store, client, given):
 
 
 def test_a_removal_that_is_killed_at_seeded_points_leaves_nothing_half(serve, info, make_clip):
-    server, rng, seen = serve(), random.Random(11), set()
+    server, rng, seen = serve(), random.Random(11), []
     with open_store(StoreConfig(server.url)) as store:
         fill(store, info, make_clip, CLIPS)
         given = store.list_spans("lobby")
-        for _ in range(6):
-            remover = subprocess.Popen(
-                [sys.executable, "-c", REMOVE, server.url, str(4.0 * CLIPS)],
-                stdout=subprocess.PIPE,
-            )
-            assert remover.stdout is not None
-            remover.stdout.readline()
-            time.sleep(rng.uniform(0.0, 0.05))
-            remover.kill()
-            remover.wait(timeout=10)
-            remover.stdout.close()
-            seen.add(len(assert_whole(store, server.client(), given)))
-        assert seen - {0, CLIPS}  # at least one kill fell into the middle
+        for turn in range(6):
+            kill_at, sends_it = rng.randint(1, CLIPS // 3 // 6), turn % 2
+            arguments = [server.url, str(4.0 * CLIPS), str(kill_at), str(sends_it)]
+            remover = subprocess.run([sys.executable, "-c", REMOVE, *arguments], check=False)
+            assert remover.returncode == -signal.SIGKILL
+            seen.append(len(assert_whole(store, server.client(), given)))
+        assert seen == sorted(seen)
+        assert len(set(seen) - {0, CLIPS}) >= 2  # kills did fall into the middle
         store.delete_range("lobby")
         assert len(assert_whole(store, server.client(), given)) == CLIPS
 

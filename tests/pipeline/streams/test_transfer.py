@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 from pipeline.ask.run import Question, ask
 from pipeline.ingest.lease import holder_text
@@ -182,15 +183,22 @@ def flip(path, place):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("place", [0.3, 0.5])
-def test_a_changed_export_is_refused(exported, elsewhere, place):
-    flip(exported, place)
+@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("column", ["tokens", "mass"])
+def test_a_changed_value_of_an_export_is_refused(opened, exported, elsewhere, which, column):
+    clip = opened.get_clip(opened.list_spans("walk")[which])
+    values = getattr(clip.tokens, column).contiguous().view(torch.uint8).numpy().tobytes()
+    data = bytearray(exported.read_bytes())
+    at = data.find(values)
+    assert at > 0
+    data[at + len(values) // 2] ^= 0x10
+    exported.write_bytes(data)
     with pytest.raises(CorruptValue):
         import_stream(elsewhere, "walk", exported)
     assert elsewhere.get_lease("walk") is None
 
 
-@pytest.mark.parametrize("place", [0.6, 0.9, 0.92, 0.94, 0.96, 0.98])
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.6, 0.7, 0.9, 0.92, 0.94, 0.96, 0.98])
 def test_a_change_of_a_byte_that_may_mean_nothing_is_refused_or_changes_nothing(
     opened, exported, elsewhere, place
 ):

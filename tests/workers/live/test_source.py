@@ -76,7 +76,7 @@ def test_what_trying_again_cannot_mend_is_raised():
 def test_tries_are_counted():
     source, _ = run((0, SourceUnreachable("u")), (0, SourceUnreachable("u")), (3, None))
 
-    assert (source.tally.connections, source.tally.failures, source.tally.shed) == (1, 3, 8)
+    assert (source.tally.connections, source.tally.failures, source.tally.shed) == (1, 2, 8)
 
 
 def test_failures_in_a_row_end_with_a_picture():
@@ -84,7 +84,7 @@ def test_failures_in_a_row_end_with_a_picture():
 
     _, events = run(failed, failed, (1, None), failed)
 
-    assert [e.failures for e in events if isinstance(e, Outage)] == [1, 2, 0, 1, 2]
+    assert [e.failures for e in events if isinstance(e, Outage)] == [1, 2, 0, 1]
 
 
 def test_waits_double_up_to_the_longest():
@@ -93,3 +93,11 @@ def test_waits_double_up_to_the_longest():
     for failures in range(1, 2000):
         whole_s = min(30.0, 2.0 ** min(failures - 1, 10))
         assert whole_s / 2 <= backoff.wait_s(failures, rng) <= whole_s
+
+
+def test_a_connection_that_ends_because_it_was_told_to_is_no_outage():
+    scripted = Scripted((2, None))
+    source = LiveSource(scripted.connect, backoff=QUICK, stop=scripted.stop, seed=0)
+
+    assert list(source.events()) == []
+    assert (source.tally.connections, source.tally.failures) == (0, 0)
