@@ -17,7 +17,8 @@ from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings, stream_url
 from pipeline.store import open_store
 from pipeline.values.errors import InvalidQuery
-from workers.decode.policy import is_network_url
+from workers.decode.policy import SourcePolicy, check_url, is_network_url
+from workers.errors import SourceError
 from workers.live.child import Request
 from workers.live.process import DecoderProcess
 from workers.live.push import InlinePusher
@@ -94,14 +95,33 @@ def ingest_live(
 ) -> Iterator[LiveProgress | LiveEnd]:
     """Bring endless sources in until `stop` is set; progress as it comes, ends as they happen.
 
-    `keep`: a stream that fails is told as such, and begun again after a wait.
+    `keep`: a stream that fails is told as such, and begun again after a wait. One that is not kept
+    ends at once where its URL is refused or its host has no address: a name that nobody knows is
+    a name mistyped, while a camera that is known and away is waited for.
 
     Raises:
         ModelError, StoreError: what no source can do without.
     """
+    ends = [] if keep else [_check_source(settings, request) for request in requests]
+    refused = [end for end in ends if end.error is not None]
+    yield from refused
+    names = {end.stream_id for end in refused}
+    wanted = [request for request in requests if request.source.stream_id not in names]
+    if not wanted:
+        return
     job = IngestJob.of(settings)
     with InlinePusher(job.compress) as pusher:
-        yield from _run_all(job, requests, pusher, pusher.info, stop, keep)
+        yield from _run_all(job, wanted, pusher, pusher.info, stop, keep)
+
+
+def _check_source(settings: Settings, request: IngestRequest) -> LiveEnd:
+    source = request.source
+    policy = SourcePolicy(settings.live.networks)
+    try:
+        check_url(source.url, policy, shown=show_url(source.url))
+    except SourceError as error:
+        return LiveEnd(source.stream_id, error)
+    return LiveEnd(source.stream_id)
 
 
 def _run_all(
