@@ -186,7 +186,7 @@ def prune_clips(
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Apply the settings' retention rules now: sessions do so by themselves while they run."""
-    from pipeline.retention import prune
+    from pipeline.store.retention import prune
     from pipeline.values.errors import InvalidSettings
 
     rules = settings_of(context).retention_rules()

@@ -65,7 +65,7 @@ def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--
 @app.command()
 def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Everything known of one stream."""
-    from pipeline.retention import oldest_wall_s
+    from pipeline.store.retention import oldest_wall_s
     from pipeline.streams.views import gaps_by_reason, view_stream
 
     rules = settings_of(context).retention_rules()

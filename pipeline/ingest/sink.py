@@ -18,8 +18,8 @@ from pipeline.ingest.identity import (
     require_same_source,
 )
 from pipeline.ingest.lease import new_writer, take_lease
-from pipeline.retention import Retention, RetentionRules
 from pipeline.store import ClipStore, StoreConfig, open_store
+from pipeline.store.retention import Retention, RetentionRules
 from pipeline.values.errors import StoreUnavailable
 from pipeline.values.types import Gap, Lease, StreamInfo, StreamStatus
 from workers.seams import SessionReport

@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.retention import RetentionRules
 from pipeline.store import StoreConfig
+from pipeline.store.retention import RetentionRules
 from pipeline.values.errors import InvalidQuery, InvalidSettings
 from pipeline.values.times import parse_duration, parse_zone
 from workers.names import STREAM_ID

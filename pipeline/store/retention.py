@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pipeline.store import ClipStore
+from pipeline.store.base import ClipStore
 from pipeline.values.errors import InvalidSettings, LeaseHeld, PipelineError, UnknownStream
 from pipeline.values.types import ClipSpan, DeletedCounts, StreamInfo, StreamOverview
 

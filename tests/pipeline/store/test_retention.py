@@ -6,7 +6,9 @@ import time
 import pytest
 
 from pipeline.ingest.sink import StoreSinkFactory
-from pipeline.retention import (
+from pipeline.settings import load_settings
+from pipeline.store import open_store
+from pipeline.store.retention import (
     EVERY_S,
     SHARED,
     Retention,
@@ -15,23 +17,14 @@ from pipeline.retention import (
     prune,
     prune_stream,
 )
-from pipeline.settings import load_settings
-from pipeline.store import open_store
 from pipeline.values.errors import InvalidSettings
 from pipeline.values.types import Gap
-from tests.pipeline.store.conftest import (  # noqa: F401
-    embedded_folder,
-    info,
-    make_clip,
-    serve,
-    store,
-)
 
 DAY_S = 86_400.0
 
 
 @pytest.fixture
-def write(store, info, make_clip):  # noqa: F811
+def write(store, info, make_clip):
     """`write("lobby", count, wall_start_s)`: a stream of so many clips of 4 s."""
 
     def write_stream(name, count, wall_start_s=None):
@@ -47,11 +40,11 @@ def write(store, info, make_clip):  # noqa: F811
     return write_stream
 
 
-def left(store, name):  # noqa: F811
+def left(store, name):
     return [span.index for span in store.list_spans(name)]
 
 
-def test_what_is_older_than_the_rule_goes(store, write):  # noqa: F811
+def test_what_is_older_than_the_rule_goes(store, write):
     write("lobby", 10, wall_start_s=1000.0)
     removed = prune_stream(store, "lobby", RetentionRules(max_age_s=20.0), now_s=1040.0)
     assert removed.clips == 5
@@ -59,13 +52,13 @@ def test_what_is_older_than_the_rule_goes(store, write):  # noqa: F811
     assert oldest_wall_s(store, "lobby") == 1020.0
 
 
-def test_a_clip_goes_only_when_all_of_it_is_too_old(store, write):  # noqa: F811
+def test_a_clip_goes_only_when_all_of_it_is_too_old(store, write):
     write("lobby", 3, wall_start_s=1000.0)
     prune_stream(store, "lobby", RetentionRules(max_age_s=10.0), now_s=1017.9)
     assert left(store, "lobby") == [1, 2]
 
 
-def test_held_stretches_grow_old_as_well(store, write):  # noqa: F811
+def test_held_stretches_grow_old_as_well(store, write):
     lease = write("lobby", 1, wall_start_s=1000.0)
     for start_s in (4.0, 64.0, 124.0):
         store.put_gap(Gap("lobby", 0, start_s, start_s + 60.0, "held"), lease)
@@ -77,14 +70,14 @@ def test_held_stretches_grow_old_as_well(store, write):  # noqa: F811
     ]
 
 
-def test_footage_without_a_wall_clock_ages_from_its_last_writing(store, write):  # noqa: F811
+def test_footage_without_a_wall_clock_ages_from_its_last_writing(store, write):
     write("lobby", 3)
     rules = RetentionRules(max_age_s=DAY_S)
     assert prune_stream(store, "lobby", rules).clips == 0
     assert prune_stream(store, "lobby", rules, now_s=time.time() + 2 * DAY_S).clips == 3
 
 
-def test_the_oldest_go_until_a_stream_is_small_enough(store, write):  # noqa: F811
+def test_the_oldest_go_until_a_stream_is_small_enough(store, write):
     write("lobby", 10)
     size_bytes = store.list_spans("lobby")[0].size_bytes
     rules = RetentionRules(max_bytes_per_stream=4 * size_bytes + 100)
@@ -94,7 +87,7 @@ def test_the_oldest_go_until_a_stream_is_small_enough(store, write):  # noqa: F8
     assert prune_stream(store, "lobby", rules).clips == 0
 
 
-def test_the_oldest_of_all_streams_go_first(store, write):  # noqa: F811
+def test_the_oldest_of_all_streams_go_first(store, write):
     write("hall", 4, wall_start_s=2000.0)
     write("lobby", 4, wall_start_s=1000.0)
     total = sum(o.totals.size_bytes for o in store.iter_overviews())
@@ -109,7 +102,7 @@ def test_the_oldest_of_all_streams_go_first(store, write):  # noqa: F811
     assert SHARED not in store.list_streams()
 
 
-def test_a_session_applies_the_rules_now_and_then_and_never_fails(store, write, caplog):  # noqa: F811
+def test_a_session_applies_the_rules_now_and_then_and_never_fails(store, write, caplog):
     write("lobby", 6, wall_start_s=1000.0)
     now = [0.0]
     rules = RetentionRules(max_age_s=3600.0)
@@ -126,7 +119,7 @@ def test_a_session_applies_the_rules_now_and_then_and_never_fails(store, write, 
     assert "retention is put off" in caplog.text
 
 
-def test_a_sink_bounds_the_stream_it_writes(serve, info, make_clip):  # noqa: F811
+def test_a_sink_bounds_the_stream_it_writes(serve, info, make_clip):
     from pipeline.store import StoreConfig
 
     config = StoreConfig(serve().url)
