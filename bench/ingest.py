@@ -30,8 +30,9 @@ from pipeline.settings import Settings, load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.embedded import start_embedded, stop_embedded
 from workers.clips import open_clips
-from workers.compress import CompressSettings, fixed_threads, reducer_for
-from workers.inline import InlineWorkers
+from workers.compress import CompressSettings, reducer_for
+from workers.compress.device import fixed_threads
+from workers.compress.inline import InlineWorkers
 from workers.models import open_vision_encoder
 from workers.session import Progress, SessionSettings, run_session
 from workers.types import VideoSource

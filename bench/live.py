@@ -38,8 +38,7 @@ from workers.decode.frame import resize
 from workers.live.push import InlinePusher
 from workers.live.session import LiveProgress, LiveSettings, run_live_session
 from workers.live.stillness import StillnessGate
-from workers.push import Push
-from workers.seams import SessionReport
+from workers.seams import Push, SessionReport
 from workers.types import CompressedClip, Cursor, PixelFormat, StreamGap, VideoSource
 
 BUNDLED = Path(__file__).parents[1] / "demo" / "weights"

@@ -22,7 +22,7 @@ from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
 from pipeline.store.embedded import stop_embedded
 from workers.clips import open_clips
-from workers.inline import InlineWorkers
+from workers.compress.inline import InlineWorkers
 from workers.models import LanguageModel, open_language_model
 from workers.reading import read_clip
 from workers.types import VideoSource

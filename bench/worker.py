@@ -21,10 +21,9 @@ import torch
 
 from bench.random_checkpoint import CheckpointSize, write_random_checkpoint
 from bench.random_tower import KEPT_LAYERS, SO400M
-from workers.accelerator.conveyor import Underway
 from workers.compress import CompressSettings, CompressWorker
-from workers.push import Push, Pushed
-from workers.seams import WorkerInfo
+from workers.compress.accelerator.conveyor import Underway
+from workers.seams import Push, Pushed, WorkerInfo
 from workers.types import Clip, CompressedClip
 
 TOWER = CheckpointSize(

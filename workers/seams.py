@@ -1,15 +1,23 @@
 """The seams of a session: what compresses clips, what keeps them, and what passes between.
 
-Four protocols and what workers and sessions say of themselves. Nothing here knows of Ray, of a
-decoder or of a store: `InlineWorkers` and `ClusterWorkers` are worker groups, a store offers
-sinks, and `run_session` is written against the protocols alone.
+Protocols and what workers and sessions say of themselves. Nothing here knows of Ray, of a decoder
+or of a store: `InlineWorkers` and `ClusterWorkers` are worker groups, a store offers sinks, and
+sessions are written against the protocols alone.
+
+Whole clips go through a `WorkerGroup`, open ones through a `Pusher`: a push is a pure function of
+frames and the clip's state, nothing is kept between pushes, so that a push may be repeated, and the
+next one may go to another worker.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from aot import AOTConfig, Grid
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from aot import AOTConfig, ClipTokens, Grid
 from workers.models.base import ModelIdentity, ReadingStyle, VisualSegment
 from workers.types import Clip, CompressedClip, Cursor, FailedClip, PixelFormat, StreamGap
 
@@ -80,6 +88,48 @@ class WorkerGroup(Protocol):
 
     def close(self) -> None:
         """Free what the group holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Push:
+    """The next frames of one clip."""
+
+    pixels: UInt8[np.ndarray, "t h w 3"]
+    state: Any = None
+    """What the push before gave; None opens a clip."""
+    last: bool = False
+    """Nothing comes behind these frames: the clip ends."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push gave."""
+
+    tokens: ClipTokens
+    """Emitted by these frames, and by the clip's end where it ended; on the host."""
+    state: Any
+    tokens_in: int
+    """Pooled tokens before the reduction."""
+    encode_s: float
+    reduce_s: float
+
+
+@runtime_checkable
+class Pusher(Protocol):
+    """Where a live session sends its frames."""
+
+    def push(self, push: Push, *, timeout_s: float) -> Pushed:
+        """Compress some frames; waits for its turn.
+
+        Raises:
+            WorkerLost: no result within `timeout_s`, or the workers are gone.
+            InvalidFeatures: the frames' features are not finite.
+        """
+        ...
+
+    def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
+        """What is left to emit of a clip that ends without another frame; on the host."""
         ...
 
 

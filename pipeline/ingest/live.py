@@ -25,9 +25,8 @@ from workers.live.push import InlinePusher
 from workers.live.session import LiveProgress, LiveSettings, run_live_session
 from workers.live.source import LiveSource
 from workers.live.stillness import StillnessRule
-from workers.push import Pusher
 from workers.redact import show_url
-from workers.seams import WorkerInfo
+from workers.seams import Pusher, WorkerInfo
 from workers.types import VideoSource
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
-from workers.inline import InlineWorkers
+from workers.compress.inline import InlineWorkers
 from workers.seams import SessionReport
 from workers.session import Progress, SessionSettings, run_session
 

@@ -31,8 +31,7 @@ from ray.exceptions import RayTaskError
 from aot import ClipTokens
 from workers.compress import CompressSettings
 from workers.errors import ModelChanged, WorkerBroken, WorkerError, WorkerLost, one_line
-from workers.push import Push, Pushed
-from workers.seams import WorkerInfo
+from workers.seams import Push, Pushed, WorkerInfo
 from workers.types import Clip, CompressedClip, FailedClip
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ import torch
 
 from workers.answer import AnswerSettings
 from workers.cluster.actors import load_again
-from workers.compress import is_device_broken
+from workers.compress.device import is_device_broken
 from workers.errors import AnswererBusy, ModelChanged, WorkerLost
 from workers.models import LanguageModel, ModelIdentity, ReadingStyle, VisualSegment
 from workers.reading import placeholder

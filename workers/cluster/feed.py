@@ -23,8 +23,8 @@ from ray.exceptions import RayError
 from workers.cluster.actors import original_error
 from workers.cluster.health import PoolHealth
 from workers.cluster.pool import Pool, PoolSettings
+from workers.cluster.pulled import PulledClips
 from workers.errors import ModelChanged, ModelError, WorkerBroken, WorkerLost, one_line
-from workers.pulled import PulledClips
 from workers.seams import StopSignal, WorkerInfo
 from workers.types import Clip, CompressedClip, FailedClip
 

@@ -19,8 +19,7 @@ from workers.cluster.feed import DIED, LONE_TRIES
 from workers.cluster.health import PoolHealth
 from workers.cluster.pool import Pool
 from workers.errors import ModelError, WorkerLost, one_line
-from workers.push import Push, Pushed
-from workers.seams import WorkerInfo
+from workers.seams import Push, Pushed, WorkerInfo
 
 logger = logging.getLogger(__name__)
 

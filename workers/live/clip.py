@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from aot import ClipTokens, concatenate
 from workers.live.timeline import Place
-from workers.push import Pushed
+from workers.seams import Pushed
 from workers.types import ClipStats, CompressedClip
 
 

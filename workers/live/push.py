@@ -19,8 +19,7 @@ import torch
 from aot import ClipTokens
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import InvalidSettings, WorkerLost
-from workers.push import Push, Pushed
-from workers.seams import WorkerInfo
+from workers.seams import Push, Pushed, WorkerInfo
 
 logger = logging.getLogger(__name__)
 

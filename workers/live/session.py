@@ -24,8 +24,15 @@ from workers.live.overload import OverloadLadder, OverloadRule, Rung
 from workers.live.source import LiveEvents, Outage, SourceTally
 from workers.live.stillness import StillnessGate, StillnessRule
 from workers.live.timeline import Place, Timeline, wall_time
-from workers.push import Push, Pusher
-from workers.seams import ClipSink, SessionReport, SessionState, StopSignal, WorkerInfo
+from workers.seams import (
+    ClipSink,
+    Push,
+    Pusher,
+    SessionReport,
+    SessionState,
+    StopSignal,
+    WorkerInfo,
+)
 from workers.types import CompressedClip, Cursor, GapReason, StreamGap, VideoSource
 
 logger = logging.getLogger(__name__)

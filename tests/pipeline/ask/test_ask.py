@@ -29,8 +29,8 @@ from tests.pipeline.conftest import CLIPS, FPS
 from tests.scores import scores
 from workers.clips import open_clips
 from workers.compress import CompressSettings
+from workers.compress.inline import InlineWorkers
 from workers.errors import PromptTooLong
-from workers.inline import InlineWorkers
 from workers.models import ReadingStyle, VisualSegment, open_language_model
 from workers.reading import format_mark
 from workers.types import VideoSource

@@ -195,7 +195,7 @@ def test_a_stream_begun_by_the_first_release_goes_on_under_its_fingerprint(
     info = opened.get_info("walk")
     flat = {name: value for name, value in info.settings.items()}
     from pipeline.ingest.describe import first_fingerprint
-    from workers.inline import InlineWorkers
+    from workers.compress.inline import InlineWorkers
 
     with InlineWorkers(other.compress_settings()) as workers:
         first = first_fingerprint(workers.info, "bf16", FPS, 0.3)

@@ -21,6 +21,7 @@ from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.cluster.pool import PoolSettings
 from workers.cluster.session import SessionSpec, start_session
 from workers.compress import CompressSettings
+from workers.compress.inline import InlineWorkers
 from workers.errors import (
     ClusterUnreachable,
     InvalidSettings,
@@ -29,7 +30,6 @@ from workers.errors import (
     WorkerError,
     WorkerLost,
 )
-from workers.inline import InlineWorkers
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource
 

@@ -16,8 +16,8 @@ from tests.checkpoints import write_tiny_checkpoint
 from tests.workers.session_support import FolderSink, digests, open_canned
 from workers.cluster.cluster import ClusterSettings, open_cluster, start_local_cluster
 from workers.compress import CompressSettings
+from workers.compress.inline import InlineWorkers
 from workers.errors import ClusterUnreachable
-from workers.inline import InlineWorkers
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource
 

@@ -19,7 +19,7 @@ from tests.workers.session_support import (
 from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.cluster.pool import PoolSettings
 from workers.compress import CompressSettings
-from workers.inline import InlineWorkers
+from workers.compress.inline import InlineWorkers
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource
 

@@ -13,8 +13,8 @@ from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.cluster.pool import PoolSettings, close_pool, open_pool
 from workers.cluster.pusher import ClusterPusher
 from workers.compress import CompressSettings
-from workers.inline import InlineWorkers
-from workers.push import Push
+from workers.compress.inline import InlineWorkers
+from workers.seams import Push
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -6,7 +6,7 @@ import torch
 from aot import ClipTokens, InvalidFeatures
 from workers.decode.live import Picture
 from workers.live.source import Outage, SourceTally
-from workers.push import Pushed
+from workers.seams import Pushed
 from workers.types import Cursor
 
 GRID = (2, 2)

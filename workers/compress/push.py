@@ -1,63 +1,15 @@
-"""The seam of open clips: some frames and a state in, tokens and the next state out.
-
-A push is a pure function of frames and the clip's state: nothing is kept between pushes, so a push
-may be repeated, and the next one may go to another worker. Frames of any clips share a batch.
-"""
+"""Pushes on a device or a CPU: the frames of any clips as one batch, reduced onto their states."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
 
-from aot import ClipTokens, InvalidFeatures, concatenate
-from workers.features import split_features, to_host
+from aot import InvalidFeatures, concatenate
+from workers.compress.features import split_features, to_host
 from workers.models import VisionEncoder
-
-
-@dataclass(frozen=True)
-class Push:
-    """The next frames of one clip."""
-
-    pixels: UInt8[np.ndarray, "t h w 3"]
-    state: Any = None
-    """What the push before gave; None opens a clip."""
-    last: bool = False
-    """Nothing comes behind these frames: the clip ends."""
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """What a push gave."""
-
-    tokens: ClipTokens
-    """Emitted by these frames, and by the clip's end where it ended; on the host."""
-    state: Any
-    tokens_in: int
-    """Pooled tokens before the reduction."""
-    encode_s: float
-    reduce_s: float
-
-
-@runtime_checkable
-class Pusher(Protocol):
-    """Where a live session sends its frames."""
-
-    def push(self, push: Push, *, timeout_s: float) -> Pushed:
-        """Compress some frames; waits for its turn.
-
-        Raises:
-            WorkerLost: no result within `timeout_s`, or the workers are gone.
-            InvalidFeatures: the frames' features are not finite.
-        """
-        ...
-
-    def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
-        """What is left to emit of a clip that ends without another frame; on the host."""
-        ...
+from workers.seams import Push, Pushed
 
 
 def push_each(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from workers.compress import CompressSettings, CompressWorker
+from workers.compress.worker import CompressSettings, CompressWorker
 from workers.seams import StopSignal, WorkerInfo
 from workers.types import Clip, CompressedClip, FailedClip
 

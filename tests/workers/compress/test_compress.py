@@ -10,17 +10,11 @@ import torch
 from aot import FrameFeatures, InvalidConfig, make_reducer
 from tests.checkpoints import write_tiny_checkpoint
 from tests.workers.session_support import INFO, clip_digest, make_clip
-from workers.compress import (
-    CompressSettings,
-    CompressWorker,
-    compress_batch,
-    compress_each,
-    fixed_threads,
-    is_device_broken,
-    is_out_of_memory,
-)
+from workers.compress import CompressSettings, CompressWorker
+from workers.compress.batch import compress_batch, compress_each
+from workers.compress.device import fixed_threads, is_device_broken, is_out_of_memory
+from workers.compress.inline import InlineWorkers
 from workers.errors import InvalidSettings, ModelNotFound, WorkerBroken
-from workers.inline import InlineWorkers
 from workers.types import FailedClip, PixelFormat
 
 

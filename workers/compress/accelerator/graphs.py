@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from aot import CausalReducer, ClipState, FeatureBatch, FrameFeatures, PackedTokens
-from workers.accelerator.parcel import Parcel, pack
+from workers.compress.accelerator.parcel import Parcel, pack
 from workers.errors import one_line
 
 logger = logging.getLogger(__name__)

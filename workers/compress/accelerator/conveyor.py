@@ -23,11 +23,17 @@ from aot import (
 )
 from aot.packing import exact_dtype
 from aot.seam import reduced_grid
-from workers.accelerator.graphs import Bucket, CudaCapture, StepGraphs, pad_clips, pad_frames
-from workers.accelerator.lanes import CudaLanes, Lanes, Mark
-from workers.accelerator.parcel import Parcel, pack_on_host
+from workers.compress.accelerator.graphs import (
+    Bucket,
+    CudaCapture,
+    StepGraphs,
+    pad_clips,
+    pad_frames,
+)
+from workers.compress.accelerator.lanes import CudaLanes, Lanes, Mark
+from workers.compress.accelerator.parcel import Parcel, pack_on_host
 from workers.models import VisionEncoder
-from workers.push import Push, Pushed
+from workers.seams import Push, Pushed
 
 TOKEN_COLUMNS = ("tokens", "frame", "cell", "mass", "kind")
 

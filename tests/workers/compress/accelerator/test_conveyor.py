@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from aot import REDUCERS, CausalReducer, InvalidFeatures, make_reducer
-from tests.workers.accelerator.support import (
+from tests.workers.compress.accelerator.support import (
     CLIP_FRAMES,
     GRID,
     PixelEncoder,
     Recorder,
     make_pixels,
 )
-from workers.accelerator.conveyor import Conveyor
-from workers.accelerator.graphs import Bucket, StepGraphs, pad_clips, pad_frames
-from workers.accelerator.lanes import PlainLanes
-from workers.push import Push, push_each
+from workers.compress.accelerator.conveyor import Conveyor
+from workers.compress.accelerator.graphs import Bucket, StepGraphs, pad_clips, pad_frames
+from workers.compress.accelerator.lanes import PlainLanes
+from workers.compress.push import push_each
+from workers.seams import Push
 
 CAUSAL = sorted({*REDUCERS} - {"holitom", "temporal_difference", "tome"})
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from workers.accelerator.parcel import pack, pack_on_host
+from workers.compress.accelerator.parcel import pack, pack_on_host
 
 
 def columns():

@@ -3,57 +3,31 @@
 Clips of any streams go in, as many compressed clips come out in the same order. On a CPU every
 clip is encoded by itself on a fixed number of threads, so that its bytes depend neither on its
 neighbours nor on the machine's cores; on an accelerator the frames of all clips share one batch,
-which is launched whole (`workers.accelerator`) and taken apart where that fails. Nothing here
-knows of Ray, of a decoder or of a store.
+which is launched whole (`workers.compress.accelerator`) and taken apart where that fails. Nothing
+here knows of Ray, of a decoder or of a store.
 """
 
-import gc
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from aot import ClipTokens, Reducer, make_reducer
-from workers.accelerator.conveyor import open_conveyor
-from workers.accelerator.lanes import Mark, PlainMark, open_lanes
-from workers.errors import InvalidSettings, WorkerBroken, one_line
-from workers.features import split_features, to_host
+from workers.compress.accelerator.conveyor import open_conveyor
+from workers.compress.accelerator.lanes import open_lanes
+from workers.compress.batch import as_compressed, compress_batch, compress_each
+from workers.compress.device import fixed_threads, give_memory_back, raise_if_broken
+from workers.compress.features import to_host
+from workers.compress.push import push_each
+from workers.errors import InvalidSettings, one_line
 from workers.models import VisionEncoder, open_vision_encoder
-from workers.push import Push, Pushed, push_each
-from workers.seams import WorkerInfo
-from workers.types import Clip, ClipStats, CompressedClip, FailedClip
+from workers.seams import Push, Pushed, WorkerInfo
+from workers.types import Clip, CompressedClip, FailedClip
 
 logger = logging.getLogger(__name__)
-
-TRIES = 3
-"""How often a clip that does not fit into memory by itself is tried before it is given up."""
-
-NO_MEMORY = (
-    "can't allocate memory",
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "cudaErrorMemoryAllocation",
-)
-"""What a `RuntimeError` says when memory is short; not all of torch's are `OutOfMemoryError`."""
-
-BROKEN_DEVICE = (
-    "CUDA error",
-    "HIP error",
-    "device-side assert",
-    "CUBLAS_STATUS_EXECUTION_FAILED",
-    "CUBLAS_STATUS_INTERNAL_ERROR",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
-    "CUDNN_STATUS_EXECUTION_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR",
-    "CUDNN_STATUS_MAPPING_ERROR",
-)
-"""What a `RuntimeError` says that leaves the process without a device."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +124,7 @@ class CompressWorker:
                 return compress_each(self._encoder, self._reducer, clips)
         carried = self._carry([Push(clip.pixels, last=True) for clip in clips])
         results = [
-            None if pushed is None else as_compressed(clip, pushed.tokens, _stats(clip, pushed))
+            None if pushed is None else as_compressed(clip, pushed)
             for clip, pushed in zip(clips, carried, strict=True)
         ]
         left = [clip for clip, result in zip(clips, results, strict=True) if result is None]
@@ -187,7 +161,7 @@ class CompressWorker:
         """Drop the model and give its device memory back before the process is ended."""
         with self._launching:
             del self._conveyor, self._encoder, self._reducer
-            _give_memory_back()
+            give_memory_back()
 
     @property
     def _on_cpu(self) -> bool:
@@ -203,10 +177,10 @@ class CompressWorker:
                 underway = self._conveyor.launch(pushes)
             return underway.wait()
         except Exception as error:
-            _raise_broken(error)
+            raise_if_broken(error)
             logger.warning("a batch of %d is taken apart: %s", len(pushes), one_line(error))
         with self._launching:
-            _give_memory_back()
+            give_memory_back()
         return nothing
 
     def _with_states_on_device(self, pushes: Sequence[Push]) -> list[Push]:
@@ -223,31 +197,11 @@ class CompressWorker:
                 done = push_each(self._encoder, self._reducer, pushes, together=together)
                 return [_with_state_on_host(result) for result in done]
         except Exception as error:
-            _raise_broken(error)
+            raise_if_broken(error)
             if len(pushes) == 1:
                 return [error]
-        _give_memory_back()
+        give_memory_back()
         return [result for push in pushes for result in self._push_apart([push], together=together)]
-
-
-def _stats(clip: Clip, pushed: Pushed) -> ClipStats:
-    return ClipStats(
-        decode_s=clip.decode_s,
-        encode_s=pushed.encode_s,
-        reduce_s=pushed.reduce_s,
-        frames_in=len(clip.pts_s),
-        tokens_in=pushed.tokens_in,
-        tokens_out=len(pushed.tokens),
-        damaged=clip.damaged,
-    )
-
-
-def _raise_broken(error: Exception) -> None:
-    """Raise WorkerBroken where the device can compute no more."""
-    if is_device_broken(error):
-        raise WorkerBroken(
-            f"the device is broken: {one_line(error)}; the worker is replaced"
-        ) from error
 
 
 def _with_state_on_host(result: Pushed | Exception) -> Pushed | Exception:
@@ -265,124 +219,3 @@ def reducer_for(encoder: VisionEncoder, settings: CompressSettings) -> Reducer:
         grid=encoder.grid,
         **{**constants, **settings.constants},
     )
-
-
-def compress_each(
-    encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip]
-) -> list[CompressedClip | FailedClip]:
-    """Compress every clip by itself, so that its bytes do not depend on its neighbours."""
-    return [result for clip in clips for result in compress_batch(encoder, reducer, [clip])]
-
-
-def compress_batch(
-    encoder: VisionEncoder,
-    reducer: Reducer,
-    clips: Sequence[Clip],
-    *,
-    mark: Callable[[], Mark] = PlainMark,
-) -> list[CompressedClip | FailedClip]:
-    """Compress clips with one batch of frames; a batch that fails is taken apart.
-
-    One that does not fit into memory is halved; of one that fails otherwise the clips are tried
-    one by one. What fails by itself, for want of memory only after three tries, comes back as a
-    `FailedClip`; the others are not touched by it.
-
-    Raises:
-        WorkerBroken: the device can compute no more.
-    """
-    if len(clips) > 1 and len({clip.pixels.shape[1:] for clip in clips}) > 1:
-        return [
-            result
-            for clip in clips
-            for result in compress_batch(encoder, reducer, [clip], mark=mark)
-        ]
-    failure, no_memory = "", False
-    for _ in range(TRIES if len(clips) == 1 else 1):
-        try:
-            return list(_compress_once(encoder, reducer, clips, mark))
-        except Exception as error:  # whatever it is, it is of one clip until the others fail too
-            _raise_broken(error)
-            no_memory = is_out_of_memory(error)
-            failure = f"{'no memory' if no_memory else type(error).__name__}: {one_line(error)}"
-        # The failed batch is only let go once its exception is: so not in the except block.
-        _give_memory_back()
-        if not no_memory:
-            break
-    logger.warning("%d clips from %r not compressed: %s", len(clips), clips[0], failure)
-    if len(clips) == 1:
-        return [FailedClip.of(clips[0], failure)]
-    size = len(clips) // 2 if no_memory else 1
-    parts = [clips[start : start + size] for start in range(0, len(clips), size)]
-    return [
-        result for part in parts for result in compress_batch(encoder, reducer, part, mark=mark)
-    ]
-
-
-def _compress_once(
-    encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip], mark: Callable[[], Mark]
-) -> Iterator[CompressedClip]:
-    began = mark()
-    pixels = clips[0].pixels if len(clips) == 1 else np.concatenate([c.pixels for c in clips])
-    features = encoder.encode(pixels)
-    encoded = mark()
-    parts = split_features(features, [len(clip.pts_s) for clip in clips])
-    tokens = reducer.compress_clips(parts)
-    reduced = mark()
-    hosted = [to_host(kept, features.tokens.dtype) for kept in tokens]
-    reduced.wait()
-    for clip, part, kept in zip(clips, parts, hosted, strict=True):
-        share = part.tokens.shape[0] / features.tokens.shape[0]
-        pushed = Pushed(
-            tokens=kept,
-            state=None,
-            tokens_in=len(clip.pts_s) * kept.grid[0] * kept.grid[1],
-            encode_s=encoded.seconds_since(began) * share,
-            reduce_s=reduced.seconds_since(encoded) * share,
-        )
-        yield as_compressed(clip, kept, _stats(clip, pushed))
-
-
-def as_compressed(clip: Clip, tokens: ClipTokens, stats: ClipStats) -> CompressedClip:
-    return CompressedClip(
-        stream_id=clip.stream_id,
-        epoch=clip.epoch,
-        index=clip.index,
-        start_s=float(clip.pts_s[0]),
-        end_s=clip.end_s,
-        pts_s=tuple(float(pts) for pts in clip.pts_s),
-        tokens=tokens,
-        stats=stats,
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for what torch and Python raise when memory is short, on a device or on the host."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
-
-
-def is_device_broken(error: BaseException) -> bool:
-    """True for errors after which every call to the device fails until the process ends."""
-    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
-        return False
-    if isinstance(error, torch.AcceleratorError):
-        return True
-    return any(text in str(error) for text in BROKEN_DEVICE)
-
-
-def _give_memory_back() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-@contextmanager
-def fixed_threads(threads: int) -> Iterator[None]:
-    """Run torch on this many threads and leave the process as it was."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workers.accelerator.support import CLIP_FRAMES, PixelEncoder, make_pixels
+from tests.workers.compress.accelerator.support import CLIP_FRAMES, PixelEncoder, make_pixels
 from tests.workers.session_support import INFO, make_clip
-from workers import compress
-from workers.accelerator.conveyor import Underway
-from workers.compress import CompressSettings, CompressWorker, compress_each, reducer_for
+from workers.compress import CompressSettings, CompressWorker, reducer_for
+from workers.compress.accelerator.conveyor import Underway
+from workers.compress.batch import compress_each
+from workers.compress.push import push_each
 from workers.errors import WorkerBroken
-from workers.push import Push, Pushed, push_each
+from workers.seams import Push, Pushed
 from workers.types import FailedClip, PixelFormat
 
 SETTINGS = CompressSettings("model", reducer="adaptive", retention=0.3, clip_frames=CLIP_FRAMES)
@@ -24,7 +25,9 @@ OURS = replace(INFO, pixel_format=PixelFormat(6, 6))
 @pytest.fixture
 def encoder(monkeypatch):
     made = PixelEncoder()
-    monkeypatch.setattr(compress, "open_vision_encoder", lambda *args, **options: made)
+    monkeypatch.setattr(
+        "workers.compress.worker.open_vision_encoder", lambda *args, **options: made
+    )
     monkeypatch.setattr(CompressWorker, "_on_cpu", False)
     return made
 

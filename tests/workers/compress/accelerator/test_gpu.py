@@ -5,10 +5,11 @@ import torch
 
 from aot import REDUCERS, CausalReducer, make_reducer
 from tests.aot.support import no_waits
-from tests.workers.accelerator.support import CLIP_FRAMES, GRID, PixelEncoder, make_pixels
-from workers.accelerator.conveyor import Conveyor, open_conveyor
-from workers.accelerator.lanes import CudaLanes
-from workers.push import Push, push_each
+from tests.workers.compress.accelerator.support import CLIP_FRAMES, GRID, PixelEncoder, make_pixels
+from workers.compress.accelerator.conveyor import Conveyor, open_conveyor
+from workers.compress.accelerator.lanes import CudaLanes
+from workers.compress.push import push_each
+from workers.seams import Push
 
 pytestmark = pytest.mark.gpu
 CAUSAL = sorted({*REDUCERS} - {"holitom", "temporal_difference", "tome"})
