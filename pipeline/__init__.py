@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.api import Pipeline
+    from pipeline.api.pipeline import Pipeline
     from pipeline.ask.answer import Answer, Piece
     from pipeline.ask.question import Question
     from pipeline.settings import Settings, load_settings
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("Pipeline",),
+    "api.pipeline": ("Pipeline",),
     "ask.answer": ("Answer", "Piece"),
     "ask.question": ("Question",),
     "values.errors": ("PipelineError",),

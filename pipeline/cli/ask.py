@@ -28,7 +28,7 @@ def ask(
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Answer a question about a range of streams from the cache alone."""
-    from pipeline.api import Pipeline
+    from pipeline.api.pipeline import Pipeline
     from pipeline.ask.answer import Answer
 
     budget = {"max_visual_tokens": max_visual_tokens, "max_new_tokens": max_new_tokens}

@@ -92,7 +92,7 @@ def import_clips(
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Put exported clips back into the store under their stream's own id."""
-    from pipeline.streams.transfer import import_stream
+    from pipeline.api.transfer import import_stream
 
     with _store(context) as store:
         count = import_stream(store, name, source)

@@ -35,7 +35,7 @@ def _wants_json(context: typer.Context, as_json: bool) -> bool:
 @app.command("ls")
 def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--json")) -> int:
     """All streams with how much of each is stored."""
-    from pipeline.streams.views import view_streams
+    from pipeline.api.views import view_streams
 
     with _store(context) as store:
         views = list(view_streams(store))
@@ -65,8 +65,8 @@ def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--
 @app.command()
 def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Everything known of one stream."""
+    from pipeline.api.views import gaps_by_reason, view_stream
     from pipeline.store.retention import oldest_wall_s
-    from pipeline.streams.views import gaps_by_reason, view_stream
 
     rules = settings_of(context).retention_rules()
     with _store(context) as store:
@@ -92,7 +92,7 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
 @app.command()
 def pause(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """End a detached session; what it stored stays, `resume` goes on behind it."""
-    from pipeline.streams import sessions
+    from pipeline.api import sessions
 
     state = sessions.pause(settings_of(context), name)
     if _wants_json(context, as_json):
@@ -112,7 +112,7 @@ def resume(
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Go on with a stream as it was begun, behind what is stored: detached, or here without Ray."""
-    from pipeline.streams import sessions
+    from pipeline.api import sessions
 
     settings, request = sessions.prepare_resume(settings_of(context), name, source)
     if settings.ray.enabled:

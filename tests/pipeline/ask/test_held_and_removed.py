@@ -2,10 +2,10 @@
 
 import pytest
 
+from pipeline.api.views import gaps_by_reason, view_stream
 from pipeline.ask.question import Question, look_up, look_up_stream
 from pipeline.ask.run import answer_prepared, prepare
 from pipeline.store.memory import MemoryStore
-from pipeline.streams.views import gaps_by_reason, view_stream
 from pipeline.values.errors import NoFootage
 from pipeline.values.types import Gap
 from tests.pipeline.store.conftest import info, make_clip  # noqa: F401

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.api import Pipeline
+from pipeline.api.pipeline import Pipeline
+from pipeline.api.sessions import prepare_resume
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
-from pipeline.streams.sessions import prepare_resume
 from pipeline.values.errors import Conflict, InvalidQuery
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.support import digests

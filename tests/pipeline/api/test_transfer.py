@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from pipeline.api import transfer
+from pipeline.api.transfer import import_stream
 from pipeline.ask.run import Question, ask
 from pipeline.ingest.lease import holder_text
 from pipeline.ingest.request import IngestRequest
@@ -13,8 +15,6 @@ from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.arrow import export_clips, exported_facts, iter_exported
 from pipeline.store.keys import record_id
-from pipeline.streams import transfer
-from pipeline.streams.transfer import import_stream
 from pipeline.values.errors import CorruptValue, InvalidQuery, LeaseHeld, StoreUnavailable
 from pipeline.values.types import Gap
 from tests.pipeline.conftest import CLIPS, FPS
