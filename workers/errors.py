@@ -26,6 +26,7 @@
       WorkerBroken         a worker's device can compute no more; its process is replaced
       SessionCrashed       a session died too often to be started once more
       SinkWentBack         the sink has less than it had acknowledged; go on from its position
+      SinkFull             the sink's store is away, and what may be kept meanwhile is full
       ClipsFailed          no worker could compress several clips in a row
       ClusterUnreachable   no Ray cluster at the address, or one of another version
 
@@ -170,6 +171,12 @@ class SessionCrashed(WorkerError):
 
 class SinkWentBack(WorkerError):
     """The sink has less than it had acknowledged; nothing was written. Go on from its position."""
+
+
+class SinkFull(WorkerError):
+    """The sink's store is away, and what may be kept meanwhile is full; nothing was written."""
+
+    kind = "unavailable"
 
 
 class ClipsFailed(WorkerError):

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ingest.lease import is_lease_held
+from pipeline.ingest.outbox import name_store
 from pipeline.settings import Settings
 from pipeline.store import open_store
+from pipeline.store.spool import discard
 from pipeline.values.errors import Conflict, InvalidQuery
 from pipeline.values.made_with import MadeWith
-from pipeline.values.types import StreamInfo
+from pipeline.values.types import DeletedCounts, StreamInfo
 
 if TYPE_CHECKING:
     from pipeline.ingest.request import IngestRequest
@@ -35,6 +37,22 @@ def pause(settings: Settings, stream_id: str) -> str | None:
     with cluster_of(settings) as cluster:
         session = cluster.find_session(stream_id)
         return None if session is None else session.stop().state
+
+
+def remove(settings: Settings, stream_id: str) -> DeletedCounts:
+    """Remove a stream with all its records, and what this machine has spooled of it.
+
+    Whoever writes it is refused from then on.
+
+    Raises:
+        UnknownStream: there is none of that id.
+    """
+    config, rules = settings.store_config(), settings.spool_rules()
+    with open_store(config) as store:
+        removed = store.delete_stream(stream_id)
+    if rules is not None:
+        discard(rules, name_store(config.url, config.namespace), stream_id)
+    return removed
 
 
 def prepare_resume(

@@ -130,10 +130,11 @@ def remove(
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Delete a stream and all its records."""
+    from pipeline.api import sessions
+
     if not yes:
         confirm(f"delete stream {name} and all its records?")
-    with _store(context) as store:
-        removed = store.delete_stream(name)
+    removed = sessions.remove(settings_of(context), name)
     if _wants_json(context, as_json):
         print_json(removed)
     else:

@@ -78,6 +78,11 @@ class FencedStream:
         """The store has acknowledged this clip, which is the last."""
         self._told = place if self._told is None else max(self._told, place)
 
+    @property
+    def last_told(self) -> Place | None:
+        """The last clip that the store is known to have acknowledged."""
+        return self._told
+
     def position(self) -> Position | None:
         """The last stored clip."""
         position = self._patiently(lambda: self.store.get_position(self.stream_id), None)

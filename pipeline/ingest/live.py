@@ -189,7 +189,8 @@ def _run_one(
     stream_id = request.source.stream_id
     try:
         request = _as_begun(job, request)
-        sink = replace(job.sink(request, info), path=None).open()
+        factory = job.sink(request, info)
+        sink = replace(factory, path=None, spool=job.settings.spool_rules()).open()
         try:
             source = open_source(job.settings, request, stop)
             live = live_settings(job.settings, request)

@@ -18,14 +18,19 @@ from pipeline.ingest.identity import (
     require_same_source,
 )
 from pipeline.ingest.lease import new_writer, take_lease
+from pipeline.ingest.outbox import Outbox
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.retention import Retention, RetentionRules
+from pipeline.store.spool import SpoolRules
 from pipeline.values.errors import StoreUnavailable
 from pipeline.values.types import Gap, Lease, StreamInfo, StreamStatus
 from workers.seams import SessionReport
 from workers.types import CompressedClip, Cursor, StreamGap
 
 logger = logging.getLogger(__name__)
+
+FLUSH_S = 5.0
+"""What may be spent on what the spool still holds when a session ends."""
 
 _STATUS: dict[str, StreamStatus] = {"complete": "complete", "stopped": "paused"}
 
@@ -50,6 +55,8 @@ class StoreSinkFactory:
     """What is removed of the store beside the writing."""
     first_fingerprint: str | None = None
     """Under which the first release would have stored these tokens."""
+    spool: SpoolRules | None = None
+    """Where clips are kept while the store is away; without it a writer waits."""
 
     def open(self) -> "StoreSink":
         """Take the lease and make the stream known.
@@ -65,13 +72,21 @@ class StoreSinkFactory:
             try:
                 info = self._begin(store, lease)
                 stream = FencedStream(store, lease, info, writer=self.writer, heal=self.heal)
-                return StoreSink(stream, self.retention)
+                return StoreSink(stream, self.retention, self._outbox(stream))
             except BaseException:
                 store.release_lease(lease)
                 raise
         except BaseException:
             store.close()
             raise
+
+    def _outbox(self, stream: FencedStream) -> Outbox | None:
+        """With what an earlier writer could not store any more in the store."""
+        if self.spool is None:
+            return None
+        outbox = Outbox(stream, self.spool, store=(self.heal or self.store).url)
+        outbox.replay()
+        return outbox
 
     def _begin(self, store: ClipStore, lease: Lease) -> StreamInfo:
         asked, known = self.info, known_info(store, self.info.stream_id)
@@ -112,12 +127,26 @@ class StoreSinkFactory:
 class StoreSink:
     """An open stream; the only writer of it while the lease holds."""
 
-    def __init__(self, stream: FencedStream, retention: RetentionRules | None = None) -> None:
-        self._stream = stream
+    def __init__(
+        self,
+        stream: FencedStream,
+        retention: RetentionRules | None = None,
+        outbox: Outbox | None = None,
+    ) -> None:
+        self._stream, self._outbox = stream, outbox
         self._retention = Retention(stream.store, stream.stream_id, retention or RetentionRules())
+
+    @property
+    def spooled_bytes(self) -> int:
+        """Bytes that wait on disk for a store that is away."""
+        return 0 if self._outbox is None else self._outbox.waiting_bytes
 
     def position(self) -> Cursor | None:
         """The last stored clip; complete when the source was read to its end."""
+        if self._outbox is not None:
+            limit_s = self._stream.store.config.outage_s
+            if not self._outbox.flush(limit_s=limit_s):
+                raise StoreUnavailable(f"the store is away for more than {limit_s:g} s; start it")
         position = self._stream.position()
         if position is None:
             return None
@@ -130,8 +159,14 @@ class StoreSink:
         )
 
     def put(self, clip: CompressedClip) -> int:
-        """Store a clip; return the bytes of its record. Errors: `FencedStream.write`."""
-        stream = self._stream
+        """Store a clip; return the bytes of its record. Errors: `FencedStream.write`, and
+        `SinkFull` where there is a spool."""
+        stream, outbox = self._stream, self._outbox
+        if outbox is not None:
+            size_bytes = outbox.put_clip(clip)
+            if not outbox.is_away:
+                self._retention.after_write()
+            return size_bytes
         span = stream.write(
             lambda lease, after: stream.store.put_clip(
                 clip, lease, fingerprint=stream.info.fingerprint, after=after
@@ -147,6 +182,9 @@ class StoreSink:
         A store that is away is not waited for: the clip itself comes soon, and waits.
         """
         stream = self._stream
+        if self._outbox is not None and self._outbox.is_away:
+            self._outbox.keep_open(clip)
+            return 0
         try:
             return stream.write(
                 lambda lease, _: stream.store.put_open(
@@ -178,12 +216,22 @@ class StoreSink:
     def put_gap(self, gap: StreamGap) -> None:
         """Store a gap."""
         stored = Gap(gap.stream_id, gap.epoch, gap.start_s, gap.end_s, gap.reason)
+        if self._outbox is not None:
+            self._outbox.put_gap(stored)
+            return
         stream = self._stream
         stream.write(lambda lease, after: stream.store.put_gap(stored, lease, after=after))
         self._retention.after_write()
 
     def finish(self, report: SessionReport) -> None:
-        """Keep how the session ended as the stream's status."""
+        """Keep how the session ended as the stream's status.
+
+        Where the store is away and there is a spool, the status is left as it is: a stream that
+        nobody writes is seen to be interrupted.
+        """
+        if self._outbox is not None and not self._outbox.flush(limit_s=FLUSH_S):
+            logger.warning("%s: its end is not recorded: the store is away", self._stream.stream_id)
+            return
         error = None if report.error is None else f"{report.error_code}: {report.error}"
         if report.truncated:
             error = f"{TRUNCATED}the source ended before the end it declares; what came is kept"
@@ -194,4 +242,6 @@ class StoreSink:
 
     def close(self) -> None:
         """Give the stream back."""
+        if self._outbox is not None:
+            self._outbox.close()
         self._stream.close()

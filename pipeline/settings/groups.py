@@ -21,8 +21,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.store import StoreConfig
+from pipeline.store import StoreConfig, embedded_folder
 from pipeline.store.retention import RetentionRules
+from pipeline.store.spool import SpoolRules
 from pipeline.values.errors import InvalidQuery, InvalidSettings
 from pipeline.values.times import parse_duration, parse_zone
 from workers.names import STREAM_ID
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "AOT_"
 DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+DATA_FOLDER = "~/.local/share/aot-stream"
 MAX_PASSWORD_BYTES = 4096
 _WITH_PASSWORD = ("redis://", "rediss://", "unix://", "sentinel://")
 
@@ -146,7 +148,7 @@ class StreamSettings(_Group):
 class StoreSettings(_Group):
     """Where the records are."""
 
-    url: str = "embedded://~/.local/share/aot-stream"
+    url: str = f"embedded://{DATA_FOLDER}"
     """embedded://FOLDER, unix:///SOCKET, redis://HOST:PORT/DB, rediss://... or sentinel://..."""
     password: SecretStr | None = None
     """Of the server; in the environment (AOT_STORE__PASSWORD) rather than in a file."""
@@ -185,6 +187,18 @@ class StoreSettings(_Group):
                 "only redis://, rediss://, unix:// and sentinel:// stores take a password"
             )
         return self
+
+
+class SpoolSettings(_Group):
+    """Where clips of endless sources are kept while the store is away. Files are not spooled: they
+    wait, and can be read again."""
+
+    folder: Path | None = None
+    """On a disk of the machine that reads the sources; null takes `spool` in an embedded store's
+    folder, else ~/.local/share/aot-stream/spool."""
+    max_bytes: ByteSize = Field(default=ByteSize(2_000_000_000), ge=0)
+    """Of all streams of this machine; beyond it footage is lost and recorded as a gap `store`. 0
+    keeps no spool: a session waits for its store, and what is not read meanwhile is the gap."""
 
 
 class RetentionSettings(_Group):
@@ -288,6 +302,7 @@ class Settings(BaseSettings):
     live: LiveSourceSettings = LiveSourceSettings()
     streams: tuple[StreamSettings, ...] = ()
     store: StoreSettings = StoreSettings()
+    spool: SpoolSettings = SpoolSettings()
     retention: RetentionSettings = RetentionSettings()
     ray: RaySettings = RaySettings()
     ask: AskSettings = AskSettings()
@@ -326,6 +341,18 @@ class Settings(BaseSettings):
         """What sessions remove of what they wrote."""
         rules = self.retention
         return RetentionRules(rules.max_age, rules.max_bytes_per_stream, rules.max_bytes)
+
+    def spool_rules(self) -> SpoolRules | None:
+        """Where endless sources' clips wait for the store; None where they do not."""
+        spool = self.spool
+        if not spool.max_bytes:
+            return None
+        folder = spool.folder
+        if folder is None:
+            is_embedded = self.store.url.startswith("embedded:")
+            home = embedded_folder(self.store.url) if is_embedded else Path(DATA_FOLDER)
+            folder = home / "spool"
+        return SpoolRules(str(folder.expanduser()), int(spool.max_bytes))
 
     def compress_settings(self) -> "CompressSettings":
         """What decides a clip's tokens."""

@@ -18,7 +18,7 @@ import numpy as np
 from aot import InvalidFeatures
 from workers.decode.frame import resize
 from workers.decode.live import Picture
-from workers.errors import InvalidSettings, SinkWentBack
+from workers.errors import InvalidSettings, SinkFull, SinkWentBack
 from workers.live.clip import OpenClip
 from workers.live.overload import OverloadLadder, OverloadRule, Rung
 from workers.live.source import LiveEvents, Outage, SourceTally
@@ -168,6 +168,8 @@ class _Session:
         self._open: OpenClip | None = None
         self._held: tuple[Place, float] | None = None
         self._missing: GapReason = "restart" if cursor else "gap"
+        self._lost: tuple[int, float] | None = None
+        """Epoch and second since when the sink could keep nothing."""
         self._skipped = 0
         self.progress = LiveProgress(
             source.stream_id, state="running", position_s=self._accounted_s
@@ -220,6 +222,7 @@ class _Session:
         """Commit what is open and tell the sink how the run ended."""
         self._end_clip()
         self._end_held()
+        self._tell_lost(self._accounted_s)
         self._sink.finish(SessionReport(state))
         self.progress = replace(self.progress, state=state)
 
@@ -306,15 +309,20 @@ class _Session:
     def _commit(self, clip: OpenClip) -> None:
         began_s = self._clock()
         compressed = clip.to_compressed()
+        self._open = None
         try:
             stored_bytes = self._sink.put(compressed)
         except SinkWentBack as error:
             logger.warning("stream %s: %s", compressed.stream_id, error)
             self._record_loss(compressed)
             stored_bytes = self._sink.put(compressed)
+        except SinkFull as error:
+            self._lose(clip.first.epoch, compressed.start_s, error)
+            return
+        self._tell_lost(compressed.start_s)
         if self._clock() - began_s > STORE_OUTAGE_S:
             self._missing = "store"  # what came meanwhile was not taken
-        self._open, self._index = None, clip.index + 1
+        self._index = clip.index + 1
         self._count(clips=1, stored_bytes=stored_bytes)
 
     def _record_loss(self, clip: CompressedClip) -> None:
@@ -338,8 +346,27 @@ class _Session:
             self._put_gap(place.epoch, self._accounted_s, place.pts_s, missing)
             self._accounted_s = place.pts_s
 
+    def _lose(self, epoch: int, start_s: float, error: SinkFull) -> None:
+        """The sink can keep no more: from here on nothing is kept until it can."""
+        if self._lost is None:
+            logger.warning("stream %s: footage is lost: %s", self._source.stream_id, error)
+            self._lost = epoch, start_s
+
+    def _tell_lost(self, until_s: float) -> None:
+        """What the sink could not keep is one gap; told when it keeps something again."""
+        lost, self._lost = self._lost, None
+        if lost is not None and until_s > lost[1]:
+            self._put_gap(*lost, until_s, "store")
+
     def _put_gap(self, epoch: int, start_s: float, end_s: float, reason: GapReason) -> None:
-        self._sink.put_gap(StreamGap(self._source.stream_id, epoch, start_s, end_s, reason))
+        gap = StreamGap(self._source.stream_id, epoch, start_s, end_s, reason)
+        try:
+            self._sink.put_gap(gap)
+        except SinkFull as error:
+            self._lose(epoch, start_s, error)
+            return
+        if reason != "store":
+            self._tell_lost(start_s)
         gaps = self.progress.gaps
         self.progress = replace(
             self.progress, gaps={**gaps, reason: gaps.get(reason, 0) + 1}, position_s=end_s

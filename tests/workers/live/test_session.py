@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.workers.live.stand_ins import Canned, MemorySink, Script
 from tests.workers.session_support import INFO
-from workers.errors import SinkWentBack, SourceRefused
+from workers.errors import SinkFull, SinkWentBack, SourceRefused
 from workers.live.overload import OverloadRule
 from workers.live.session import LiveSettings, run_live_session
 from workers.live.stillness import StillnessRule
@@ -237,3 +237,50 @@ def test_held_frames_that_are_late_are_overload_and_their_calm_ends_it():
     assert "half-rate" in rungs
     assert rungs[-1] == "full"
     assert progress.encoded == 1
+
+
+class FullSink(MemorySink):
+    """Keeps nothing between two of its calls."""
+
+    def __init__(self, first, last):
+        super().__init__()
+        self._full, self._calls = range(first, last), 0
+
+    def _take(self):
+        self._calls += 1
+        if self._calls - 1 in self._full:
+            raise SinkFull("away, and full")
+
+    def put(self, clip):
+        self._take()
+        return super().put(clip)
+
+    def put_gap(self, gap):
+        self._take()
+        super().put_gap(gap)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 2), (1, 2), (1, 4), (2, 5)])
+def test_what_a_full_sink_could_not_keep_is_one_gap_of_the_store(first, last):
+    sink = FullSink(first, last)
+    pictures = [picture(i) for i in range(6 * FRAMES)]
+    outage = [picture(i) for i in range(6 * FRAMES + 20, 12 * FRAMES + 20)]
+
+    progress, _ = run(sink, *pictures, "disconnected", *outage)
+
+    stretches = sink.stretches()
+    assert stretches[0][0] == 0.0
+    assert all(one[1] == pytest.approx(two[0]) for one, two in pairwise(stretches))
+    assert [gap.reason for gap in sink.gaps].count("store") == 1
+    assert [clip.index for clip in sink.clips] == list(range(len(sink.clips)))
+    assert progress.gaps["store"] == 1
+
+
+def test_a_sink_that_is_full_to_the_end_ends_the_session_all_the_same():
+    sink = FullSink(1, 1000)
+    progress, _ = run(sink, *(picture(i) for i in range(4 * FRAMES)))
+    assert (progress.state, len(sink.clips), progress.position_s) == (
+        "stopped",
+        1,
+        4.0 * FRAMES,
+    )

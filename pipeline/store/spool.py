@@ -1,0 +1,303 @@
+"""A stream's clips and gaps on disk, in order, until its store has them: bounded and checksummed.
+
+One file an entry, named by its number, in a folder of its writer's own:
+
+    {folder}/{store}/{stream_id}/{writer}/{number}.entry
+
+An entry is written beside its name, flushed to the disk and then named, and it ends in a digest
+over all of it: what was torn is refused when it is read. The bound counts all streams below the
+folder. Knows of no store and no session.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pipeline.values.types import Gap, StreamInfo
+from workers.errors import SinkFull
+
+logger = logging.getLogger(__name__)
+
+MAGIC = b"AOTSPOOL1\n"
+SUFFIX = ".entry"
+OPEN = "open" + SUFFIX
+"""The open clip as it is so far; replaced with every frame, and not flushed."""
+_HEAD = struct.Struct("<I")
+_DIGEST_BYTES = 32
+MAX_HEAD_BYTES = 4096
+
+Place = tuple[int, int]
+Kind = Literal["clip", "gap", "open"]
+
+
+@dataclass(frozen=True)
+class SpoolRules:
+    """Where a spool is and how much all streams may leave there."""
+
+    folder: str
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is to be stored: a clip's record, or a gap."""
+
+    kind: Kind
+    stream_id: str
+    created_at_s: float
+    """Of the stream: one that was removed and made anew has another."""
+    epoch: int
+    start_s: float
+    end_s: float
+    index: int = -1
+    """Of a clip."""
+    after: Place | None = None
+    """Of the last clip before it."""
+    reason: str = ""
+    """Of a gap."""
+    body: bytes = field(default=b"", repr=False)
+    """Of a clip: its record."""
+
+    @classmethod
+    def of_gap(cls, info: StreamInfo, gap: Gap) -> "Entry":
+        """A gap on its way."""
+        return cls(
+            "gap",
+            gap.stream_id,
+            info.created_at_s,
+            gap.epoch,
+            gap.start_s,
+            gap.end_s,
+            reason=gap.reason,
+        )
+
+    @property
+    def place(self) -> Place:
+        return self.epoch, self.index
+
+    def to_gap(self) -> Gap:
+        """The gap it is."""
+        return Gap(self.stream_id, self.epoch, self.start_s, self.end_s, self.reason)
+
+    def to_bytes(self) -> bytes:
+        """Magic, head, body, and a digest over them."""
+        head = json.dumps({**asdict(self), "body": len(self.body)}).encode()
+        text = b"".join((MAGIC, _HEAD.pack(len(head)), head, self.body))
+        return text + hashlib.sha256(text).digest()
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> "Entry":
+        """What `to_bytes` wrote.
+
+        Raises:
+            ValueError: anything else, a torn one among them.
+        """
+        text, digest = blob[:-_DIGEST_BYTES], blob[-_DIGEST_BYTES:]
+        if not text.startswith(MAGIC) or hashlib.sha256(text).digest() != digest:
+            raise ValueError(f"{len(blob)} bytes that are no whole entry")
+        at = len(MAGIC) + _HEAD.size
+        (size,) = _HEAD.unpack(text[len(MAGIC) : at])
+        if size > MAX_HEAD_BYTES:
+            raise ValueError(f"a head of {size} bytes")
+        fields = json.loads(text[at : at + size])
+        after = fields["after"]
+        fields |= {"body": text[at + size :], "after": None if after is None else tuple(after)}
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An entry of this writer: without its body, which is on the disk."""
+
+    number: int
+    entry: Entry
+    size_bytes: int
+    stored_at_s: float = math.inf
+    """Monotonic time at which the store acknowledged it."""
+
+
+class Spool:
+    """One writer's entries in the order they were put; used by one thread at a time."""
+
+    def __init__(self, rules: SpoolRules, store: str, stream_id: str, writer: str) -> None:
+        """`store`: names the store, on this machine; `writer`: sorts behind earlier ones."""
+        self._rules, self._root = rules, Path(rules.folder).expanduser()
+        self._stream = self._root / store / stream_id
+        self._folder = self._stream / writer
+        self._stored: deque[Kept] = deque()
+        self._waiting: deque[Kept] = deque()
+        self._number = 0
+        self.last_clip: Place | None = None
+        """The last clip that was put."""
+
+    @property
+    def waiting(self) -> int:
+        """Entries that the store does not have yet."""
+        return len(self._waiting)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Their bytes on disk."""
+        return sum(kept.size_bytes for kept in self._waiting)
+
+    def append(self, entry: Entry) -> None:
+        """Keep one more; once this returns it outlives this process and a loss of power.
+
+        Raises:
+            SinkFull: the bound is reached, or the disk takes no more.
+        """
+        blob = entry.to_bytes()
+        used_bytes = measure(self._root)
+        if used_bytes + len(blob) > self._rules.max_bytes:
+            raise SinkFull(
+                f"{entry.stream_id}: the spool in {self._root} holds {used_bytes} bytes of at most "
+                f"{self._rules.max_bytes}; bring the store back, or raise spool.max_bytes"
+            )
+        number = self._number + 1
+        try:
+            self._write(f"{number:010d}{SUFFIX}", blob, flush=True)
+        except OSError as error:
+            raise SinkFull(
+                f"{entry.stream_id}: the spool in {self._root} takes no more: {error.strerror}"
+            ) from error
+        self._number = number
+        self._waiting.append(Kept(number, replace(entry, body=b""), len(blob)))
+        if entry.kind == "clip":
+            self.last_clip = entry.place
+        (self._folder / OPEN).unlink(missing_ok=True)
+
+    def keep_open(self, entry: Entry) -> None:
+        """The open clip as it is so far, in the place of what it was; nothing where it is full."""
+        blob = entry.to_bytes()
+        if measure(self._root) + len(blob) > self._rules.max_bytes:
+            return
+        try:
+            self._write(OPEN, blob, flush=False)
+        except OSError as error:
+            logger.info("%s: the open clip is not kept: %s", entry.stream_id, error.strerror)
+
+    def first(self) -> Entry | None:
+        """The oldest that waits, whole.
+
+        Raises:
+            ValueError, OSError: it does not read any more.
+        """
+        if not self._waiting:
+            return None
+        return Entry.from_bytes(self._path(self._waiting[0]).read_bytes())
+
+    def acknowledge(self, now_s: float) -> None:
+        """The store has the oldest that waits."""
+        kept = self._waiting.popleft()
+        self._stored.append(replace(kept, stored_at_s=now_s))
+
+    def skip(self) -> Entry:
+        """Give up the oldest that waits, which does not read."""
+        kept = self._waiting.popleft()
+        self._path(kept).unlink(missing_ok=True)
+        return kept.entry
+
+    def forget_before(self, now_s: float) -> None:
+        """Remove what was acknowledged before `now_s`, but for the last clip of all.
+
+        That one tells the next writer whether somebody else wrote meanwhile.
+        """
+        for kept in list(self._stored):
+            is_last = kept.entry.kind == "clip" and kept.entry.place == self.last_clip
+            if kept.stored_at_s < now_s and not is_last:
+                self._path(kept).unlink(missing_ok=True)
+                self._stored.remove(kept)
+
+    def rewind(self, last: Place | None) -> Entry | None:
+        """Have what was acknowledged behind `last` wait again; the first clip that waits then."""
+        while self._stored:
+            entry = self._stored[-1].entry
+            if entry.kind == "clip" and last is not None and entry.place <= last:
+                break
+            self._waiting.appendleft(replace(self._stored.pop(), stored_at_s=math.inf))
+        return next((kept.entry for kept in self._waiting if kept.entry.kind == "clip"), None)
+
+    def earlier(self) -> Iterator[Entry | None]:
+        """What earlier writers left, in order; None in the place of one that is torn."""
+        for path in self._earlier_paths():
+            try:
+                yield Entry.from_bytes(path.read_bytes())
+            except (ValueError, OSError) as error:
+                logger.warning("%s: refused, and left out: %s", path, error)
+                yield None
+
+    def remove_earlier(self) -> None:
+        """Their folders too: whoever still writes there has lost the stream."""
+        for folder in self._earlier_folders():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self) -> None:
+        """This writer's folder, once nothing waits in it."""
+        if not self._waiting:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _earlier_folders(self) -> list[Path]:
+        if not self._stream.is_dir():
+            return []
+        return sorted(
+            f for f in self._stream.iterdir() if f.is_dir() and f.name != self._folder.name
+        )
+
+    def _earlier_paths(self) -> Iterator[Path]:
+        for folder in self._earlier_folders():
+            yield from sorted(folder.glob(f"*{SUFFIX}"))  # digits sort before `open`
+
+    def _path(self, kept: Kept) -> Path:
+        return self._folder / f"{kept.number:010d}{SUFFIX}"
+
+    def _write(self, name: str, blob: bytes, *, flush: bool) -> None:
+        """Whole under its name, or not at all."""
+        if not self._number and not self._folder.is_dir():
+            self._folder.mkdir(parents=True, mode=0o700)
+        beside = self._folder / f"{name}.new"
+        try:
+            with open(beside, "wb") as file:
+                file.write(blob)
+                if flush:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(beside, self._folder / name)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        if flush:
+            _flush_folder(self._folder)
+
+
+def discard(rules: SpoolRules, store: str, stream_id: str) -> None:
+    """Remove all that is spooled of a stream: it was removed itself."""
+    shutil.rmtree(Path(rules.folder).expanduser() / store / stream_id, ignore_errors=True)
+
+
+def measure(root: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:  # stored meanwhile
+                continue
+    return total
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
