@@ -70,14 +70,17 @@ def _multiply(
                 row_low = tl.load(low + ours, mask=there, other=0.0)
                 token_high = tl.load(high + theirs, mask=there, other=0.0)
                 token_low = tl.load(low + theirs, mask=there, other=0.0)
-            total = tl.dot(row_low, tl.trans(token_high), total)
-            total = tl.dot(row_high, tl.trans(token_low), total)
-            total = tl.dot(row_high, tl.trans(token_high), total)
+            part = tl.dot(row_low, tl.trans(token_high))
+            part = tl.dot(row_high, tl.trans(token_low), part)
+            part = tl.dot(row_high, tl.trans(token_high), part)
+            # Tensor cores cut off what they add to a sum, and so lose some of it every time; they
+            # are given short sums only. The factor also keeps the compiler from joining the two.
+            total += part * (1 / (_SCALE * _SCALE))
             ours += DEPTH
             theirs += DEPTH
         place = (clip * num_rows + row)[:, None] * num_columns + column[None, :]
         there = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-        tl.store(gram + place, total * (1 / (_SCALE * _SCALE)), mask=there)
+        tl.store(gram + place, total, mask=there)
 
 
 @triton.jit

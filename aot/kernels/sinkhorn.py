@@ -62,8 +62,8 @@ def _scale(
         present += tl.sum((u > 0).to(u.dtype))
     unit = 1.0 / tl.maximum(present, 1.0)
 
-    c = zero + 1.0
-    before = c
+    # Two values, not one with two names: Triton would take `before` for constant in the loop.
+    c, before = zero + 1.0, zero + 1.0
     done = 0
     active = done < max_iterations
     while active:
