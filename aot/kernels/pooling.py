@@ -64,10 +64,12 @@ def pool_bilinear(
     """
     pooled = _allocate(tokens, rows, columns, pooled_rows, pooled_columns)
     frames, cells, width = pooled.shape
-    launch: Any = _pool[(frames * cells, triton.cdiv(width, _BLOCK))]
+    block = min(_BLOCK, triton.next_power_of_2(width))
+    launch: Any = _pool[(frames * cells, triton.cdiv(width, block))]
     launch(
         tokens, pooled, width, tokens.stride(0), ROWS=rows, COLUMNS=columns,
-        POOLED_ROWS=pooled_rows, POOLED_COLUMNS=pooled_columns, BLOCK=_BLOCK, num_warps=4,
+        POOLED_ROWS=pooled_rows, POOLED_COLUMNS=pooled_columns, BLOCK=block,
+        num_warps=4 if block > 128 else 1,
     )  # fmt: skip
     return pooled
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aot.config import AOTConfig
@@ -69,7 +69,7 @@ class AdaptiveReducer(CausalReducer[AdaptiveState]):
         scan = scan_fused if fits_kernels(given) else scan_frames
         kept, after = scan(given, memory, self.rule)
         room = budget.room_to_emit(frames, opens=opens)
-        packed = _pack(cells, kept, position, room, batch.tokens.dtype)
+        packed = _pack(cells, kept, given.length, position, room, batch.tokens.dtype)
         pushed = frames if batch.active is None else batch.active.sum(dim=1)
         return packed, replace(after, position=memory.position + pushed)
 
@@ -89,6 +89,7 @@ class AdaptiveReducer(CausalReducer[AdaptiveState]):
 def _pack(
     cells: CellBatch,
     kept: Bool[Tensor, "c t p"],
+    length: Float[Tensor, "c t p"],
     position: Int[Tensor, "c t"],
     room: int,
     dtype: torch.dtype,
@@ -98,7 +99,7 @@ def _pack(
     flat = kept.flatten(1)
     index = front_rows(flat, room)
     frame = position.gather(1, index.div(num_cells, rounding_mode="floor"))
-    total = cells.tokens.sum(dim=3) + cells.attention + cells.local_attention
+    total = length + cells.attention + cells.local_attention
     kind = torch.where(frame > 0, int(TokenKind.DISTINCT), int(TokenKind.KEYFRAME))
     return PackedTokens(
         tokens=take_rows(cells.tokens.flatten(1, 2), index).to(dtype),

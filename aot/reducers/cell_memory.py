@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aot.packing import take_rows
-from aot.reducers.cells import NORM_FLOOR, count_up, normalise
+from aot.reducers.cells import NORM_FLOOR, count_up, normalise, scale_tokens
 from aot.types import ClipState, Grid, PackedTokens, TokenKind
 
 
@@ -130,11 +130,13 @@ class Frame:
     """Clips that have the frame, None for all; of the others nothing is kept."""
 
 
-def learn_first(memory: AdaptiveState, frame: Frame) -> AdaptiveState:
-    """The memory after the frame that opens all clips; its slots are written to."""
+def learn_first(memory: AdaptiveState, frame: Frame, length: Float[Tensor, "c p"]) -> AdaptiveState:
+    """The memory after the frame that opens all clips, of tokens so long; its slots are written
+    to.
+    """
     unkept = ~frame.kept
-    length = torch.linalg.vector_norm(frame.tokens, dim=2).clamp(min=NORM_FLOOR)
-    memory.anchors[:, 0], memory.inverse[:, 0] = frame.tokens, length.reciprocal()
+    memory.anchors[:, 0] = frame.tokens
+    memory.inverse[:, 0] = length.clamp(min=NORM_FLOOR).reciprocal()
     memory.mass[:, 0], memory.emitted[:, 0] = unkept, frame.kept
     memory.owed[:, 0] = frame.worthy & unkept
     return replace(memory, filled=torch.ones_like(memory.filled))
@@ -212,7 +214,7 @@ def end_clips(
     """
     slots, cells = memory.anchors.shape[1:3]
     used, mass = ~memory.free, memory.mass
-    unit = (memory.anchors * memory.inverse[..., None]).flatten(1, 2)
+    unit = scale_tokens(memory.anchors, memory.inverse).flatten(1, 2)
     total = used.flatten(1).sum(dim=1)[:, None].clamp(min=1)
     mean = normalise(unit.sum(dim=1) / total)
     contrast = 1 - (unit @ mean[..., None])[..., 0]

@@ -94,6 +94,34 @@ def pool_features(features: FrameFeatures, config: AOTConfig) -> CellFeatures:
     )
 
 
+def part_lengths(
+    tokens: Float[Tensor, "*b d"],
+) -> tuple[Float[Tensor, "*b d"], Float[Tensor, "*b"]]:
+    """`normalise`, and the lengths; neither finite where a token is not."""
+    if _fits_kernels(tokens):
+        from aot.kernels import lengths  # Triton is there now
+
+        return lengths.part_lengths(tokens.contiguous(), NORM_FLOOR)
+    length = torch.linalg.vector_norm(tokens, dim=-1)
+    return tokens / length.clamp(min=NORM_FLOOR)[..., None], length
+
+
+def scale_tokens(
+    tokens: Float[Tensor, "*b d"], factor: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b d"]:
+    """Each token times its factor."""
+    if _fits_kernels(tokens):
+        from aot.kernels import lengths
+
+        return lengths.scale_tokens(tokens.contiguous(), factor.contiguous())
+    return tokens * factor[..., None]
+
+
+def _fits_kernels(tokens: Tensor) -> bool:
+    """Plain torch goes over tokens several times, or by a kernel that finds each place anew."""
+    return tokens.dtype == torch.float32 and runs_kernels(tokens.device)
+
+
 @dataclass(frozen=True)
 class CellBatch:
     """Frames of clips side by side after pooling; `p` cells in raster order."""
@@ -115,12 +143,12 @@ def pool_batch(batch: FeatureBatch, config: AOTConfig, *, exact: bool = True) ->
     mode, stride = config.pooling, config.pool_stride
     clips, frames = batch.tokens.shape[:2]
     wide = exact_dtype(batch.tokens.dtype)
-    maps = torch.stack([batch.global_attention, batch.local_attention], dim=3).to(wide)
-    maps = pool_grid(maps.flatten(0, 1), batch.grid, mode, stride=stride)
+    maps = torch.stack([batch.global_attention, batch.local_attention], dim=3).flatten(0, 1)
     tokens = batch.tokens.flatten(0, 1)
     if exact and mode == "bilinear" and wide == torch.float32 and runs_kernels(tokens.device):
-        tokens = _pool_at_once(tokens, batch.grid, stride)
+        maps, tokens = (_pool_at_once(values, batch.grid, stride) for values in (maps, tokens))
     else:
+        maps = pool_grid(maps.to(wide), batch.grid, mode, stride=stride)
         tokens = pool_grid(tokens.to(wide) if exact else tokens, batch.grid, mode, stride=stride)
     return CellBatch(
         tokens.unflatten(0, (clips, frames)),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aot.kernels import runs_kernels
 from aot.reducers.cell_memory import AdaptiveState
-from aot.reducers.cells import ROUNDS, UNLIKE
+from aot.reducers.cells import ROUNDS, UNLIKE, scale_tokens
 from aot.reducers.rule import AdaptiveRule
 from aot.reducers.scan import ScannedFrames
 
@@ -45,22 +45,21 @@ def scan_fused(
 
     clips, steps, cells, _ = frames.tokens.shape
     slots = memory.slots
-    length = torch.linalg.vector_norm(frames.tokens, dim=3)
-    basis, weights = frames.unit, length.new_zeros(clips, slots, steps, cells)
+    length, basis = frames.length, frames.unit
+    weights = length.new_zeros(clips, slots, steps, cells)
     if not frames.opens:  # what the clips already know are vectors of the basis too
-        known = memory.anchors * memory.inverse[..., None]
-        basis = torch.cat([known, basis], dim=1)
+        basis = torch.cat([scale_tokens(memory.anchors, memory.inverse), basis], dim=1)
         own = torch.eye(slots, device=length.device)[:, :, None]
         lengths = own * (1 / memory.inverse.clamp(min=_LEAST))[:, :, None]
         weights = torch.cat([lengths * (~memory.free)[:, :, None], weights], dim=2)
     gram = multiply(basis, steps)
     novelty = length.new_empty(clips, count_blocks(cells), cells)
-    own = torch.empty_like(memory.inverse)
+    likeness = length.new_empty(clips, 2, cells)
+    places = torch.empty(clips, 3, cells, dtype=torch.int32, device=length.device)
     known = torch.empty(clips, dtype=torch.int64, device=length.device)
     if not frames.opens:
         known = (~memory.free & ~memory.owed).flatten(1).sum(dim=1)
     kept = torch.empty(clips, steps, cells, dtype=torch.bool, device=length.device)
-    learnt = (weights, memory.inverse, memory.filled, memory.owed, known)
     take = partial(
         take_frame,
         threshold=rule.threshold,
@@ -75,11 +74,14 @@ def scan_fused(
     spent = memory.spent.clone()
     for step in range(steps):
         if step or not frames.opens:
-            find_novelty(novelty, own, gram, *learnt, frames.offset, step)
+            find_novelty(
+                novelty, likeness, places, gram, weights, memory.inverse, memory.filled,
+                memory.owed, memory.born, known, frames.offset, step,
+            )  # fmt: skip
         take(
-            kept, spent, *learnt, memory.mass, memory.emitted, memory.born,
-            gram, novelty, own, frames.weights, frames.contrast, length,
-            frames.limits, frames.position, frames.active, step,
+            kept, spent, weights, memory.inverse, memory.filled, memory.owed, known, memory.mass,
+            memory.emitted, memory.born, gram, novelty, likeness, places, frames.weights,
+            frames.contrast, length, frames.limits, frames.position, frames.active, step,
         )  # fmt: skip
     return kept, replace(memory, anchors=combine_tokens(weights, basis.contiguous()), spent=spent)
 

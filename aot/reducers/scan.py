@@ -18,7 +18,7 @@ from aot.reducers.cell_memory import (
     learn,
     learn_first,
 )
-from aot.reducers.cells import CellBatch, choose_unlike, leave_over, normalise
+from aot.reducers.cells import CellBatch, choose_unlike, leave_over, part_lengths
 from aot.reducers.rule import AdaptiveRule
 from aot.reducers.saliency import (
     find_contrast,
@@ -35,6 +35,7 @@ class ScannedFrames:
     tokens: Float[Tensor, "c t p d"]
     unit: Float[Tensor, "c t p d"]
     """Tokens of length one."""
+    length: Float[Tensor, "c t p"]
     weights: Float[Tensor, "c t p"]
     """All signals but novelty."""
     contrast: Float[Tensor, "c t p"]
@@ -61,12 +62,13 @@ def find_frames(
     opens: bool,
 ) -> ScannedFrames:
     """All that takes no earlier frame, for all frames of all clips at once."""
-    unit = normalise(cells.tokens)
+    unit, length = part_lengths(cells.tokens)
     contrast = find_contrast(unit)
     distance = measure_distances(cells.grid, unit.device).to(unit.dtype)
     return ScannedFrames(
         tokens=cells.tokens,
         unit=unit,
+        length=length,
         weights=weigh_frames(cells, contrast, rule.powers),
         contrast=rule.keyframe_weight * contrast,
         offset=1 + rule.position_weight * distance,
@@ -102,7 +104,7 @@ def scan_frames(
         memory = replace(memory, spent=memory.spent + count)
         frame = Frame(frames.tokens[:, step], frames.position[:, step], chosen, worthy, there)
         if own is None:
-            memory = learn_first(memory, frame)
+            memory = learn_first(memory, frame, frames.length[:, 0])
         else:
             memory = learn(
                 memory,

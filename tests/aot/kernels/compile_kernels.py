@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from aot.kernels import attention, pooling, products, scan, sinkhorn
+from aot.kernels import attention, lengths, pooling, products, scan, sinkhorn
 
 CAPABILITY = 90
 """Hopper's."""
@@ -85,8 +85,8 @@ def sinkhorn_variants() -> dict[str, dict]:
 def scan_variants() -> dict[str, dict]:
     """Clips that open and clips that go on, of the grids of two families."""
     floats = (
-        "novelty", "own", "gram", "weights", "inverse", "offset", "mass", "signals", "contrast",
-        "length",
+        "novelty", "likeness", "gram", "weights", "inverse", "offset", "mass", "signals",
+        "contrast", "length",
     )  # fmt: skip
     whole = ("filled", "known", "spent", "born", "limits", "position")
     numbers = ("clips", "step", "rounds")
@@ -95,7 +95,7 @@ def scan_variants() -> dict[str, dict]:
         "patience",
     )  # fmt: skip
     types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(whole, "*i64")
-    types |= dict.fromkeys(("owed", "kept", "emitted", "active"), "*u8")
+    types |= {"places": "*i32"} | dict.fromkeys(("owed", "kept", "emitted", "active"), "*u8")
     types |= dict.fromkeys(numbers, "i32") | dict.fromkeys(constants, "fp32")
     variants = {}
     for cells, basis in ((196, 8), (196, 16), (729, 16)):
@@ -126,6 +126,13 @@ def product_variants() -> dict[str, dict]:
         )
         columns = {"SLOTS": 8, "LANES": 8, "BLOCK": 512}
         variants[f"combine {name}"] = measure(products._combine, types, sizes | columns, 4)
+    types = dict.fromkeys(("tokens", "unit", "length", "factor", "scaled"), "*fp32")
+    types |= {"width": "i32", "floor": "fp32"}
+    for width in (896, 8192):
+        block, warps = lengths._block(width)
+        for kernel in (lengths._normalise, lengths._scale):
+            name = f"{kernel.__name__} {width}"
+            variants[name] = measure(kernel, types, {"BLOCK": block}, warps)
     numbers = {"pooled": "*fp32", "width": "i32", "frame_stride": "i32"}
     grids = {"ROWS": 27, "COLUMNS": 27, "POOLED_ROWS": 14, "POOLED_COLUMNS": 14}
     for kind in ("bf16", "fp32"):

@@ -137,7 +137,7 @@ def remember(tokens, kept, *, slots=8):
     everything = torch.ones_like(marked)
     frame = Frame(tokens[None], torch.zeros(1, dtype=torch.long), marked, everything, None)
     memory = open_memory(1, slots, GRID, tokens.shape[1], tokens.dtype, tokens.device)
-    return learn_first(memory, frame), frame
+    return learn_first(memory, frame, torch.linalg.vector_norm(frame.tokens, dim=2)), frame
 
 
 def test_where_everything_is_owed_all_of_it_is_known():
