@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aot.clip_batch import AnchorState, Schedule, StepTokens
 from aot.config import AOTConfig
-from aot.transport import scale_kernel, times
+from aot.transport import multiply_vector, scale_kernel
 
 #: The reference's guards against division by zero and against a cosine of exactly one.
 _NORM_FLOOR, _SUM_FLOOR, _COSINE_LIMIT = 1e-12, 1e-9, 1 - 1e-6
@@ -189,7 +189,7 @@ def _unexplained(
         return 1 - nearest > config.keep_threshold
     count = targets.count[:, None]
     gain = (share.amax(dim=2) * count).clamp_(min=_SUM_FLOOR).log() / frame.sharpness[:, None]
-    return gain < config.keep_threshold * (1 - times(similarity, targets.marginal))
+    return gain < config.keep_threshold * (1 - multiply_vector(similarity, targets.marginal))
 
 
 def _uniform(present: Bool[Tensor, "*c k"], count: Int[Tensor, "*c"]) -> Float[Tensor, "*c k"]:

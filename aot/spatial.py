@@ -18,7 +18,7 @@ from aot.config import AOTConfig
 from aot.errors import InvalidFeatures
 from aot.packing import exact_dtype, front_rows
 from aot.pooling import pool_grid, pool_mask, pool_matrix, pooled_grid
-from aot.transport import UNROLLED, exponentiate, scale_kernel, times
+from aot.transport import UNROLLED, exponentiate, multiply_vector, scale_kernel
 from aot.types import Grid, Pooling
 
 #: Norms are floored here before a cosine is taken (reference).
@@ -125,7 +125,7 @@ def merge_and_pool(
     index = plan.anchor[:, None, :].expand(-1, cell.shape[1], -1)
     of_anchors = taps.gather(2, index)  # (t, k, a)
     weights = torch.baddbmm(taps.scatter_(2, index, 0.0), of_anchors, plan.weights)
-    mass = times(of_anchors, plan.mass)
+    mass = multiply_vector(of_anchors, plan.mass)
     frames = PooledFrames(
         torch.bmm(weights, exact), cell, mass, kept.sum(dim=1), pooled, finite, plan.settled
     )
@@ -270,8 +270,8 @@ def _gathered_mass(
     Two iterations leave the plan's rows short of their marginal, so each row is taken relative to
     its own sum: every token is given away whole.
     """
-    row_sum = times(kernel, anchor_scaling)
-    share = times(kernel.mT, others / row_sum.clamp(min=1e-30))
+    row_sum = multiply_vector(kernel, anchor_scaling)
+    share = multiply_vector(kernel.mT, others / row_sum.clamp(min=1e-30))
     transported = (1 - config.nearest_blend) * share * anchor_scaling
     return 1 + transported + config.nearest_blend * tally
 

@@ -30,7 +30,7 @@ from aot.errors import InvalidFeatures
 from aot.matching import match_frame, prepare_frames, prepare_targets
 from aot.packing import join_packed, unpack
 from aot.spatial import PooledFrames
-from aot.transport import UNROLLED, times
+from aot.transport import UNROLLED, multiply_vector
 from aot.types import ClipTokens, FrameTokens, Grid, PackedTokens, TokenKind
 
 
@@ -198,7 +198,7 @@ def _gather(
     mass = clips.mass + _lost_mass(clips, steps)
     if matches:
         given = torch.cat([match.given for match in matches], dim=1)
-        mass = mass + times(given.mT, batch.mass[:, first:].flatten(1))
+        mass = mass + multiply_vector(given.mT, batch.mass[:, first:].flatten(1))
     after = replace(clips, anchors=anchors, mass=mass)
     return torch.stack(distinct, dim=1), after, flags
 

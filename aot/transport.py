@@ -168,8 +168,8 @@ def iterate(
     active = torch.ones_like(iterations, dtype=torch.bool)
     previous = unit
     for _ in range(rounds):
-        new_r = source_marginal / times(kernel, c).clamp_(min=_FLOOR)
-        new_c = anchor_marginal / times(kernel.mT, new_r).clamp_(min=_FLOOR)
+        new_r = source_marginal / multiply_vector(kernel, c).clamp_(min=_FLOOR)
+        new_c = anchor_marginal / multiply_vector(kernel.mT, new_r).clamp_(min=_FLOOR)
         r = torch.where(active[:, None], new_r, r)
         c = torch.where(active[:, None], new_c, c)
         iterations = iterations + active
@@ -181,6 +181,8 @@ def iterate(
     return Scaling(r, c, iterations, ~active if rounds < max_iterations else None)
 
 
-def times(matrix: Float[Tensor, "b p q"], vector: Float[Tensor, "b q"]) -> Float[Tensor, "b p"]:
+def multiply_vector(
+    matrix: Float[Tensor, "b p q"], vector: Float[Tensor, "b q"]
+) -> Float[Tensor, "b p"]:
     """Batched matrix times vector, the vector as a row: up to 50 times faster on a CPU."""
     return torch.bmm(vector[:, None, :], matrix.mT)[:, 0]

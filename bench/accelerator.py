@@ -20,7 +20,7 @@ from aot import AOTConfig, CausalReducer, ClipCompressor, make_reducer, stack_cl
 from bench.facts import measured_commit
 from bench.features import SIDE, make_features, split_clips
 from bench.random_tower import KEPT_LAYERS, make_layer, make_query, run_layer
-from bench.worker import worker_times
+from bench.worker import measure_worker
 from workers.models.attention import attention_received
 
 DIMS = (896, 3584)
@@ -32,7 +32,7 @@ ENOUGH_S = 50.0
 RETENTION = 0.1
 
 
-def accelerator_times(config: AOTConfig, frames: int = 32, rounds: int = 20) -> dict[str, Any]:
+def measure_accelerator(config: AOTConfig, frames: int = 32, rounds: int = 20) -> dict[str, Any]:
     """Milliseconds for `frames` frames: reductions, the plan of one in several forms, the encoder.
 
     `whole` is the exact method, `adaptive` the default one at `RETENTION`: as callers with single
@@ -120,8 +120,8 @@ def main() -> None:
     """What a worker does on this machine's card; a last line of JSON."""
     result: dict[str, Any] = {"bench": "accelerator", "commit": measured_commit()}
     result |= {"torch": torch.__version__, "cuda_device": torch.cuda.get_device_name()}
-    for part in (worker_times, partial(accelerator_times, AOTConfig(anchors_per_frame=126))):
-        if part is not worker_times and time.perf_counter() - STARTED_S > ENOUGH_S:
+    for part in (measure_worker, partial(measure_accelerator, AOTConfig(anchors_per_frame=126))):
+        if part is not measure_worker and time.perf_counter() - STARTED_S > ENOUGH_S:
             result["left_out"] = "reductions alone: see aot bench reduce"
             break
         try:

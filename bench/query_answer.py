@@ -48,7 +48,7 @@ MODEL = CheckpointSize(
 cost both ways to the answer share, so that the ratio is understated a little."""
 
 
-def first_token(
+def measure_first_token(
     *,
     size: CheckpointSize = MODEL,
     rounds: int = 5,

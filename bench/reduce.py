@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from aot import AOTConfig, ClipCompressor
-from bench.accelerator import DIMS, accelerator_times
+from bench.accelerator import DIMS, measure_accelerator
 from bench.baseline import reduce_in_reference_order
 from bench.facts import measured_commit, processor
 from bench.features import SIDE, make_features, split_clips
@@ -90,13 +90,13 @@ def run(
         "torch": torch.__version__,
     }
     if torch.cuda.is_available():
-        result |= accelerator_times(config=AOTConfig(anchors_per_frame=anchors))
-    for line in table(result).splitlines():
+        result |= measure_accelerator(config=AOTConfig(anchors_per_frame=anchors))
+    for line in format_figures(result).splitlines():
         on_progress(line)
     return result
 
 
-def table(result: dict[str, Any]) -> str:
+def format_figures(result: dict[str, Any]) -> str:
     """The figures for people."""
     rows = [f"{'width':>6} {'baseline':>10} {'ours':>10} {'speedup':>8} {'peak':>9} {'encoder':>8}"]
     rows += [

@@ -45,7 +45,7 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 MADE_CLIPS = 16
 
 
-def worker_times(
+def measure_worker(
     *,
     device: str = "cuda",
     reducers: tuple[str, ...] = ("adaptive", "aot"),

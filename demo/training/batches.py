@@ -16,7 +16,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from demo.miniature.sequence import open_vocabulary, write_marks, write_slots
 from demo.training.crops import View, crop_scene, draw_inside
-from demo.training.curriculum import Phase, Progress, pick, unlike
+from demo.training.curriculum import Phase, Progress, leave_out_repeated, pick
 from demo.training.facts import FACTS, name_pairs, state_facts
 from demo.training.loading import send
 from demo.training.pool import SHARD_SCENES, SeenScene, load_shard, pool_folder
@@ -168,7 +168,7 @@ def _choose_questions(
     allowed = [k for k in phase.kinds or KINDS if not (busy and k in COUNTS)]
     unsolved = [kind for kind in allowed if not progress.is_solved(kind)]
     kinds = [allowed, *[unsolved] * (DRAWS - 1)]
-    questions = unlike([ask(window, rng, some) for some in kinds])
+    questions = leave_out_repeated([ask(window, rng, some) for some in kinds])
     return pick(questions, slots, progress.weights, rng) if questions else None
 
 

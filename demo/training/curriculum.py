@@ -137,6 +137,6 @@ def pick(
     return [*chosen, *[None] * (slots - len(chosen))]
 
 
-def unlike(draws: Sequence[Sequence[Question]]) -> list[Question]:
+def leave_out_repeated(draws: Sequence[Sequence[Question]]) -> list[Question]:
     """Different questions of several draws."""
     return list({(q.kind, q.text): q for draw in draws for q in draw}.values())

@@ -28,13 +28,13 @@ def pause(settings: Settings, stream_id: str) -> str | None:
         UnknownStream: there is none of that id.
         ClusterUnreachable: somebody writes it, and not in a cluster that can be reached.
     """
-    from pipeline.ingest.on_ray import cluster_of  # Ray, only where something is to be ended
+    from pipeline.ingest.on_ray import connect_cluster  # Ray, only where something is to be ended
 
     with open_store(settings.store_config()) as store:
         store.get_info(stream_id)
         if not is_lease_held(store, stream_id):
             return None
-    with cluster_of(settings) as cluster:
+    with connect_cluster(settings) as cluster:
         session = cluster.find_session(stream_id)
         return None if session is None else session.stop().state
 
@@ -89,7 +89,7 @@ def prepare_resume(
         max_hold_s=made.source.max_hold_s,
     )
     request = IngestRequest(source, resume=url is not None, zone=made.source.zone)
-    return settings_of(settings, made), request
+    return _take_over(settings, made), request
 
 
 def _made_with(info: StreamInfo) -> MadeWith:
@@ -102,7 +102,7 @@ def _made_with(info: StreamInfo) -> MadeWith:
     return info.made_with
 
 
-def settings_of(settings: Settings, made: MadeWith) -> Settings:
+def _take_over(settings: Settings, made: MadeWith) -> Settings:
     """`settings` with all that decides the stream's tokens as the stream has it."""
     tokens, model = made.tokens, made.model
     changes: Mapping[str, Mapping[str, Any]] = {

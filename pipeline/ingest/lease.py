@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.store import ClipStore
-from pipeline.store.checks import lease_held
+from pipeline.store.checks import lease_held_error
 from pipeline.values.types import Lease
 
 ORPHAN_S = 15.0
@@ -96,7 +96,7 @@ def require_free(store: ClipStore, stream_id: str, *, writer: str | None = None)
         patience_s = _patience_s(held)
         # It may end between two looks: then it is no orphan any more, but gone.
         if time.monotonic() - started_s >= patience_s and not _is_gone(held.holder, writer):
-            raise lease_held(held)
+            raise lease_held_error(held)
         time.sleep(POLL_S)
 
 

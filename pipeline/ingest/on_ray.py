@@ -159,7 +159,7 @@ def _warn(request: IngestRequest, error: Exception) -> None:
 
 
 @contextmanager
-def cluster_of(settings: Settings) -> Iterator[Cluster]:
+def connect_cluster(settings: Settings) -> Iterator[Cluster]:
     """The cluster detached sessions run in."""
     address = settings.ray.address or f"127.0.0.1:{settings.ray.local_port}"
     with open_cluster(replace(settings.cluster_settings(), address=address)) as cluster:

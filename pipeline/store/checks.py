@@ -114,7 +114,7 @@ def in_order(span: ClipSpan) -> Place:
     return span.epoch, span.index
 
 
-def missing_value(span: ClipSpan) -> MissingValue:
+def missing_value_error(span: ClipSpan) -> MissingValue:
     """The index names it, the store does not have it."""
     return MissingValue(
         f"{record_id(span.stream_id, span.epoch, span.index)}: the index names this clip but its "
@@ -122,7 +122,7 @@ def missing_value(span: ClipSpan) -> MissingValue:
     )
 
 
-def lease_held(held: Lease) -> LeaseHeld:
+def lease_held_error(held: Lease) -> LeaseHeld:
     """Who has it and what to do."""
     return LeaseHeld(
         f"{held.stream_id} is being written by {held.holder} (token {held.token}, since "
@@ -130,6 +130,6 @@ def lease_held(held: Lease) -> LeaseHeld:
     )
 
 
-def unknown_stream(stream_id: str) -> UnknownStream:
+def unknown_stream_error(stream_id: str) -> UnknownStream:
     """The error of a stream that the store does not have."""
     return UnknownStream(f"no stream {stream_id!r} in the store; ingest it first, or list streams")

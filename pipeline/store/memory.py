@@ -12,14 +12,14 @@ from dataclasses import replace
 from pipeline.store.checks import (
     Place,
     in_order,
-    lease_held,
-    missing_value,
+    lease_held_error,
+    missing_value_error,
     require_current,
     require_fingerprint,
     require_not_behind,
     require_own,
     require_range,
-    unknown_stream,
+    unknown_stream_error,
 )
 from pipeline.store.config import StoreConfig
 from pipeline.store.expiry import Removal, change_gaps, holds_clip, reach_of
@@ -74,7 +74,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
         with self._lock:
             held = self.get_lease(stream_id)
             if held is not None and not takeover:
-                raise lease_held(held)
+                raise lease_held_error(held)
             stream = self._streams.setdefault(stream_id, _Stream())
             stream.fence += 1
             nonce = secrets.token_hex(8)
@@ -234,7 +234,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
         stream = self._streams.get(span.stream_id, _Stream())
         blob = stream.values.get((span.epoch, span.index))
         if blob is None:
-            raise missing_value(span)
+            raise missing_value_error(span)
         return blob
 
     def stats(self) -> StoreStats:
@@ -253,7 +253,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
         self._keys.info(stream_id)
         stream = self._streams.get(stream_id)
         if stream is None or stream.info is None:
-            raise unknown_stream(stream_id)
+            raise unknown_stream_error(stream_id)
         return stream
 
     def _fenced(self, stream_id: str, lease: Lease) -> _Stream:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.ingest import Memory, Round, run, summarise
-from bench.query_answer import _summarise, first_token
+from bench.query_answer import _summarise, measure_first_token
 from bench.random_checkpoint import CheckpointSize
 from workers.session import Progress
 
@@ -49,6 +49,6 @@ def test_both_benches_run_on_small_sizes():
     assert 0 < figures["overhead"] < 10
     assert 0.02 < figures["retention"] < 0.3
     assert figures["rss_growth"] is None or -0.5 < figures["rss_growth"] < 1
-    token = first_token(size=CheckpointSize(), rounds=1, again_rounds=1)
+    token = measure_first_token(size=CheckpointSize(), rounds=1, again_rounds=1)
     assert token["first_token_s"] > 0
     json.dumps(figures | token)

@@ -3,13 +3,13 @@
 import pytest
 
 from bench.random_checkpoint import CheckpointSize
-from bench.worker import _covered, worker_times
+from bench.worker import _covered, measure_worker
 from workers.compress import CompressWorker
 
 
 def test_frames_are_counted_and_time_is_shared(monkeypatch):
     monkeypatch.setattr(CompressWorker, "_on_cpu", False)
-    figures = worker_times(
+    figures = measure_worker(
         device="cpu", reducers=("adaptive",), tower=CheckpointSize(), batch_clips=2, seconds=0.5
     )
     assert figures["worker_adaptive_frames_per_s"] > 0

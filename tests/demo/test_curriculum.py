@@ -23,7 +23,14 @@ from demo.training.crops import (
     hide,
     pack,
 )
-from demo.training.curriculum import Phase, Progress, find_phase, pick, plan_phases, unlike
+from demo.training.curriculum import (
+    Phase,
+    Progress,
+    find_phase,
+    leave_out_repeated,
+    pick,
+    plan_phases,
+)
 from demo.training.pool import SeenScene
 from demo.world.labels import IGNORE
 from demo.world.questions import KINDS, Question
@@ -73,7 +80,7 @@ def test_questions_worth_a_guess_seldom_get_a_slot():
 
 def test_empty_slots_are_none_and_equal_questions_count_once():
     one = Question("count", "how many", "1", 0.2)
-    assert unlike([[one], [one]]) == [one]
+    assert leave_out_repeated([[one], [one]]) == [one]
     assert pick([one], 3, {"count": 1.0}, np.random.default_rng(0)) == [one, None, None]
 
 

@@ -106,7 +106,7 @@ def _explain(file: io.RawIOBase) -> str:
     return "holds no video that can be read; expected MP4, MKV, WebM, MPEG-TS, AVI or the like"
 
 
-def unreadable(error: OSError) -> SourceUnreachable:
+def unreadable_error(error: OSError) -> SourceUnreachable:
     """What to raise where reading a file fails midway."""
     reason = error.strerror or "read error"
     return SourceUnreachable(f"reading stopped: {reason}; check the disk")

@@ -8,7 +8,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from workers.decode.container import open_container, unreadable
+from workers.decode.container import open_container, unreadable_error
 from workers.decode.fragments import SplicedFile, find_first_fragment, find_fragment
 from workers.decode.track import OpenTrack, select_track
 from workers.errors import SourceError, TooLarge
@@ -74,7 +74,7 @@ class PacketReader:
                 return None
             return find_fragment(track.file, self.last_position, track.stream.id)
         except OSError as error:
-            raise unreadable(error) from error
+            raise unreadable_error(error) from error
 
     def _read_rest(self, resume: int) -> Iterator[Packet]:
         """The packets from a fragment on, read with the header of the file."""
@@ -102,7 +102,7 @@ class PacketReader:
         except FFmpegError:
             self.read_errors += 1
         except OSError as error:
-            raise unreadable(error) from error
+            raise unreadable_error(error) from error
         return None
 
     def seek_closed_gop(self, pts_s: float) -> bool:

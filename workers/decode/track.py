@@ -22,7 +22,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from workers.decode.container import CODECS, MAX_PIXELS, open_container, unreadable
+from workers.decode.container import CODECS, MAX_PIXELS, open_container, unreadable_error
 from workers.decode.file import local_path, open_regular_file
 from workers.decode.gop import Bitstream
 from workers.errors import (
@@ -102,7 +102,7 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
             prepare_track(container, stream)
             track = describe_track(container, stream, file)
         except OSError as error:
-            raise unreadable(error).at(shown) from error
+            raise unreadable_error(error).at(shown) from error
         if any(packet.has_sidedata("encryption_info") for packet in track.head):
             raise UnsupportedCodec(
                 f"{shown}: is encrypted (DRM); expected a file without copy protection"

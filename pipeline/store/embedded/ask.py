@@ -4,7 +4,7 @@ import socket as sockets
 from pathlib import Path
 from typing import Literal
 
-from pipeline.store.embedded.folder import unusable
+from pipeline.store.embedded.folder import unusable_error
 
 State = Literal["ready", "loading", "absent", "hung"]
 
@@ -32,7 +32,7 @@ def ask(socket: Path, command: bytes, timeout_s: float = 2.0) -> bytes | State:
         except TimeoutError:
             return "hung"
         except OSError as error:
-            raise unusable(socket.parent, error) from error
+            raise unusable_error(socket.parent, error) from error
 
 
 def ask_setting(socket: Path, name: str) -> str | None:

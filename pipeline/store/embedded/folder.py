@@ -44,7 +44,7 @@ def make_private(folder: Path) -> Path:
         if stat.S_IMODE(status.st_mode) & 0o077:
             _close_to_others(folder, stat.S_IMODE(status.st_mode))
     except OSError as error:
-        raise unusable(folder, error) from error
+        raise unusable_error(folder, error) from error
     return folder
 
 
@@ -90,7 +90,7 @@ def try_lock(path: Path) -> int | None:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise unusable(path.parent, error) from error
+        raise unusable_error(path.parent, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -123,7 +123,7 @@ def write_note(folder: Path, product: str, version: tuple[int, ...]) -> None:
         path.write_text(json.dumps({"product": product, "version": version}))
         path.chmod(0o600)
     except OSError as error:
-        raise unusable(folder, error) from error
+        raise unusable_error(folder, error) from error
 
 
 def read_pid(folder: Path) -> int | None:
@@ -146,7 +146,7 @@ def last_log_line(folder: Path) -> str:
     return f"{folder / 'redis.log'} ends: {said.strip()[:200]}"
 
 
-def unusable(folder: Path, error: OSError) -> StoreUnavailable | StoreFull:
+def unusable_error(folder: Path, error: OSError) -> StoreUnavailable | StoreFull:
     """The error of a folder that the file system refuses."""
     kind = StoreFull if "No space left" in str(error) else StoreUnavailable
     return kind(

@@ -10,14 +10,14 @@ from redis.client import Pipeline
 from pipeline.store import rows
 from pipeline.store.checks import (
     Place,
-    missing_value,
+    missing_value_error,
     require_fingerprint,
     require_not_behind,
     require_own,
-    unknown_stream,
+    unknown_stream_error,
 )
 from pipeline.store.expiry import holds_clip
-from pipeline.store.redis.index import gap_in
+from pipeline.store.redis.index import read_gap
 from pipeline.store.redis.streams import RedisStreams
 from pipeline.store.writes import REFILLED, NewRecord, RecordWrites
 from pipeline.values.errors import CorruptValue
@@ -50,7 +50,7 @@ class Facts:
     def read(cls, stream_id: str, known: list[bytes | None]) -> "Facts":
         fingerprint, layout, position, longest, totals, retriable, expired = known
         if fingerprint is None:
-            raise unknown_stream(stream_id)
+            raise unknown_stream_error(stream_id)
         rows.require_readable(stream_id, layout)
         with rows.reading(f"{stream_id}: what is known of the stream"):
             text, longest_s = str(json.loads(fingerprint)), float(longest) if longest else 0.0
@@ -72,7 +72,7 @@ class RedisClips(RedisStreams, RecordWrites):
         with self._translated(span.stream_id):
             blob: Any = self._client.get(self._keys.clip(span.stream_id, span.epoch, span.index))
         if blob is None:
-            raise missing_value(span)
+            raise missing_value_error(span)
         return blob
 
     def get_open_record(self, stream_id: str) -> tuple[Place, bytes] | None:
@@ -223,7 +223,7 @@ class RedisClips(RedisStreams, RecordWrites):
     def _was_removed(self, pipe: Pipeline, span: ClipSpan) -> bool:
         """Whether a clip was stored once and removed since."""
         found: Any = pipe.zrange(self._keys.gaps(span.stream_id), 0, -1)
-        gaps = (gap_in(span.stream_id, member) for member in found)
+        gaps = (read_gap(span.stream_id, member) for member in found)
         return holds_clip((gap for gap in gaps if gap is not None), span.index)
 
     def _pass_over(self, pipe: Pipeline, record: NewRecord, facts: Facts) -> ClipSpan:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from pipeline.store import rows
-from pipeline.store.checks import require_range, unknown_stream
+from pipeline.store.checks import require_range, unknown_stream_error
 from pipeline.store.redis.database import RedisDatabase
 from pipeline.values.errors import CorruptValue
 from pipeline.values.types import ClipSpan, Gap, Position, StreamInfo, StreamOverview, StreamTotals
@@ -25,7 +25,7 @@ class RedisIndex(RedisDatabase):
         with self._translated(stream_id):
             values: Any = self._client.hgetall(self._keys.info(stream_id))
         if not values:
-            raise unknown_stream(stream_id)
+            raise unknown_stream_error(stream_id)
         return rows.info_from_hash(stream_id, values)
 
     def get_overview(self, stream_id: str) -> StreamOverview:
@@ -36,7 +36,7 @@ class RedisIndex(RedisDatabase):
             pipe.get(keys.lease(stream_id))
             facts, num_gaps, lease = pipe.execute()
         if not facts:
-            raise unknown_stream(stream_id)
+            raise unknown_stream_error(stream_id)
         return StreamOverview(
             info=rows.info_from_hash(stream_id, facts),
             totals=self._totals_in(stream_id, facts.get(rows.TOTALS.encode())),
@@ -59,7 +59,7 @@ class RedisIndex(RedisDatabase):
         with self._translated(stream_id):
             known: Any = self._client.hmget(info, "fingerprint", rows.LAYOUT_FIELD, rows.LONGEST)
             if known[0] is None:
-                raise unknown_stream(stream_id)
+                raise unknown_stream_error(stream_id)
             rows.require_readable(stream_id, known[1])
             # A clip that reaches into the range starts at most the longest clip before it.
             lowest = "-inf" if start_s is None else start_s - float(known[2] or 0)
@@ -81,7 +81,7 @@ class RedisIndex(RedisDatabase):
             layout, members = pipe.execute()
         rows.require_readable(stream_id, layout)
         return sorted(
-            (gap for member in members if (gap := gap_in(stream_id, member)) is not None),
+            (gap for member in members if (gap := read_gap(stream_id, member)) is not None),
             key=lambda gap: (gap.start_s, gap.end_s),
         )
 
@@ -112,7 +112,7 @@ class RedisIndex(RedisDatabase):
         return None if text is None else rows.position_from_text(stream_id, text)
 
 
-def gap_in(stream_id: str, member: bytes) -> Gap | None:
+def read_gap(stream_id: str, member: bytes) -> Gap | None:
     """The gap; one that does not read is logged."""
     try:
         return rows.gap_from_text(stream_id, member)

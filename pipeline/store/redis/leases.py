@@ -7,7 +7,7 @@ from contextlib import suppress
 from redis.client import Pipeline
 
 from pipeline.store import rows
-from pipeline.store.checks import lease_held
+from pipeline.store.checks import lease_held_error
 from pipeline.store.redis.database import RedisDatabase
 from pipeline.values.errors import InvalidSettings, LeaseLost
 from pipeline.values.types import Lease
@@ -27,7 +27,7 @@ class RedisLeases(RedisDatabase):
             if held is not None and held.nonce == nonce:  # our own, the answer was lost
                 return held
             if held is not None and not takeover:
-                raise lease_held(held)
+                raise lease_held_error(held)
             token = int(pipe.get(fence) or 0) + 1  # type: ignore[arg-type]
             lease = Lease(stream_id, holder, token, nonce, ttl_s, time.time())
             pipe.multi()

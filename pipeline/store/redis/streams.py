@@ -11,7 +11,7 @@ from pipeline.store.checks import (
     require_fingerprint,
     require_not_behind,
     require_own,
-    unknown_stream,
+    unknown_stream_error,
 )
 from pipeline.store.redis.index import RedisIndex
 from pipeline.store.redis.leases import RedisLeases
@@ -93,7 +93,7 @@ class RedisStreams(RedisIndex, RedisLeases):
         info = keys.info(stream_id)
         with self._translated(stream_id):
             if not (client.exists(info) or client.sismember(keys.streams, stream_id) or deep):
-                raise unknown_stream(stream_id)
+                raise unknown_stream_error(stream_id)
         lease = self._shut_out_writer(stream_id)
         num_gaps = self._count_gaps(stream_id)
         num_clips = size_bytes = 0
