@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from typing import Literal
 
 Fault = Literal["none", "stall", "trickle", "refuse", "mute"]
@@ -45,10 +46,12 @@ class FaultProxy:
         """Cut every open connection; how many there were."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
+        pairs = [pair for pair in pairs if all(end.fileno() >= 0 for end in pair)]
         for client, server in pairs:
             if how == "reset":
                 for end in (client, server):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    with suppress(OSError):  # it went by itself
+                        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if how == "half":
                 _shut(client, socket.SHUT_WR)
             else:

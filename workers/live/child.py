@@ -22,7 +22,7 @@ from workers.decode.live import LiveDecoder, Picture
 from workers.decode.network import NetworkOptions, open_network_track
 from workers.decode.policy import SourcePolicy
 from workers.decode.track import OpenTrack
-from workers.errors import WorkerError
+from workers.errors import TooLarge, WorkerError
 from workers.live.wire import Beat, Ended, Opened, Started, write_message
 
 QUEUE_BYTES = 64 << 20
@@ -30,6 +30,7 @@ QUEUE_BYTES = 64 << 20
 BEAT_S = 1.0
 NOBODY = 65_534
 MAX_OPEN_FILES = 64
+OUT_OF_MEMORY = "reading it takes more memory than its decoder may have (live.decoder_memory_mb)"
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
@@ -88,9 +89,11 @@ def run(request: Request, messages: BinaryIO) -> None:
             decoder = LiveDecoder(track, fps=request.fps)
             threading.Thread(target=_obey, args=(decoder,), daemon=True).start()
             _Sender(decoder, messages).run()
-        end = Ended()
+        end = Ended(memory_bytes=peak_memory_bytes())
     except WorkerError as error:
-        end = Ended(error.code, str(error))
+        end = Ended(error.code, str(error), peak_memory_bytes())
+    except MemoryError:
+        end = Ended(TooLarge.__name__, f"{request.shown}: {OUT_OF_MEMORY}", peak_memory_bytes())
     write_message(messages, end)
 
 
@@ -150,7 +153,13 @@ class _Sender:
 
     def _beat(self) -> Beat:
         tally = self._decoder.tally
-        return Beat(tally.packets, tally.decoded, tally.refused_packets, self._shed)
+        return Beat(
+            tally.packets,
+            tally.decoded,
+            tally.refused_packets,
+            self._shed,
+            peak_memory_bytes(),
+        )
 
 
 def give_up_privileges(memory_bytes: int) -> None:
@@ -181,6 +190,12 @@ def give_up_privileges(memory_bytes: int) -> None:
 def _address_space_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def peak_memory_bytes() -> int:
+    """The most that was resident of this process (`ru_maxrss` would begin at its parent's)."""
+    with open("/proc/self/status") as file:
+        return int(file.read().partition("VmHWM:")[2].split()[0]) << 10
 
 
 def _describe(track: OpenTrack) -> Opened:

@@ -56,6 +56,8 @@ class DecoderProcess:
         self.opened: Opened | None = None
         self.beat: Beat | None = None
         """What the decoder has counted so far."""
+        self.memory_bytes = 0
+        """The most that was resident of it, as it says."""
 
     def __enter__(self) -> "DecoderProcess":
         self._process = subprocess.Popen(
@@ -112,6 +114,7 @@ class DecoderProcess:
             if message is None:
                 return
             if isinstance(message, Ended):
+                self.memory_bytes = max(self.memory_bytes, message.memory_bytes)
                 if message.code is None:
                     return
                 raise _typed(message)
@@ -125,6 +128,7 @@ class DecoderProcess:
                 yield message
             else:
                 self.beat = message
+                self.memory_bytes = max(self.memory_bytes, message.memory_bytes)
                 if message.decoded > self._decoded:
                     self._decoded = message.decoded
                     until_s = time.monotonic() + self._stall_s

@@ -54,6 +54,8 @@ class Beat:
     refused_packets: int
     shed: int
     """Pictures dropped because the reader of the pipe was behind."""
+    memory_bytes: int = 0
+    """The most that was resident of the process so far."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Ended:
     code: str | None = None
     """Of the typed error, None where the source just ended."""
     text: str = ""
+    memory_bytes: int = 0
+    """As a beat has it: a source that cannot be opened has none."""
 
 
 Message = Started | Opened | Beat | Ended | Picture

@@ -13,31 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.camera import encode_units
-from bench.rtsp_server import CameraServer, Recording
 from pipeline import Pipeline
 from pipeline.ingest.live import LiveEnd, ingest_live, named_streams
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.embedded import stop_embedded
 from pipeline.values.errors import InvalidQuery, InvalidSettings
-from tests.videos import draw_frame
 from workers.types import VideoSource
 
 ROOT = Path(__file__).parents[3]
-FPS = 10
-
-
-@pytest.fixture(scope="module")
-def recording():
-    pictures = (draw_frame(i, 96, 128) for i in range(6 * FPS))
-    return Recording(encode_units(pictures, FPS), FPS)
-
-
-@pytest.fixture
-def camera(recording):
-    with CameraServer(recording) as server:
-        yield server
 
 
 @pytest.fixture
