@@ -49,7 +49,7 @@ class Reading:
             InvalidQuery: the context leaves no room for video.
             QueryTooLarge: not one clip of each stream fits.
         """
-        groups = [[clip.span for clip in part.clips] for part in self.parts]
+        groups = [[clip.span for clip in part.to_read] for part in self.parts]
         room = self._room()
         chosen: list[tuple[ClipSpan, ...]] = []
         extra = 0
@@ -81,7 +81,7 @@ class Reading:
                     marks=self.style.marks,
                     keep_positions=self.style.keep_positions,
                     name=clip.stream_id if clip.stream_id in unnamed else None,
-                    within=(part.start_s - shift_s, part.end_s - shift_s),
+                    within=part.within(clip),
                     time_text=_moved(time_writer(part), shift_s),
                 ),
             )
@@ -140,11 +140,10 @@ class Reading:
 
     def _marks(self, part: StreamPart, name: str | None = None) -> list[str]:
         """Marks of some of a stream's clips, spread over them."""
-        step = max(1, len(part.clips) // SAMPLED_MARKS)
+        clips = part.to_read
+        step = max(1, len(clips) // SAMPLED_MARKS)
         write = time_writer(part)
-        return [
-            format_mark(clip.start_s, name=name, time_text=write) for clip in part.clips[::step]
-        ]
+        return [format_mark(clip.start_s, name=name, time_text=write) for clip in clips[::step]]
 
     def _count(self, chosen: Sequence[Sequence[ClipSpan]]) -> int:
         """Places that the chosen clips take, as the tokenizer counts them.

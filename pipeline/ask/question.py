@@ -7,7 +7,7 @@ refused before a value or a model is loaded. Knows of no model.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.ask.timeline import (
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from pipeline.store import ClipStore
     from pipeline.values.types import ClipSpan, Gap, StreamInfo
     from workers.models import Marks
+    from workers.types import CompressedClip
+
+
+STILL_REACH_S, STILL_SLACK_S = 60.0, 0.001
+"""How far before a held stretch the clip whose picture it holds may end: one sample."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,31 @@ class StreamPart:
     """Those with a part in the range, in order."""
     gaps: tuple[Gap, ...]
     """Those with a part in the range."""
+    before: Placed | None = None
+    """The clip whose picture still held when the range began: it is read too."""
+
+    @property
+    def to_read(self) -> tuple[Placed, ...]:
+        """The clips that speak of the range, in order."""
+        return self.clips if self.before is None else (self.before, *self.clips)
+
+    def within(self, clip: CompressedClip) -> tuple[float, float] | None:
+        """The range in a clip's own seconds; None where all of the clip speaks of it.
+
+        So it does where its last picture was held into the range: what its other frames told holds
+        as well then, and is not told again.
+        """
+        if self.before is not None and (clip.epoch, clip.index) == (
+            self.before.span.epoch,
+            self.before.span.index,
+        ):
+            return None
+        shift_s = self.timeline.shift_of(clip.epoch)
+        start_s, end_s = self.start_s - shift_s, self.end_s - shift_s
+        step_s = (clip.pts_s[-1] - clip.pts_s[0]) / max(1, len(clip.pts_s) - 1)
+        if 0 < 2 * step_s < start_s - clip.pts_s[-1]:
+            return None
+        return start_s, end_s
 
     @property
     def stream_id(self) -> str:
@@ -121,8 +151,10 @@ def look_up(store: ClipStore, question: Question) -> list[StreamPart]:
         UnknownStream, InvalidQuery: no such stream, or a range that cannot be.
         NoFootage: none of the streams has a clip in its range; says where the nearest are.
     """
-    parts = [look_up_stream(store, name, question) for name in question.streams]
-    if not any(part.clips for part in parts):
+    parts = [
+        _with_clip_before(store, look_up_stream(store, name, question)) for name in question.streams
+    ]
+    if not any(part.to_read for part in parts):
         raise NoFootage("; ".join(_nothing_found(store, part) for part in parts))
     return parts
 
@@ -146,6 +178,24 @@ def look_up_stream(store: ClipStore, stream_id: str, question: Question) -> Stre
     clips = tuple(clip for clip in placed if clip.overlaps(start_s, end_s))
     gaps = _gaps_within(told, timeline, start_s, end_s)
     return StreamPart(info, timeline, start_s, end_s, clips, gaps)
+
+
+def _with_clip_before(store: ClipStore, part: StreamPart) -> StreamPart:
+    """With the clip whose picture held at the start of the range, where one did."""
+    if not part.held_s:
+        return part
+    held = {gap: part.timeline.place_gap(gap) for gap in part.gaps if gap.is_footage}
+    gap, (held_from_s, _) = min(held.items(), key=lambda item: item[1])
+    if any(clip.start_s < held_from_s for clip in part.clips):
+        return part
+    shift_s = part.timeline.shift_of(gap.epoch)
+    reach_s = (held_from_s - STILL_REACH_S - shift_s, held_from_s + STILL_SLACK_S - shift_s)
+    found = [
+        part.timeline.place(span)
+        for span in store.list_spans(part.stream_id, *reach_s)
+        if span.epoch == gap.epoch
+    ]
+    return replace(part, before=found[-1] if found else None)
 
 
 def resolve_range(store: ClipStore, stream_id: str, question: Question) -> tuple[float, float]:

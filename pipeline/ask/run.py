@@ -84,7 +84,7 @@ def answer_prepared(
     question = prepared.question
     for part in prepared.parts:
         require_model(part.info, model)
-    reading = Reading(question, tuple(part for part in prepared.parts if part.clips), model)
+    reading = Reading(question, tuple(part for part in prepared.parts if part.to_read), model)
     chosen = [span for spans in reading.choose() for span in spans]
     index_s = time.perf_counter() - started_s
     read, segments = _read(store, reading, chosen)
@@ -179,14 +179,14 @@ def _answer(
         text=text,
         citations=tuple(read),
         coverage=_share(footage_s, asked_s),
-        read_fraction=_share(len(read), sum(len(part.clips) for part in parts)),
+        read_fraction=_share(len(read), sum(len(part.to_read) for part in parts)),
         partial=partial,
         removed=removed,
         visual_tokens=visual_tokens,
         prompt_tokens=prompt_tokens,
         timings=timings,
         streams=tuple(_stream_reading(part, read) for part in parts),
-        without_footage=tuple(part.stream_id for part in parts if not part.clips),
+        without_footage=tuple(part.stream_id for part in parts if not part.to_read),
     )
 
 
@@ -200,7 +200,7 @@ def _stream_reading(part: StreamPart, read: list[ClipSpan]) -> StreamReading:
         wall_start=None if first is None else first.isoformat(timespec="seconds"),
         wall_end=None if last is None else last.isoformat(timespec="seconds"),
         coverage=_share(part.footage_s, part.asked_s),
-        clips_found=len(part.clips),
+        clips_found=len(part.to_read),
         clips_read=sum(span.stream_id == part.stream_id for span in read),
         gaps=tuple(gap for gap in part.gaps if not gap.is_footage),
         held_s=part.held_s,

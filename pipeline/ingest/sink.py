@@ -198,12 +198,21 @@ class StoreSink:
 
     def recover_open(self) -> Cursor | None:
         """Make a clip of what an earlier writer left open, and say where the stream stands."""
-        left = self._stream.store.get_open(self._stream.stream_id)
+        stream = self._stream
+        left = stream.store.get_open(stream.stream_id)
         stands = self.position()
         if left is not None and (stands is None or left.index > stands.index):
             logger.info("%s: clip %d was left open; kept", left.stream_id, left.index)
             self.put(left)
-        return self.position()
+            stands = self.position()
+        gaps = stream.store.list_gaps(stream.stream_id)
+        if not gaps:
+            return stands
+        last = max(gaps, key=lambda gap: gap.end_s)
+        stands = stands or Cursor(epoch=last.epoch, index=-1, last_pts_s=0.0, end_s=0.0)
+        return replace(
+            stands, epoch=max(stands.epoch, last.epoch), end_s=max(stands.end_s, last.end_s)
+        )
 
     def fix_wall_start(self, wall_start_s: float) -> float:
         """Unix time of stream second 0; see `LiveSink.fix_wall_start`."""

@@ -51,7 +51,10 @@ class LiveSink(ClipSink, Protocol):
         ...
 
     def recover_open(self) -> Cursor | None:
-        """Commit what an earlier run left open; where the stream stands then."""
+        """Commit what an earlier run left open; where the stream stands then.
+
+        It stands behind its gaps too: what was held after the last clip is accounted for.
+        """
         ...
 
     def fix_wall_start(self, wall_start_s: float) -> float:
@@ -69,10 +72,12 @@ class LiveSettings:
     push_timeout_s: float = 30.0
     """For one frame's tokens, its wait for a turn included."""
     longest_clip_s: float = 60.0
-    """A clip with held frames in it ends after so long, and held stretches are told so often."""
+    """A clip with held frames in it ends after so long; what is held on is a held stretch."""
+    tell_held_s: float = 10.0
+    """How often a clip or a stretch that grows by held frames is told anew."""
 
     def __post_init__(self) -> None:
-        for name in ("push_timeout_s", "longest_clip_s"):
+        for name in ("push_timeout_s", "longest_clip_s", "tell_held_s"):
             if getattr(self, name) <= 0:
                 raise InvalidSettings(f"{name} must be above 0, got {getattr(self, name)}")
 
@@ -143,6 +148,15 @@ def run_live_session(
     yield session.progress
 
 
+@dataclass
+class _Held:
+    """A stretch in which nothing changed, as far as it reaches now."""
+
+    first: Place
+    end_s: float = 0.0
+    is_told: bool = False
+
+
 class _Session:
     """The open clip, the held stretch and the counters of one run."""
 
@@ -166,7 +180,8 @@ class _Session:
         self._gate = None if settings.stillness is None else StillnessGate(settings.stillness)
         self._ladder = OverloadLadder(settings.overload)
         self._open: OpenClip | None = None
-        self._held: tuple[Place, float] | None = None
+        self._held: _Held | None = None
+        self._told_s = self._accounted_s
         self._missing: GapReason = "restart" if cursor else "gap"
         self._lost: tuple[int, float] | None = None
         """Epoch and second since when the sink could keep nothing."""
@@ -266,12 +281,20 @@ class _Session:
         clip, self._accounted_s = self._open, end_s
         if clip is not None and end_s - clip.pts_s[0] <= self._settings.longest_clip_s:
             clip.end_s = end_s
-            return
-        self._end_clip()
-        first = place if self._held is None else self._held[0]
-        self._held = (first, end_s)
-        if end_s - first.pts_s >= self._settings.longest_clip_s:
-            self._end_held()
+        else:
+            self._end_clip()
+            self._held = self._held or _Held(place)
+            self._held.end_s = end_s
+        if end_s - self._told_s >= self._settings.tell_held_s:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Show how far the open clip or the held stretch reaches."""
+        self._told_s = self._accounted_s
+        if self._open is not None:
+            self._sink.put_open(self._open.to_compressed())
+        elif self._held is not None:
+            self._put_held(self._held)
 
     def _skips(self, rung: Rung) -> bool:
         """Whether overload leaves this picture out; what is missing is then its gap."""
@@ -334,8 +357,13 @@ class _Session:
     def _end_held(self) -> None:
         held, self._held = self._held, None
         if held is not None:
-            first, end_s = held
-            self._put_gap(first.epoch, first.pts_s, end_s, "held")
+            self._put_held(held)
+
+    def _put_held(self, held: "_Held") -> None:
+        """One row for the whole stretch: told again, it has another end."""
+        counted, held.is_told = held.is_told, True
+        first = held.first
+        self._put_gap(first.epoch, first.pts_s, held.end_s, "held", counted=counted)
 
     def _account_until(self, place: Place) -> None:
         """What lies between what was accounted for and this picture is a gap."""
@@ -358,7 +386,15 @@ class _Session:
         if lost is not None and until_s > lost[1]:
             self._put_gap(*lost, until_s, "store")
 
-    def _put_gap(self, epoch: int, start_s: float, end_s: float, reason: GapReason) -> None:
+    def _put_gap(
+        self,
+        epoch: int,
+        start_s: float,
+        end_s: float,
+        reason: GapReason,
+        *,
+        counted: bool = False,
+    ) -> None:
         gap = StreamGap(self._source.stream_id, epoch, start_s, end_s, reason)
         try:
             self._sink.put_gap(gap)
@@ -368,9 +404,8 @@ class _Session:
         if reason != "store":
             self._tell_lost(start_s)
         gaps = self.progress.gaps
-        self.progress = replace(
-            self.progress, gaps={**gaps, reason: gaps.get(reason, 0) + 1}, position_s=end_s
-        )
+        count = gaps.get(reason, 0) + (not counted)
+        self.progress = replace(self.progress, gaps={**gaps, reason: count}, position_s=end_s)
 
     def _count(self, **changes: object) -> None:
         """Add numbers, replace the rest."""

@@ -1,5 +1,7 @@
 """Held stretches are footage, removed ones are not; clips that go while they are asked about."""
 
+import dataclasses
+
 import pytest
 
 from pipeline.api.views import gaps_by_reason, view_stream
@@ -40,7 +42,38 @@ def test_a_held_stretch_is_no_gap_of_a_stream(camera):
     }
 
 
-def test_a_range_in_which_nothing_changed_is_not_said_to_be_missing(camera):
+def test_a_range_in_which_nothing_changed_is_read_from_the_clip_before(camera):
+    [part] = look_up(camera, Question("-", ("lobby",), 10.0, 20.0))
+    assert (part.clips, [clip.span.index for clip in part.to_read]) == ((), [0])
+    assert (part.footage_s, part.held_s) == (10.0, 10.0)
+    assert part.within(camera.get_clip(part.to_read[0].span)) is None
+
+
+def test_a_range_that_begins_held_and_has_clips_is_read_from_the_clip_before_too(camera):
+    [part] = look_up(camera, Question("-", ("lobby",), 10.0, 126.0))
+    assert [clip.span.index for clip in part.to_read] == [0, 1]
+
+
+@pytest.mark.parametrize("start_s", [0.0, 3.0, 100.0])
+def test_nothing_is_read_twice_and_a_gap_shows_nothing_of_before(camera, start_s):
+    [part] = look_up(camera, Question("-", ("lobby",), start_s, 126.0))
+    assert part.before is None
+
+
+def test_a_clip_that_was_held_on_is_read_whole(info, make_clip):  # noqa: F811
+    store = MemoryStore()
+    store.put_info(info)
+    lease = store.acquire_lease("lobby", "tests", ttl_s=60)
+    clip = dataclasses.replace(make_clip(0), end_s=60.0)  # frames at 0 to 3 s
+    store.put_clip(clip, lease, fingerprint="f1")
+    [late] = look_up(store, Question("-", ("lobby",), 30.0, 40.0))
+    [early] = look_up(store, Question("-", ("lobby",), 2.0, 40.0))
+    assert late.within(clip) is None
+    assert early.within(clip) == (2.0, 40.0)
+
+
+def test_a_held_range_whose_clip_was_removed_says_so(camera):
+    camera.delete_range("lobby", None, 4.0)
     with pytest.raises(NoFootage, match=r"lobby was still from 10\.0 to 20\.0 s"):
         look_up(camera, Question("-", ("lobby",), 10.0, 20.0))
 

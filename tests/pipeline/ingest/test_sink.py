@@ -246,3 +246,20 @@ def test_a_source_is_described_without_credentials_and_by_its_full_path(monkeypa
     assert describe_source("rtsp://u:p@cam/1") == "rtsp://cam/1"
     assert describe_source("a.mp4") == str(tmp_path / "a.mp4")
     assert describe_source("/v/\udcff\udce9.mp4") == "/v/\\xff\\xe9.mp4"
+
+
+def test_a_live_stream_goes_on_behind_what_was_left_open_and_what_was_held(factory, opened):
+    sink = factory().open()
+    assert sink.recover_open() is None
+    sink.put(clip(0))
+    sink.put_open(clip(1))
+    sink.put_gap(StreamGap("lobby", 1, 4.0, 9.0, "held"))
+    sink.close()
+    again = factory().open()
+    try:
+        stands = again.recover_open()
+    finally:
+        again.close()
+    assert [span.index for span in opened.list_spans("lobby")] == [0, 1]
+    assert stands is not None
+    assert (stands.epoch, stands.index, stands.end_s) == (1, 1, 9.0)

@@ -1,5 +1,7 @@
 """A pusher without a model, a sink in memory and a scripted source, for the session's own rules."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -54,7 +56,10 @@ class MemorySink:
     def recover_open(self):
         if self.opened and self.opened[-1].index >= len(self.clips):
             self.clips.append(self.opened[-1])
-        return self.position()
+        stands = self.position()
+        if stands is None or not self.gaps:
+            return stands
+        return replace(stands, end_s=max(stands.end_s, *(gap.end_s for gap in self.gaps)))
 
     def fix_wall_start(self, wall_start_s):
         self.wall_start_s = wall_start_s if self.wall_start_s is None else self.wall_start_s
@@ -69,7 +74,9 @@ class MemorySink:
         return 100
 
     def put_gap(self, gap):
-        self.gaps.append(gap)
+        same = (gap.epoch, gap.start_s, gap.reason)
+        others = [g for g in self.gaps if (g.epoch, g.start_s, g.reason) != same]
+        self.gaps = [*others, gap]
 
     def finish(self, report):
         self.report = report

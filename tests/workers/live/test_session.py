@@ -111,6 +111,26 @@ def test_still_frames_are_held_and_count_as_footage():
     assert sink.stretches()[-1][1] == 200.0
 
 
+def test_a_held_stretch_is_one_row_that_grows_and_a_clip_that_grows_is_shown():
+    sink = MemorySink()
+    still = [picture(i, 50) for i in range(500)]
+
+    progress, _ = run(sink, *still, stillness=StillnessRule(), longest_clip_s=60.0)
+
+    assert [(gap.reason, gap.start_s, gap.end_s) for gap in sink.gaps] == [("held", 60.0, 500.0)]
+    assert progress.gaps == {"held": 1}
+    assert [clip.end_s for clip in sink.opened] == [1.0, *(10.0 * n for n in range(1, 7))]
+
+
+def test_another_run_goes_on_behind_what_was_held():
+    sink = MemorySink()
+    run(sink, *(picture(i, 50) for i in range(100)), stillness=StillnessRule())
+
+    run(sink, picture(130, media_s=0))
+
+    assert sink.stretches() == [(0.0, 60.0), (60.0, 100.0), (100.0, 130.0), (130.0, 131.0)]
+
+
 def test_a_frame_without_usable_features_costs_itself_alone():
     sink = MemorySink()
 
