@@ -65,5 +65,5 @@ def _(tokens: Tensor, factor: Tensor) -> Tensor:
 
 def _block(width: int) -> tuple[int, int]:
     """Entries at once, which is all of a token, and warps."""
-    block = triton.next_power_of_2(width)
+    block = 1 << (width - 1).bit_length()
     return block, max(1, min(8, block // 256))

@@ -17,7 +17,7 @@ from torch import Tensor
 from aot.config import AOTConfig
 from aot.packing import front_rows, take_rows
 from aot.reducers.budget import Budget
-from aot.reducers.cell_memory import AdaptiveState, count_slots, end_clips, open_memory
+from aot.reducers.cell_memory import AdaptiveState, copy_memory, count_slots, end_clips, open_memory
 from aot.reducers.cells import CellBatch, count_up, pool_batch
 from aot.reducers.frames import describe_pooling
 from aot.reducers.fused_scan import fits_kernels, scan_fused
@@ -47,8 +47,7 @@ class AdaptiveReducer(CausalReducer[AdaptiveState]):
         self, clips: int, grid: Grid, width: int, dtype: torch.dtype, device: torch.device
     ) -> AdaptiveState:
         """See `CausalReducer.open_state`."""
-        slots = min(self.rule.memory, self.config.clip_frames)
-        return open_memory(clips, slots, grid, width, dtype, device)
+        return self._open(clips, grid, width, dtype, device, blank=True)
 
     def push_batch(
         self, batch: FeatureBatch, state: AdaptiveState | None = None
@@ -59,19 +58,22 @@ class AdaptiveReducer(CausalReducer[AdaptiveState]):
         device, dtype = cells.tokens.device, cells.tokens.dtype
         budget, opens = self._budget(cells.grid), state is None
         if state is None:
-            memory = self.open_state(clips, cells.grid, width, dtype, device)
             position, limits = budget.limits_of_opening(clips, frames, device)
         else:
-            memory = state.map(torch.clone)  # a push writes to nothing it was given
-            position = memory.position[:, None] + count_up(frames, device)
+            position = state.position[:, None] + count_up(frames, device)
             limits = torch.stack(budget.limits(position))
         given = find_frames(cells, limits, position, batch.active, self.rule, opens=opens)
-        scan = scan_fused if fits_kernels(given) else scan_frames
+        fused = fits_kernels(given)  # which make all anchors anew, and write to none
+        if state is None:
+            memory = self._open(clips, cells.grid, width, dtype, device, blank=not fused)
+        else:  # a push writes to nothing it was given
+            memory = copy_memory(state, anchors=not fused)
+        scan = scan_fused if fused else scan_frames
         kept, after = scan(given, memory, self.rule)
         room = budget.room_to_emit(frames, opens=opens)
         packed = _pack(cells, kept, given.length, position, room, batch.tokens.dtype)
         pushed = frames if batch.active is None else batch.active.sum(dim=1)
-        return packed, replace(after, position=memory.position + pushed)
+        return packed, replace(after, position=position[:, 0] + pushed)
 
     def finish_batch(
         self, state: AdaptiveState, dtype: torch.dtype = torch.float32
@@ -81,6 +83,19 @@ class AdaptiveReducer(CausalReducer[AdaptiveState]):
         left = budget.left(state.position, state.spent).clamp(min=self.rule.merged_tokens)
         memory = state.first(count_slots(state, state.slots))
         return end_clips(memory, left, budget.room_to_finish, dtype)
+
+    def _open(
+        self,
+        clips: int,
+        grid: Grid,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        blank: bool,
+    ) -> AdaptiveState:
+        slots = min(self.rule.memory, self.config.clip_frames)
+        return open_memory(clips, slots, grid, width, dtype, device, blank=blank)
 
     def _budget(self, grid: Grid) -> Budget:
         return self.rule.budget(self.retention, self.config.clip_frames, grid[0] * grid[1])

@@ -60,9 +60,20 @@ class AdaptiveState(ClipState):
 
 
 def open_memory(
-    clips: int, slots: int, grid: Grid, width: int, dtype: torch.dtype, device: torch.device
+    clips: int,
+    slots: int,
+    grid: Grid,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    blank: bool = True,
 ) -> AdaptiveState:
-    """Clips whose cells have shown nothing."""
+    """Clips whose cells have shown nothing.
+
+    `blank` off leaves anchors what memory held, for a scan that makes all of them.
+    """
+    allocate = torch.zeros if blank else torch.empty
     cells = grid[0] * grid[1]
     numbers = torch.zeros(2, clips, dtype=torch.int64, device=device)
     measures = torch.zeros(2, clips, slots, cells, dtype=dtype, device=device)
@@ -73,7 +84,7 @@ def open_memory(
         position=numbers[0],
         spent=numbers[1],
         filled=torch.zeros(clips, cells, dtype=torch.int64, device=device),
-        anchors=torch.zeros(clips, slots, cells, width, dtype=dtype, device=device),
+        anchors=allocate(clips, slots, cells, width, dtype=dtype, device=device),
         inverse=measures[0],
         mass=measures[1],
         emitted=marks[0],
@@ -81,6 +92,14 @@ def open_memory(
         # Slots are filled in order; only frames that may drop an anchor have to tell its place.
         born=count_up(slots, device)[:, None].repeat(clips, 1, cells),
     )
+
+
+def copy_memory(memory: AdaptiveState, *, anchors: bool) -> AdaptiveState:
+    """A memory of one's own to write to, its anchors with it or still those of the other."""
+    columns = {
+        name: value for name, value in memory.columns.items() if anchors or name != "anchors"
+    }
+    return replace(memory, **{name: value.clone() for name, value in columns.items()})
 
 
 def count_slots(memory: AdaptiveState, most: int) -> int:
