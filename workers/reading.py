@@ -1,19 +1,20 @@
 """From stored clips to what a language half reads: time marks with their visual tokens.
 
 A clip is read as one run behind one mark, in the order it was emitted, or frame by frame, each
-behind its own mark; of a clip that reaches out of the asked range only what speaks of it. Knows of
-no store and no model.
+behind its own mark (temporal patch by patch, where a token speaks of several frames); of a clip
+that reaches out of the asked range only what speaks of it. Every token goes with its place in time
+and space. Knows of no store and no model.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from aot import ClipTokens, TokenKind
-from workers.models.base import Marks, VisualSegment
+from workers.models.base import Marks, Places, TimeFormat, VisualSegment
 from workers.types import CompressedClip
 
 
@@ -24,18 +25,26 @@ def format_time(time_s: float) -> str:
     return f"{hours:02d}:{minutes:02d}:{seconds:02d}"
 
 
+def format_seconds(time_s: float) -> str:
+    """Seconds as `12.5 seconds`; negative times count as zero."""
+    return f"{max(time_s, 0.0):.1f} seconds"
+
+
+def stream_time(times: TimeFormat) -> Callable[[float], str]:
+    """How a stream's own times are written."""
+    return format_seconds if times == "seconds" else format_time
+
+
 def format_mark(
     time_s: float,
     *,
-    brackets: bool = True,
+    mark: str = "[{}]",
     name: str | None = None,
     time_text: Callable[[float], str] = format_time,
 ) -> str:
-    """A time as `[HH:MM:SS]` or `[name HH:MM:SS]`, as `time_text` writes it."""
+    """A time as `[HH:MM:SS]` or `[name HH:MM:SS]`, as `time_text` and `mark` write it."""
     text = time_text(time_s)
-    if name is not None:
-        text = f"{name} {text}"
-    return f"[{text}]" if brackets else text
+    return mark.format(text if name is None else f"{name} {text}")
 
 
 def placeholder(mark: str, num_tokens: int) -> VisualSegment:
@@ -50,6 +59,7 @@ def read_clip(
     keep_positions: bool = False,
     name: str | None = None,
     within: tuple[float, float] | None = None,
+    mark: str = "[{}]",
     time_text: Callable[[float], str] = format_time,
 ) -> list[VisualSegment]:
     """Segments of one clip; its first mark says `name` where one is given.
@@ -62,20 +72,27 @@ def read_clip(
     frames = frames_within(clip, within)
     if not frames:
         return []
+
+    def mark_of(time_s: float, named: str | None) -> str:
+        return format_mark(time_s, mark=mark, name=named, time_text=time_text)
+
+    size = clip.layout.frames
+    patches = sorted({frame // size * size for frame in frames})
     if marks == "frame":
         return [
-            _read_frame(clip, frame, frames[0], keep_positions, time_text, None if i else name)
-            for i, frame in enumerate(frames)
+            _segment(
+                clip,
+                mark_of(_middle_s(clip, patch), None if i else name),
+                _of_patch(clip.tokens, patch, first=patches[0]),
+                [patch],
+                keep_positions,
+                alone=True,
+            )
+            for i, patch in enumerate(patches)
         ]
-    tokens = clip.tokens
-    mark = format_mark(_begin_s(clip, frames[0]), name=name, time_text=time_text)
-    kept = _speaks_of(tokens, frames, len(clip.pts_s))
-    segment = VisualSegment(mark, tokens.tokens[kept])
-    if not keep_positions:
-        return [segment]
-    cells = tokens.grid[0] * tokens.grid[1]
-    positions = (tokens.frame.long() * cells + tokens.cell.long())[kept]
-    return [replace(segment, positions=positions, num_positions=cells * len(clip.pts_s))]
+    kept = _speaks_of(clip, patches).nonzero()[:, 0]
+    mark_text = mark_of(_begin_s(clip, frames[0]), name)
+    return [_segment(clip, mark_text, kept, patches, keep_positions)]
 
 
 def frames_within(clip: CompressedClip, within: tuple[float, float] | None) -> list[int]:
@@ -96,35 +113,56 @@ def _begin_s(clip: CompressedClip, first: int) -> float:
     return clip.start_s if first == 0 else clip.pts_s[first]
 
 
-def _speaks_of(tokens: ClipTokens, frames: list[int], num_frames: int) -> Bool[Tensor, " m"]:
+def _middle_s(clip: CompressedClip, patch: int) -> float:
+    """Halfway between the first and the last frame of a temporal patch."""
+    last = min(patch + clip.layout.frames, len(clip.pts_s)) - 1
+    return (clip.pts_s[patch] + clip.pts_s[last]) / 2
+
+
+def _speaks_of(clip: CompressedClip, patches: list[int]) -> Bool[Tensor, " m"]:
     """Tokens of these frames, and anchors that gathered from all of them."""
-    wanted = torch.zeros(num_frames, dtype=torch.bool)
-    wanted[frames] = True
+    wanted = torch.zeros(len(clip.pts_s), dtype=torch.bool)
+    wanted[patches] = True
+    tokens = clip.tokens
     return wanted[tokens.frame.long()] | (tokens.kind == int(TokenKind.MERGED))
 
 
-def _read_frame(
-    clip: CompressedClip,
-    frame: int,
-    first: int,
-    keep_positions: bool,
-    time_text: Callable[[float], str],
-    name: str | None,
-) -> VisualSegment:
+def _of_patch(tokens: ClipTokens, patch: int, *, first: int) -> Int[Tensor, " k"]:
     """A frame's tokens in raster order; an anchor and what was merged into it stand together.
 
     Anchors of a keyframe that is not read stand with the first frame that is.
     """
-    tokens: ClipTokens = clip.tokens
-    is_here = tokens.frame == frame
-    if frame == first:
+    is_here = tokens.frame == patch
+    if patch == first:
         is_here |= (tokens.frame < first) & (tokens.kind == int(TokenKind.MERGED))
     here = is_here.nonzero()[:, 0]
-    here = here[tokens.cell[here].long().argsort(stable=True)]
-    cell = tokens.cell[here].long()
-    return VisualSegment(
-        format_mark(clip.pts_s[frame], name=name, time_text=time_text),
-        tokens.tokens[here],
-        positions=cell if keep_positions else None,
-        num_positions=tokens.grid[0] * tokens.grid[1] if keep_positions else None,
-    )
+    return here[tokens.cell[here].long().argsort(stable=True)]
+
+
+def _segment(
+    clip: CompressedClip,
+    mark: str,
+    rows: Int[Tensor, " k"],
+    patches: list[int],
+    keep_positions: bool,
+    *,
+    alone: bool = False,
+) -> VisualSegment:
+    """Some tokens of a clip as a run that reads the frames (or temporal patches) `patches`.
+
+    Times begin with the first of them. Positions count from the clip's first frame, or from the
+    only one of a run that reads a frame `alone`.
+    """
+    tokens, size = clip.tokens, clip.layout.frames
+    cells = tokens.grid[0] * tokens.grid[1]
+    frame, cell = tokens.frame[rows].long(), tokens.cell[rows].long()
+    pts_s = torch.tensor(clip.pts_s, dtype=torch.float64)
+    time_s = (pts_s[frame] - pts_s[patches[0]]).clamp(min=0)
+    segment = VisualSegment(mark, tokens.tokens[rows], places=Places(time_s, cell, tokens.grid))
+    if not keep_positions:
+        return segment
+    if alone:
+        return replace(segment, positions=cell, num_positions=cells)
+    patch = frame.div(size, rounding_mode="floor")
+    num_positions = cells * clip.layout.steps(len(clip.pts_s))
+    return replace(segment, positions=patch * cells + cell, num_positions=num_positions)

@@ -19,7 +19,16 @@ from jaxtyping import UInt8
 
 from aot import AOTConfig, ClipTokens, Grid
 from workers.models.base import ModelIdentity, ReadingStyle, VisualSegment
-from workers.types import Clip, CompressedClip, Cursor, FailedClip, PixelFormat, StreamGap
+from workers.types import (
+    PLAIN_LAYOUT,
+    Clip,
+    CompressedClip,
+    Cursor,
+    FailedClip,
+    PixelFormat,
+    StreamGap,
+    TokenLayout,
+)
 
 SessionState = Literal["starting", "running", "complete", "stopped", "failed"]
 
@@ -41,6 +50,8 @@ class WorkerInfo:
     """As it was derived for the model's grid and pooling."""
     clip_frames: int
     """Sampled frames in a clip."""
+    layout: TokenLayout = PLAIN_LAYOUT
+    """What a token is."""
     rule: dict[str, Any] = field(default_factory=dict)
     """What the reducer says of itself: version, and every constant that decides the tokens."""
 
@@ -107,7 +118,8 @@ class Pushed:
     """What a push gave."""
 
     tokens: ClipTokens
-    """Emitted by these frames, and by the clip's end where it ended; on the host."""
+    """Emitted by these frames, and by the clip's end where it ended; on the host. `frame` counts
+    temporal patches, which are frames unless the encoder's layout says otherwise."""
     state: Any
     tokens_in: int
     """Pooled tokens before the reduction."""

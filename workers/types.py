@@ -4,7 +4,7 @@ Times are seconds of the stream (`pts_s`, `start_s`) unless they say wall. Nothi
 Ray, of a decoder or of a store.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -145,6 +145,36 @@ class ClipStats:
 
 
 @dataclass(frozen=True)
+class TokenLayout:
+    """What a token is, of a model for which it is more than one embedding of one frame.
+
+    Nothing else has to travel with a token: where it stood in time and space is told by its frame,
+    the frames' times, its cell and the grid.
+    """
+
+    frames: int = 1
+    """Frames that a token speaks of, those of one temporal patch; `frame` is the first of them."""
+    parts: tuple[int, ...] = ()
+    """Widths of what lies side by side in a token's row: the embedding, then what is added to it in
+    the first layers behind; empty where the row is the embedding alone."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or len(self.parts) == 1 or any(width < 1 for width in self.parts):
+            raise ValueError(f"got {self}, expected frames >= 1 and no part or several")
+
+    def steps(self, num_frames: int) -> int:
+        """Temporal patches of so many frames; the last is filled up."""
+        return -(-num_frames // self.frames)
+
+    def with_frames(self, tokens: "ClipTokens") -> "ClipTokens":
+        """Tokens whose `frame` counted temporal patches, with the first frame of each."""
+        return tokens if self.frames == 1 else replace(tokens, frame=tokens.frame * self.frames)
+
+
+PLAIN_LAYOUT = TokenLayout()
+
+
+@dataclass(frozen=True)
 class CompressedClip:
     """What is stored of a clip."""
 
@@ -159,6 +189,7 @@ class CompressedClip:
     wall_start_s: float | None = None
     """Unix time of `start_s`."""
     stats: ClipStats = field(default_factory=ClipStats)
+    layout: TokenLayout = PLAIN_LAYOUT
 
     def __repr__(self) -> str:
         return (

@@ -13,7 +13,8 @@ from pipeline.ask.retrieval import Budget, share_budget
 from pipeline.values.errors import InvalidQuery
 from pipeline.values.types import ClipSpan, StreamInfo
 from workers.models import ReadingStyle, VisualSegment
-from workers.reading import format_mark, format_time, placeholder, read_clip
+from workers.models.base import TimeFormat
+from workers.reading import format_mark, placeholder, read_clip, stream_time
 from workers.seams import Answerer
 from workers.types import CompressedClip
 
@@ -82,7 +83,8 @@ class Reading:
                     keep_positions=self.style.keep_positions,
                     name=clip.stream_id if clip.stream_id in unnamed else None,
                     within=part.within(clip),
-                    time_text=_moved(time_writer(part), shift_s),
+                    mark=self.style.mark,
+                    time_text=_moved(time_writer(part, self.style.times), shift_s),
                 ),
             )
             unnamed.discard(clip.stream_id)
@@ -118,7 +120,9 @@ class Reading:
     def _overhead(self) -> int:
         """Tokens of a clip beside its visual tokens: marks, and what the family adds to a run."""
         dearest = max(self._measure(mark) for part in self.parts for mark in self._marks(part))
-        return dearest * (self._frames if self.style.marks == "frame" else 1)
+        marks = dearest * (self._frames if self.style.marks == "frame" else 1)
+        # Merged anchors are rows of their own, behind those of the frames.
+        return marks + self.style.row_newlines * (self._frames + 1)
 
     @cached_property
     def _names_cost(self) -> int:
@@ -142,22 +146,29 @@ class Reading:
         """Marks of some of a stream's clips, spread over them."""
         clips = part.to_read
         step = max(1, len(clips) // SAMPLED_MARKS)
-        write = time_writer(part)
-        return [format_mark(clip.start_s, name=name, time_text=write) for clip in clips[::step]]
+        return [self._mark(part, clip.start_s, name) for clip in clips[::step]]
+
+    def _mark(self, part: StreamPart, time_s: float, name: str | None) -> str:
+        style = self.style
+        return format_mark(
+            time_s, mark=style.mark, name=name, time_text=time_writer(part, style.times)
+        )
 
     def _count(self, chosen: Sequence[Sequence[ClipSpan]]) -> int:
         """Places that the chosen clips take, as the tokenizer counts them.
 
-        Where positions are kept or frames are marked it is what they were reckoned to cost.
+        Where positions are kept, frames are marked or rows ended it is what they were reckoned to
+        cost.
         """
-        if self.style.keep_positions or self.style.marks == "frame":
+        style = self.style
+        if style.keep_positions or style.marks == "frame" or style.row_newlines:
             return 0
         segments = [
             placeholder(
-                format_mark(
+                self._mark(
+                    part,
                     part.timeline.place(span).start_s,
-                    name=part.stream_id if not i and part.stream_id in self.named else None,
-                    time_text=time_writer(part),
+                    part.stream_id if not i and part.stream_id in self.named else None,
                 ),
                 span.num_tokens,
             )
@@ -178,20 +189,21 @@ def reading_style(question: Question, model: Answerer) -> ReadingStyle:
     return replace(model.reading, **{k: v for k, v in given.items() if v is not None})
 
 
-def time_writer(part: StreamPart) -> Callable[[float], str]:
+def time_writer(part: StreamPart, times: TimeFormat = "clock") -> Callable[[float], str]:
     """Times of a stream as they are told: of the wall clock where it has one.
 
     With the date where the range reaches over midnight.
     """
     clock = part.timeline.clock
     first, last = clock.local(part.start_s), clock.local(part.end_s)
+    plain = stream_time(times)
     if first is None or last is None:
-        return format_time
+        return plain
     form = "%H:%M:%S" if first.date() == last.date() else "%Y-%m-%d %H:%M:%S"
 
     def write(stream_s: float) -> str:
         moment = clock.local(stream_s)
-        return format_time(stream_s) if moment is None else moment.strftime(form)
+        return plain(stream_s) if moment is None else moment.strftime(form)
 
     return write
 

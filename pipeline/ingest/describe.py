@@ -63,7 +63,7 @@ def stream_info(
         weights=identity.weights,
         processor=identity.processor,
         dtype=identity.dtype,
-        frame_tokens=math.prod(pooled_grid(info.grid, info.config.pooling)),
+        frame_tokens=info.layout.steps(math.prod(pooled_grid(info.grid, info.config.pooling))),
         rule={**asdict(info.config), **info.rule},
     )
     return replace(

@@ -22,9 +22,13 @@ from blake3 import blake3
 from pipeline.values.errors import CorruptValue, InvalidRecord, SchemaMismatch
 
 MAGIC = b"AOTCLIP\n"
-VERSION = 1
-"""The version this release writes. A new one comes with a reader of the older ones."""
-READABLE = (1,)
+VERSION = 2
+"""The newest version this release writes. A new one comes with a reader of the older ones.
+
+1: a token is one embedding of one frame. 2: it may be more, which the metadata tell. A record is
+written in the oldest version that can tell what is in it.
+"""
+READABLE = (1, 2)
 HEADER_BYTES = 64
 MAX_BODY_BYTES = 256 << 20
 """Above any clip (32 frames of 729 tokens of 3584 bf16 are 160 MiB), below Redis's 512 MiB."""
@@ -32,14 +36,14 @@ MAX_BODY_BYTES = 256 << 20
 _PREFIX = struct.Struct("<8sH6xQ8x")
 
 
-def seal(body: bytes | memoryview, record_id: str) -> bytes:
-    """The record: header, digest, `body`."""
+def seal(body: bytes | memoryview, record_id: str, version: int = 1) -> bytes:
+    """The record: header, digest, `body`, which is of `version`."""
     if len(body) > MAX_BODY_BYTES:
         raise InvalidRecord(
             f"{record_id}: the record has {len(body)} bytes, at most {MAX_BODY_BYTES} can be "
             "stored; use shorter clips or a lower retention"
         )
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(body))
+    prefix = _PREFIX.pack(MAGIC, version, len(body))
     return b"".join((prefix, _digest(prefix, record_id, body), body))
 
 

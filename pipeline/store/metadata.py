@@ -8,16 +8,16 @@ reads back exactly. Nothing here knows of Arrow or of tensors.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from pipeline.store.keys import record_id
 from pipeline.values.errors import CorruptValue, InvalidRecord
 from pipeline.values.types import require_stream_id
-from workers.types import ClipStats, CompressedClip
+from workers.types import PLAIN_LAYOUT, ClipStats, CompressedClip, TokenLayout
 
 STAT_COUNTS = ("frames_in", "tokens_in", "tokens_out", "damaged", "shed")
-NUM_KEYS = {1: 14}
+NUM_KEYS = {1: 14, 2: 15}
 """Of the text form, by the record's version."""
 MAX_FRAMES = 1 << 15
 """`frame` is an int16 column."""
@@ -41,6 +41,7 @@ class ClipMetadata:
     dtype: str
     fingerprint: str
     stats: ClipStats
+    layout: TokenLayout = PLAIN_LAYOUT
 
     def __post_init__(self) -> None:
         require_stream_id(self.stream_id)
@@ -68,6 +69,11 @@ class ClipMetadata:
         return record_id(self.stream_id, self.epoch, self.index)
 
     @property
+    def version(self) -> int:
+        """The oldest version of a record that can tell this."""
+        return 1 if self.layout == PLAIN_LAYOUT else 2
+
+    @property
     def coverage(self) -> float:
         """Share of the clip's sampled frames that are in it; below 1 where some were shed."""
         sampled = self.stats.frames_in + self.stats.shed
@@ -89,14 +95,15 @@ def describe(clip: CompressedClip, *, fingerprint: str, dtype: str) -> ClipMetad
         dtype=dtype,
         fingerprint=fingerprint,
         stats=ClipStats(**{name: int(getattr(clip.stats, name)) for name in STAT_COUNTS}),
+        layout=clip.layout,
     )
 
 
-def to_text(metadata: ClipMetadata, version: int) -> dict[str, str]:
+def to_text(metadata: ClipMetadata) -> dict[str, str]:
     """Keys and values as they stand in the Arrow schema, in a fixed order."""
     stats = {name: getattr(metadata.stats, name) for name in STAT_COUNTS}
     text = {
-        "aot.version": str(version),
+        "aot.version": str(metadata.version),
         "aot.dtype": metadata.dtype,
         "aot.grid": f"{metadata.grid[0]}x{metadata.grid[1]}",
         "aot.stream": metadata.stream_id,
@@ -111,7 +118,9 @@ def to_text(metadata: ClipMetadata, version: int) -> dict[str, str]:
         "aot.coverage": repr(metadata.coverage),
         "aot.stats": json.dumps(stats, separators=(",", ":")),
     }
-    assert len(text) == NUM_KEYS[version]
+    if metadata.version > 1:
+        text["aot.layout"] = json.dumps(asdict(metadata.layout), separators=(",", ":"))
+    assert len(text) == NUM_KEYS[metadata.version]
     return text
 
 
@@ -134,12 +143,26 @@ def from_text(text: Mapping[str, str]) -> ClipMetadata:
             dtype=text["aot.dtype"],
             fingerprint=text["aot.fingerprint"],
             stats=_stats(text["aot.stats"]),
+            layout=_layout(text.get("aot.layout")),
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptValue(f"metadata of a record does not read: {error!r:.200}") from error
-    if len(text) != NUM_KEYS.get(version) or text.get("aot.coverage") != repr(metadata.coverage):
+    if metadata.version != version or len(text) != NUM_KEYS.get(version):
+        raise CorruptValue(f"{metadata.record_id}: metadata this version {version} does not write")
+    if text.get("aot.coverage") != repr(metadata.coverage):
         raise CorruptValue(f"{metadata.record_id}: metadata this version {version} does not write")
     return metadata
+
+
+@lru_cache(maxsize=16)
+def _layout(text: str | None) -> TokenLayout:
+    if text is None:
+        return PLAIN_LAYOUT
+    values = json.loads(text)
+    layout = TokenLayout(frames=values["frames"], parts=tuple(values["parts"]))
+    if json.dumps(asdict(layout), separators=(",", ":")) != text:
+        raise ValueError(f"expected the layout of tokens, got {text[:100]}")
+    return layout
 
 
 @lru_cache(maxsize=1024)

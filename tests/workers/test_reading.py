@@ -40,7 +40,7 @@ def test_a_mark_is_the_time_of_the_stream(time_s, mark):
 
 
 def test_a_mark_without_brackets():
-    assert format_mark(61.0, brackets=False) == "00:01:01"
+    assert format_mark(61.0, mark="{}") == "00:01:01"
 
 
 def test_a_mark_may_name_its_stream():

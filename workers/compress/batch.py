@@ -12,11 +12,11 @@ import numpy as np
 from aot import Reducer
 from workers.compress.accelerator.lanes import Mark, PlainMark
 from workers.compress.device import give_memory_back, is_out_of_memory, raise_if_broken
-from workers.compress.features import split_features, to_host
+from workers.compress.features import fill_patches, split_features, to_host
 from workers.errors import one_line
 from workers.models import VisionEncoder
 from workers.seams import Pushed
-from workers.types import Clip, ClipStats, CompressedClip, FailedClip
+from workers.types import Clip, ClipStats, CompressedClip, FailedClip, TokenLayout
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +79,11 @@ def _compress_once(
     encoder: VisionEncoder, reducer: Reducer, clips: Sequence[Clip], mark: Callable[[], Mark]
 ) -> Iterator[CompressedClip]:
     began = mark()
-    pixels = clips[0].pixels if len(clips) == 1 else np.concatenate([c.pixels for c in clips])
-    features = encoder.encode(pixels)
+    layout = encoder.layout
+    frames = fill_patches([clip.pixels for clip in clips], layout)
+    features = encoder.encode(frames[0] if len(frames) == 1 else np.concatenate(frames))
     encoded = mark()
-    parts = split_features(features, [len(clip.pts_s) for clip in clips])
+    parts = split_features(features, [layout.steps(len(clip.pts_s)) for clip in clips])
     tokens = reducer.compress_clips(parts)
     reduced = mark()
     hosted = [to_host(kept, features.tokens.dtype) for kept in tokens]
@@ -92,14 +93,14 @@ def _compress_once(
         pushed = Pushed(
             tokens=kept,
             state=None,
-            tokens_in=len(clip.pts_s) * kept.grid[0] * kept.grid[1],
+            tokens_in=part.tokens.shape[0] * kept.grid[0] * kept.grid[1],
             encode_s=encoded.seconds_since(began) * share,
             reduce_s=reduced.seconds_since(encoded) * share,
         )
-        yield as_compressed(clip, pushed)
+        yield as_compressed(clip, pushed, layout)
 
 
-def as_compressed(clip: Clip, pushed: Pushed) -> CompressedClip:
+def as_compressed(clip: Clip, pushed: Pushed, layout: TokenLayout) -> CompressedClip:
     """What is stored of a clip that was compressed whole."""
     return CompressedClip(
         stream_id=clip.stream_id,
@@ -108,8 +109,9 @@ def as_compressed(clip: Clip, pushed: Pushed) -> CompressedClip:
         start_s=float(clip.pts_s[0]),
         end_s=clip.end_s,
         pts_s=tuple(float(pts) for pts in clip.pts_s),
-        tokens=pushed.tokens,
+        tokens=layout.with_frames(pushed.tokens),
         stats=_stats(clip, pushed),
+        layout=layout,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from aot import InvalidFeatures, concatenate
-from workers.compress.features import split_features, to_host
+from workers.compress.features import fill_patches, split_features, to_host
 from workers.models import VisionEncoder
 from workers.seams import Push, Pushed
 
@@ -25,8 +25,12 @@ def _push_together(
     encoder: VisionEncoder, reducer: Any, pushes: Sequence[Push]
 ) -> list[Pushed | InvalidFeatures]:
     began_s = time.perf_counter()
-    features = encoder.encode(np.concatenate([push.pixels for push in pushes]))
-    parts = split_features(features, [len(push.pixels) for push in pushes])
+    layout = encoder.layout
+    steps = [layout.steps(len(push.pixels)) for push in pushes]
+    features = encoder.encode(
+        np.concatenate(fill_patches([push.pixels for push in pushes], layout))
+    )
+    parts = split_features(features, steps)
     encoded_s = time.perf_counter()
     try:
         pushed = reducer.push_many(parts, [push.state for push in pushes])
@@ -36,17 +40,17 @@ def _push_together(
         return [_push_together(encoder, reducer, [push])[0] for push in pushes]
     dtype = features.tokens.dtype
     results = []
-    for push, (tokens, state) in zip(pushes, pushed, strict=True):
+    for push, num_steps, (tokens, state) in zip(pushes, steps, pushed, strict=True):
         kept = to_host(tokens, dtype)
         if push.last:
             kept = concatenate([kept, to_host(reducer.finish(state, dtype), dtype)])
-        share = len(push.pixels) / features.tokens.shape[0]
+        share = num_steps / features.tokens.shape[0]
         cells = kept.grid[0] * kept.grid[1]
         results.append(
             Pushed(
                 tokens=kept,
                 state=None if push.last else state,
-                tokens_in=len(push.pixels) * cells,
+                tokens_in=num_steps * cells,
                 encode_s=(encoded_s - began_s) * share,
                 reduce_s=(time.perf_counter() - encoded_s) * share,
             )

@@ -98,6 +98,7 @@ class CompressWorker:
             reducer=self._settings.reducer,
             config=self._reducer.config,
             clip_frames=self._settings.clip_frames,
+            layout=encoder.layout,
             rule=self._reducer.describe(),
         )
 
@@ -124,7 +125,7 @@ class CompressWorker:
                 return compress_each(self._encoder, self._reducer, clips)
         carried = self._carry([Push(clip.pixels, last=True) for clip in clips])
         results = [
-            None if pushed is None else as_compressed(clip, pushed)
+            None if pushed is None else self._as_compressed(clip, pushed)
             for clip, pushed in zip(clips, carried, strict=True)
         ]
         left = [clip for clip, result in zip(clips, results, strict=True) if result is None]
@@ -183,6 +184,9 @@ class CompressWorker:
             give_memory_back()
         return nothing
 
+    def _as_compressed(self, clip: Clip, pushed: Pushed) -> CompressedClip:
+        return as_compressed(clip, pushed, self._encoder.layout)
+
     def _with_states_on_device(self, pushes: Sequence[Push]) -> list[Push]:
         return [
             push if push.state is None else replace(push, state=push.state.to(self._device))
@@ -212,7 +216,10 @@ def _with_state_on_host(result: Pushed | Exception) -> Pushed | Exception:
 
 def reducer_for(encoder: VisionEncoder, settings: CompressSettings) -> Reducer:
     """The reducer the settings name, derived for the model's grid and pooling."""
-    constants = {"pooling": encoder.pooling, "clip_frames": settings.clip_frames}
+    constants = {
+        "pooling": encoder.pooling,
+        "clip_frames": encoder.layout.steps(settings.clip_frames),
+    }
     return make_reducer(
         settings.reducer,
         settings.retention,

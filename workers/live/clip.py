@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from aot import ClipTokens, concatenate
 from workers.live.timeline import Place
 from workers.seams import Pushed
-from workers.types import ClipStats, CompressedClip
+from workers.types import PLAIN_LAYOUT, ClipStats, CompressedClip, TokenLayout
 
 
 @dataclass
@@ -20,6 +20,7 @@ class OpenClip:
     stats: ClipStats = field(default_factory=ClipStats)
     state: object = None
     """The reducer's, for the clip's next frame."""
+    layout: TokenLayout = PLAIN_LAYOUT
     end_s: float = 0.0
     """Stream time up to which it speaks for the stream; held frames move it on."""
 
@@ -54,7 +55,8 @@ class OpenClip:
             start_s=self.pts_s[0],
             end_s=self.end_s,
             pts_s=tuple(self.pts_s),
-            tokens=concatenate(self.parts),
+            tokens=self.layout.with_frames(concatenate(self.parts)),
             wall_start_s=self.first.wall_s,
             stats=self.stats,
+            layout=self.layout,
         )

@@ -20,6 +20,7 @@ from workers.models.base import (
     LanguageModel,
     Marks,
     ModelIdentity,
+    Places,
     ReadingStyle,
     VisionEncoder,
     VisualSegment,
@@ -32,6 +33,7 @@ __all__ = [
     "LanguageModel",
     "Marks",
     "ModelIdentity",
+    "Places",
     "ReadingStyle",
     "VisionEncoder",
     "VisualSegment",
@@ -65,6 +67,7 @@ class Family(Protocol):
 
 FAMILIES = {
     "llava_onevision": "workers.models.families.llava_onevision",
+    "llava_qwen": "workers.models.families.llava_qwen",
 }
 """Adapter modules by the `model_type` of the config; imported when first needed."""
 
@@ -110,6 +113,7 @@ def open_language_model(
 
 def _open(model: str | Path, revision: str | None) -> tuple[Checkpoint, Family]:
     checkpoint = open_checkpoint(model, revision)
+    checkpoint.require_full_precision()
     module = FAMILIES.get(checkpoint.model_type)
     if module is not None:
         family: Any = importlib.import_module(module)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from aot import FrameFeatures, Grid, InvalidFeatures
-from workers.types import PixelFormat
+from workers.types import PixelFormat, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class ModelIdentity:
 
 Marks = Literal["clip", "frame"]
 """One time mark a clip, or one a frame."""
+TimeFormat = Literal["clock", "seconds"]
+"""HH:MM:SS, or as in "12.5 seconds"."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,32 @@ class ReadingStyle:
     """Every token is read at the place it had before the reduction."""
     name_streams: bool = True
     """Where several streams are read, the first mark of each names it."""
+    mark: str = "[{}]"
+    """What stands around the time in a mark."""
+    times: TimeFormat = "clock"
+    """How stream times are written; a wall clock's always as HH:MM:SS."""
+    row_newlines: int = 0
+    """Most newlines that the family adds to the tokens of one frame."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of a run stood in time and space, before the reduction."""
+
+    time_s: Float[Tensor, " m"]
+    """Of the token's frame, from the run's first frame; float64."""
+    cell: Int[Tensor, " m"]
+    """Row-major cell of the grid."""
+    grid: Grid
+    """Rows and columns, as the language model reads them."""
+
+    @property
+    def row(self) -> Int[Tensor, " m"]:
+        return self.cell.div(self.grid[1], rounding_mode="floor")
+
+    @property
+    def column(self) -> Int[Tensor, " m"]:
+        return self.cell % self.grid[1]
 
 
 @dataclass(frozen=True)
@@ -75,6 +103,8 @@ class VisualSegment:
     the tokens as neighbours."""
     num_positions: int | None = None
     """Tokens of the run before the reduction; given together with `positions`."""
+    places: Places | None = None
+    """Needed by families that number time and space, or end rows by a token."""
 
     def __post_init__(self) -> None:
         if (self.positions is None) != (self.num_positions is None):
@@ -82,6 +112,10 @@ class VisualSegment:
         if self.positions is not None and len(self.positions) != len(self.tokens):
             raise InvalidFeatures(
                 f"got {len(self.positions)} positions for {len(self.tokens)} tokens; give one each"
+            )
+        if self.places is not None and len(self.places.cell) != len(self.tokens):
+            raise InvalidFeatures(
+                f"got {len(self.places.cell)} places for {len(self.tokens)} tokens; give one each"
             )
 
     def __repr__(self) -> str:
@@ -114,7 +148,12 @@ class VisionEncoder(Protocol):
 
     @property
     def dim(self) -> int:
-        """Width of a token: that of the language model."""
+        """Width of a token: that of the language model, for each part of the token."""
+        ...
+
+    @property
+    def layout(self) -> TokenLayout:
+        """What a token is, for models where it is more than one embedding of one frame."""
         ...
 
     def encode(
@@ -122,10 +161,11 @@ class VisionEncoder(Protocol):
     ) -> FrameFeatures:
         """Encode RGB frames that have the pixel format's size already.
 
-        Tokens come in the model's dtype, attention in float32, both on the model's device.
+        Tokens come in the model's dtype, attention in float32, both on the model's device. The
+        first axis of the features counts temporal patches of `layout.frames` frames.
 
         Raises:
-            InvalidFeatures: no frame, or frames of another size.
+            InvalidFeatures: no frame, frames of another size, or a patch that is not full.
         """
         ...
 

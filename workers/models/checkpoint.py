@@ -23,6 +23,7 @@ from workers.errors import (
     ModelNotFound,
     NoVisionTower,
     UnsafeWeights,
+    UnsupportedModel,
     one_line,
 )
 
@@ -81,6 +82,19 @@ class Checkpoint:
             raise NoVisionTower(
                 f"{self.model_id} (model_type {self.model_type!r}) has no vision_config, expected "
                 "a video-language checkpoint; choose one that has a vision half"
+            )
+
+    def require_full_precision(self) -> None:
+        """Raise UnsupportedModel for quantised weights."""
+        text = self.config.get("text_config")
+        given = self.config.get("quantization_config") or (
+            text.get("quantization_config") if isinstance(text, dict) else None
+        )
+        if given:
+            method = given.get("quant_method") if isinstance(given, dict) else given
+            raise UnsupportedModel(
+                f"{self.model_id} is quantised ({method}), expected float32, bfloat16 or float16, "
+                "as each half is loaded alone; choose the checkpoint it was made from"
             )
 
     def is_text_only(self) -> bool:

@@ -2,12 +2,12 @@
 
 Tokens enter `generate` through `mm_encoder_outputs`, where the vision half's output would be, so
 that the model's own code places them; a class without that argument gets `inputs_embeds`. What a
-family adds to a run, such as LLaVA-OneVision's learned newline, is appended here and never stored.
+family adds to a run, such as LLaVA-OneVision's learned newline, is put in here and never stored.
 """
 
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +19,24 @@ from aot import InvalidFeatures
 from workers.errors import PromptTooLong
 from workers.models.base import ModelIdentity, ReadingStyle, VisualSegment
 from workers.models.prompt import Prompt, PromptWriter
+from workers.models.runs import interleave
 from workers.models.streaming import stream_text
+from workers.types import PLAIN_LAYOUT, TokenLayout
 
 MAX_NEW_TOKENS = 512
 """Length of an answer where neither the caller nor the generation config says."""
 TOKEN_TIMEOUT_S = 600.0
 """Longest wait for one token; a long prompt's prefill on a CPU takes minutes."""
+
+
+AsOutput = Callable[[Float[Tensor, "n d"]], dict[str, Any]]
+"""`mm_encoder_outputs` of the tokens of a prompt."""
+
+
+def as_one_video(tokens: Float[Tensor, "n d"]) -> dict[str, Any]:
+    """For classes that take the tokens of all videos as one tensor."""
+    output: Any = BaseModelOutputWithPooling(pooler_output=tokens[None])  # type: ignore[arg-type]
+    return {"video": output}
 
 
 class CachedTokensLanguageModel:
@@ -34,24 +46,30 @@ class CachedTokensLanguageModel:
         self,
         half: Any,
         writer: PromptWriter,
-        run_end: Float[Tensor, "e d"],
+        newline: Float[Tensor, " d"] | None,
         identity: ModelIdentity,
         reading: ReadingStyle,
+        *,
+        layout: TokenLayout = PLAIN_LAYOUT,
+        as_output: AsOutput = as_one_video,
         token_timeout_s: float = TOKEN_TIMEOUT_S,
     ) -> None:
         """
         Args:
             half: a `...ForConditionalGeneration` whose vision half is not used.
-            run_end: what the family appends to every run of visual tokens; may be empty.
+            newline: the learned token that stands where `writer.runs` says; None where nowhere.
+            layout: what a token is, as the vision half has it.
+            as_output: the tokens of a prompt as the model's own vision half would give them.
         """
         text_config = half.config.get_text_config()
         self.identity = identity
         self.reading = reading
-        self.dim: int = text_config.hidden_size
+        self.dim: int = sum(layout.parts) or text_config.hidden_size
         self.context_length: int = text_config.max_position_embeddings
         self._half = half
         self._writer = writer
-        self._run_end = run_end
+        self._newline = newline
+        self._as_output = as_output
         self._token_timeout_s = token_timeout_s
 
     def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
@@ -99,14 +117,14 @@ class CachedTokensLanguageModel:
         if features is None:
             return inputs | {"input_ids": input_ids}
         if self._half._supports_mm_encoder_outputs():
-            video: Any = BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
-            return inputs | {"input_ids": input_ids, "mm_encoder_outputs": {"video": video}}
+            outputs = {"mm_encoder_outputs": self._as_output(features)}
+            return inputs | {"input_ids": input_ids} | outputs
         embeddings = self._half.get_input_embeddings()(input_ids)
         places = (input_ids == self._writer.video_token_id)[..., None]
         return inputs | {"inputs_embeds": embeddings.masked_scatter(places, features)}
 
-    def _features(self, segments: Sequence[VisualSegment]) -> Float[Tensor, "1 n d"] | None:
-        """All runs in order, each with its end; None when no segment has a token."""
+    def _features(self, segments: Sequence[VisualSegment]) -> Float[Tensor, "n d"] | None:
+        """All runs in order, each with its newlines; None when no segment has a token."""
         runs = []
         for segment in segments:
             if segment.tokens.shape[1] != self.dim:
@@ -115,5 +133,12 @@ class CachedTokensLanguageModel:
                     "they were made by another model"
                 )
             if len(segment.tokens):
-                runs += [segment.tokens.to(self._run_end), self._run_end]
-        return torch.cat(runs)[None] if runs else None
+                runs.append(self._with_newlines(segment))
+        return torch.cat(runs) if runs else None
+
+    def _with_newlines(self, segment: VisualSegment) -> Float[Tensor, "r d"]:
+        tokens = segment.tokens.to(device=self._half.device, dtype=self._half.dtype)
+        if self._newline is None:
+            return tokens
+        before = self._writer.runs.newlines(segment)
+        return interleave(tokens, self._newline.expand(len(before), -1), before)

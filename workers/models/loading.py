@@ -63,19 +63,12 @@ def load_half(
     return model.eval().requires_grad_(False)
 
 
-def open_prompt_writer(
-    checkpoint: Checkpoint, video_token_id: int, newline_tokens: int
-) -> PromptWriter:
-    """Tokenizer and chat template, proved to have a token that stands for video."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # missing and damaged files raise many types
-        raise InvalidCheckpoint(
-            f"{checkpoint.model_id} has no usable tokenizer ({one_line(error)}); "
-            "fetch the checkpoint again"
-        ) from error
+def open_prompt_writer(checkpoint: Checkpoint, video_token_id: int, **style: Any) -> PromptWriter:
+    """Tokenizer and chat template, proved to have a token that stands for video.
+
+    `style` takes the other fields of `PromptWriter`.
+    """
+    tokenizer = open_tokenizer(checkpoint)
     if not tokenizer.chat_template:  # older repositories keep it with the processor
         tokenizer.chat_template = checkpoint.read_json("chat_template.json").get("chat_template")
     if not tokenizer.chat_template:
@@ -89,7 +82,20 @@ def open_prompt_writer(
             f"{checkpoint.model_id}: token {video_token_id} is {video_token!r} in the tokenizer, "
             "expected the special token that stands for video; mend the tokenizer"
         )
-    return PromptWriter(tokenizer, video_token, video_token_id, newline_tokens)
+    return PromptWriter(tokenizer, video_token, video_token_id, **style)
+
+
+def open_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's tokenizer, as it stands."""
+    try:
+        return AutoTokenizer.from_pretrained(
+            checkpoint.folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # missing and damaged files raise many types
+        raise InvalidCheckpoint(
+            f"{checkpoint.model_id} has no usable tokenizer ({one_line(error)}); "
+            "fetch the checkpoint again"
+        ) from error
 
 
 def identify(checkpoint: Checkpoint, settings: PixelSettings, dtype: torch.dtype) -> ModelIdentity:

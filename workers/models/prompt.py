@@ -4,11 +4,15 @@ The checkpoint's chat template is rendered with one video, as its processor woul
 is then taken by `mark <video>` for every segment, one a line. So templates that put all videos
 before all text still read each mark beside its tokens, and one segment without a mark is exactly
 the processor's prompt. Text from outside cannot write special tokens.
+
+What differs between families is told by fields: brackets around a run, what stands between two,
+newlines within (`workers.models.runs`), and whether positions count tokens or time, rows and
+columns (`workers.models.mrope`).
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +21,8 @@ from torch import Tensor
 
 from workers.errors import InvalidCheckpoint
 from workers.models.base import VisualSegment
+from workers.models.mrope import mrope_positions
+from workers.models.runs import PlainRuns, RunFormat
 
 
 @dataclass(frozen=True)
@@ -24,15 +30,17 @@ class Prompt:
     """Token ids with a placeholder for every visual token, and where each is read."""
 
     input_ids: Int[Tensor, "1 l"]
-    position_ids: Int[Tensor, "1 l"] | None
-    """None when every token stands right after the one before it."""
+    position_ids: Int[Tensor, "1 l"] | Int[Tensor, "4 1 l"] | None
+    """None when every token stands right after the one before it; four rows where time, rows and
+    columns are numbered apart."""
 
     @property
     def end(self) -> int:
         """Position after the last: the length, or more where positions were kept."""
+        length = self.input_ids.shape[1]
         if self.position_ids is None:
-            return self.input_ids.shape[1]
-        return int(self.position_ids.max()) + 1
+            return length
+        return max(length, int(self.position_ids.max()) + 1)
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,14 @@ class PromptWriter:
     """A `PreTrainedTokenizerBase` with a chat template."""
     video_token: str
     video_token_id: int
-    newline_tokens: int
-    """Placeholders the family appends to every run: 1 for LLaVA-OneVision's newline."""
+    runs: RunFormat = field(default_factory=PlainRuns)
+    """The newlines of the family."""
+    brackets: tuple[str, str] = ("", "")
+    """What the chat template writes around the placeholder of a video."""
+    separator: str = "\n"
+    """What stands between two segments."""
+    positions_per_s: float | None = None
+    """Of families that number time, rows and columns apart; None counts tokens."""
 
     def write(self, question: str, segments: Sequence[VisualSegment]) -> Prompt:
         """Prompt ids for a question about segments; those without tokens leave their mark only.
@@ -62,7 +76,7 @@ class PromptWriter:
             )
         repeats = torch.ones_like(ids)
         repeats[is_run] = torch.tensor(
-            [self._with_newline(len(segment.tokens)) for segment in segments], dtype=ids.dtype
+            [self.run_length(segment) for segment in segments], dtype=ids.dtype
         )
         input_ids = ids.repeat_interleave(repeats)
         position_ids = self._position_ids(is_run, repeats, segments)
@@ -78,14 +92,21 @@ class PromptWriter:
         )
         if not segments:
             return str(rendered)
-        before, *after = str(rendered).split(self.video_token)
+        place = self.video_token.join(self.brackets)
+        before, *after = str(rendered).split(place)
         if len(after) != 1:
             raise InvalidCheckpoint(
-                f"the chat template rendered {len(after)} of {self.video_token!r} for one video, "
+                f"the chat template rendered {len(after)} of {place!r} for one video, "
                 "expected 1; use the template that came with the checkpoint"
             )
-        lines = (self._defuse(segment.mark) + self.video_token for segment in segments)
-        return before + "\n".join(lines) + after[0]
+        # Brackets around nothing would be read as a video that shows nothing.
+        runs = (place if len(segment.tokens) else self.video_token for segment in segments)
+        marks = (self._defuse(segment.mark) for segment in segments)
+        return before + self.separator.join(map("".join, zip(marks, runs, strict=True))) + after[0]
+
+    def run_length(self, segment: VisualSegment) -> int:
+        """Placeholders of a run: its tokens and newlines."""
+        return len(segment.tokens) + len(self.runs.newlines(segment))
 
     def _defuse(self, text: str) -> str:
         """Break up what the tokenizer would read as a special token."""
@@ -98,31 +119,16 @@ class PromptWriter:
         is_run: Bool[Tensor, " p"],
         repeats: Int[Tensor, " p"],
         segments: Sequence[VisualSegment],
-    ) -> Int[Tensor, "1 l"] | None:
-        """Positions as if no token of the runs had been left out."""
+    ) -> Int[Tensor, "1 l"] | Int[Tensor, "4 1 l"] | None:
+        """Positions as if no token of the runs had been left out; None where that is plain."""
+        if self.positions_per_s is not None:
+            return mrope_positions(is_run, repeats, segments, self.positions_per_s)
         if all(segment.positions is None for segment in segments):
             return None
+        placed = [self.runs.offsets(segment) for segment in segments]
         widths = torch.ones_like(repeats)
-        widths[is_run] = torch.tensor([self._with_newline(_span(s)) for s in segments])
+        widths[is_run] = torch.tensor([width for _, width in placed])
         starts = (widths.cumsum(0) - widths).repeat_interleave(repeats)
         offsets = torch.zeros_like(starts)
-        offsets[is_run.repeat_interleave(repeats)] = torch.cat(
-            [self._offsets(segment) for segment in segments]
-        )
+        offsets[is_run.repeat_interleave(repeats)] = torch.cat([inside for inside, _ in placed])
         return (starts + offsets)[None]
-
-    def _offsets(self, segment: VisualSegment) -> Int[Tensor, " r"]:
-        """Where tokens and newline of a run stand, from the run's first position."""
-        num_tokens = len(segment.tokens)
-        given = segment.positions
-        kept = torch.arange(num_tokens) if given is None else given.cpu().long()
-        newline = torch.arange(self._with_newline(num_tokens) - num_tokens)
-        return torch.cat([kept, _span(segment) + newline])
-
-    def _with_newline(self, num_tokens: int) -> int:
-        return num_tokens + self.newline_tokens if num_tokens else 0
-
-
-def _span(segment: VisualSegment) -> int:
-    """Positions of a run before the reduction, without its newline."""
-    return len(segment.tokens) if segment.num_positions is None else segment.num_positions

@@ -8,6 +8,7 @@ its marks has words for nothing else in them, and gets no stream's name.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from workers.errors import InvalidCheckpoint
@@ -23,16 +24,17 @@ FIELDS: dict[str, Sequence[Any]] = {
 """What may stand there, and with which values; each may be left out."""
 
 
-def read_style(checkpoint: Checkpoint) -> ReadingStyle:
-    """The style a checkpoint names, or the families' default.
+def read_style(checkpoint: Checkpoint, default: ReadingStyle | None = None) -> ReadingStyle:
+    """The style a checkpoint names, or its family's: `default`.
 
     Raises:
         InvalidCheckpoint: `time_marks` is no object, or holds what is not known here: read
             otherwise than it was trained, the model would answer wrongly without a word.
     """
+    default = default or ReadingStyle()
     given = checkpoint.config.get(KEY)
     if given is None:
-        return ReadingStyle()
+        return default
     if not isinstance(given, dict):
         raise InvalidCheckpoint(
             f"{checkpoint.model_id}: got {KEY} {given!r}, expected an object with any of "
@@ -40,9 +42,10 @@ def read_style(checkpoint: Checkpoint) -> ReadingStyle:
         )
     for name, value in given.items():
         _check_field(checkpoint, name, value)
-    return ReadingStyle(
-        marks=given.get("per", ReadingStyle.marks),
-        keep_positions=given.get("keep_positions", ReadingStyle.keep_positions),
+    return replace(
+        default,
+        marks=given.get("per", default.marks),
+        keep_positions=given.get("keep_positions", default.keep_positions),
         name_streams="format" not in given,
     )
 

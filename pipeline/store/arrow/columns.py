@@ -1,8 +1,11 @@
 """The columns of a record as numpy arrays, and what makes them wrong.
 
-bf16 tokens are kept as their bits. int8 tokens have one scale per token. Nothing here knows of
+bf16 tokens are kept as their bits. int8 tokens have one scale per token, and where a token has
+several parts one for each, since these differ in size. Nothing here knows of
 Arrow or of tensors.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,11 +14,22 @@ from pipeline.store.metadata import ClipMetadata
 NUM_KINDS = 3
 """Of `aot.TokenKind`."""
 
+SCALE = "scale"
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _INFINITE_F32 = 0x7F800000
 
 Columns = dict[str, np.ndarray]
 """Name to values: `token` is [m d], the others [m]."""
+
+
+def scale_names(num_scales: int) -> tuple[str, ...]:
+    """Columns of the scales of int8 tokens."""
+    return tuple(f"{SCALE}_{part}" if part else SCALE for part in range(num_scales))
+
+
+def count_scales(names: Iterable[str]) -> int:
+    """How many of the columns are scales."""
+    return sum(name.startswith(SCALE) for name in names)
 
 
 def problem_of(columns: Columns, metadata: ClipMetadata) -> str | None:
@@ -26,9 +40,16 @@ def problem_of(columns: Columns, metadata: ClipMetadata) -> str | None:
         column = columns[name]
         if _largest(column) >= limit:
             return f"{name} runs from {column.min()} to {column.max()}, expected 0 to {limit - 1}"
-    for name in ("mass", "scale"):
-        if name in columns and _largest(columns[name]) >= _INFINITE_F32:
+    for name, column in columns.items():
+        is_measure = name == "mass" or name.startswith(SCALE)
+        if is_measure and _largest(column) >= _INFINITE_F32:
             return f"{name} holds a negative value, NaN or infinity"
+    parts, width = metadata.layout.parts, columns["token"].shape[1]
+    if parts and sum(parts) != width:
+        return f"tokens are {width} wide, expected {sum(parts)} for parts {parts}"
+    num_scales = max(1, len(parts)) if metadata.dtype == "int8" else 0
+    if count_scales(columns) != num_scales:
+        return f"got {count_scales(columns)} scales, expected {num_scales}"
     if metadata.dtype == "bf16" and not _is_finite_bf16(columns["token"]):
         return "tokens hold NaN or infinity; expected finite features"
     return None

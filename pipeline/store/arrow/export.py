@@ -221,7 +221,7 @@ def _narrow(wide: pa.RecordBatch, metadata: dict[bytes, bytes], where: str) -> t
     placed = zip(PLACE.names, _place(clip, columns), strict=True)
     if not all(wide.column(name).equals(expected) for name, expected in placed):
         raise CorruptValue(f"{where}: times or numbers of {clip.record_id} changed; export again")
-    return clip.record_id, envelope.seal(serialise(batch), clip.record_id)
+    return clip.record_id, envelope.seal(serialise(batch), clip.record_id, clip.version)
 
 
 def _content_digest(text: Mapping[str, str], columns: Columns) -> str:

@@ -6,7 +6,7 @@ from typing import get_args
 import pyarrow as pa
 
 from pipeline.store import envelope
-from pipeline.store.arrow.columns import problem_of
+from pipeline.store.arrow.columns import count_scales, problem_of
 from pipeline.store.arrow.stream import (
     read_batch,
     read_columns,
@@ -38,19 +38,21 @@ class ClipRecord:
 def encode_clip(clip: CompressedClip, *, fingerprint: str, dtype: TokenDtype = "bf16") -> bytes:
     """The record of `clip`, the same bytes every time.
 
-    bf16 tokens are kept bit for bit, others are rounded to bf16 once; int8 has one scale per token
-    and an error of at most half of it. Raises `InvalidRecord` for what could not be read back.
+    bf16 tokens are kept bit for bit, others are rounded to bf16 once; int8 has one scale per token,
+    or per part of it (`scale`, `scale_1`, ...), and an error of at most half of it.
+
+    Raises `InvalidRecord` for what could not be read back.
     """
     if dtype not in get_args(TokenDtype):
         raise InvalidRecord(f"dtype {dtype!r}, expected one of {get_args(TokenDtype)}")
     metadata = describe(clip, fingerprint=fingerprint, dtype=dtype)
-    columns = to_columns(clip.tokens, dtype)
+    columns = to_columns(clip.tokens, dtype, clip.layout.parts)
     problem = problem_of(columns, metadata)
     if problem:
         raise InvalidRecord(f"{metadata.record_id}: {problem}")
-    schema = record_schema(dtype, clip.tokens.tokens.shape[1])
-    schema = schema.with_metadata(to_text(metadata, envelope.VERSION))
-    return envelope.seal(serialise(to_batch(columns, schema)), metadata.record_id)
+    schema = record_schema(dtype, clip.tokens.tokens.shape[1], count_scales(columns))
+    body = serialise(to_batch(columns, schema.with_metadata(to_text(metadata))))
+    return envelope.seal(body, metadata.record_id, metadata.version)
 
 
 def decode_clip(blob: bytes | memoryview, *, key: str) -> ClipRecord:
@@ -73,6 +75,7 @@ def decode_clip(blob: bytes | memoryview, *, key: str) -> ClipRecord:
         tokens=to_tokens(columns, metadata),
         wall_start_s=metadata.wall_start_s,
         stats=metadata.stats,
+        layout=metadata.layout,
     )
     return ClipRecord(
         clip=clip,

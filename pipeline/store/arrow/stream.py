@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.store import envelope
-from pipeline.store.arrow.columns import Columns, problem_of
+from pipeline.store.arrow.columns import Columns, count_scales, problem_of, scale_names
 from pipeline.store.metadata import ClipMetadata, from_text
 from pipeline.values.errors import CorruptValue, SchemaMismatch
 
@@ -24,11 +24,10 @@ _SMALL_COLUMNS = (
     ("mass", np.dtype(np.float32)),
     ("kind", np.dtype(np.uint8)),
 )
-_NUMPY_TYPES = {
-    "bf16": (("token", np.dtype(np.uint16)), *_SMALL_COLUMNS),
-    "int8": (("token", np.dtype(np.int8)), ("scale", np.dtype(np.float32)), *_SMALL_COLUMNS),
-}
+_TOKEN_TYPES = {"bf16": np.dtype(np.uint16), "int8": np.dtype(np.int8)}
 _U16, _I32, _U32, _I64 = (struct.Struct(form).unpack_from for form in ("<H", "<i", "<I", "<q"))
+TokenType = tuple[str, int, int]
+"""Stored dtype, width, and how many scales it has."""
 ARROW_ERRORS = (
     pa.ArrowException,
     OSError,
@@ -44,12 +43,13 @@ ARROW_ERRORS = (
 
 
 @lru_cache(maxsize=16)
-def record_schema(dtype: str, width: int) -> pa.Schema:
-    """Columns of a record without its metadata."""
+def record_schema(dtype: str, width: int, num_scales: int | None = None) -> pa.Schema:
+    """Columns of a record without its metadata; an int8 token has one scale unless told."""
     values = pa.field("item", _VALUE_TYPES[dtype], nullable=False)
     columns = [("token", pa.list_(values, width))]
-    if dtype == "int8":
-        columns.append(("scale", pa.float32()))
+    default = 1 if dtype == "int8" else 0
+    names = scale_names(default if num_scales is None else num_scales)
+    columns += [(name, pa.float32()) for name in names]
     columns += [
         ("frame", pa.int16()),
         ("cell", pa.int16()),
@@ -106,7 +106,7 @@ def read_columns(body: memoryview, key: str, version: int) -> tuple[ClipMetadata
         message, batch, token = _read_messages(buffer, key)
         layout = memoryview(message.metadata)
         first_byte = message.body.address - buffer.address
-        columns = _views(body, first_byte, layout, batch.num_rows, *token)
+        columns = _views(body, first_byte, layout, batch.num_rows, token)
     except ARROW_ERRORS as error:
         raise _not_a_clip(key, error) from error
     return _check(batch.schema.metadata, columns, batch.num_rows, key, version), columns
@@ -116,10 +116,8 @@ def _not_a_clip(key: str, error: Exception) -> CorruptValue:
     return CorruptValue(f"{key}: not the Arrow stream of a clip: {error!r:.200}")
 
 
-def _read_messages(
-    body: pa.Buffer, key: str
-) -> tuple[pa.ipc.Message, pa.RecordBatch, tuple[str, int]]:
-    """The batch, the message it lies in, and its token's dtype and width."""
+def _read_messages(body: pa.Buffer, key: str) -> tuple[pa.ipc.Message, pa.RecordBatch, TokenType]:
+    """The batch, the message it lies in, and its token's type."""
     source = pa.BufferReader(body)
     schema = pa.ipc.read_schema(_next_message(source, "schema"))
     token = check_schema(schema, key)
@@ -149,8 +147,13 @@ def check_batch_message(message: pa.ipc.Message) -> None:
         raise ValueError(f"{num_rows} rows in a body of {message.body.size} bytes")
 
 
+def _numpy_types(dtype: str, width: int, num_scales: int) -> list[tuple[str, np.dtype]]:
+    scales = [(name, np.dtype(np.float32)) for name in scale_names(num_scales)]
+    return [("token", _TOKEN_TYPES[dtype]), *scales, *_SMALL_COLUMNS]
+
+
 def _views(
-    body: memoryview, first_byte: int, layout: memoryview, num_rows: int, dtype: str, width: int
+    body: memoryview, first_byte: int, layout: memoryview, num_rows: int, token: TokenType
 ) -> Columns:
     """The columns of a message that Arrow found sound, and that starts at `first_byte` of `body`.
 
@@ -161,8 +164,9 @@ def _views(
     if any(_pairs(layout, table, 1)[1::2]):
         raise ValueError("a column holds nulls")
     buffers = _pairs(layout, table, 2)
+    width = token[1]
     columns: Columns = {}
-    for number, (name, numpy_type) in enumerate(_NUMPY_TYPES[dtype], 1):
+    for number, (name, numpy_type) in enumerate(_numpy_types(*token), 1):
         count = num_rows if columns else num_rows * width
         # A column is its validity and its values; the token has a second validity, of its items.
         start = first_byte + buffers[4 * number] if count else 0
@@ -233,10 +237,8 @@ def as_text(metadata: dict[bytes, bytes] | None, key: str) -> dict[str, str]:
         raise CorruptValue(f"{key}: metadata is not UTF-8") from error
 
 
-def check_schema(
-    schema: pa.Schema, key: str, *, before: pa.Schema | None = None
-) -> tuple[str, int]:
-    """Dtype and width of the token, where the columns are a record's, after those of `before`.
+def check_schema(schema: pa.Schema, key: str, *, before: pa.Schema | None = None) -> TokenType:
+    """The type of the token, where the columns are a record's, after those of `before`.
 
     Raises `SchemaMismatch`. Equality leaves no room for extension types, dictionaries, nesting, or
     metadata of a column.
@@ -246,12 +248,14 @@ def check_schema(
     token = schema.field(first).type if len(schema) > first else pa.null()
     width = token.list_size if pa.types.is_fixed_size_list(token) else 0
     if dtype in _VALUE_TYPES and 0 < width <= MAX_WIDTH:
-        expected = record_schema(dtype, width)
+        num_scales = count_scales(schema.names)
+        expected = record_schema(dtype, width, num_scales)
         if before is not None:
             expected = pa.schema([*before, *expected])
         if schema.remove_metadata().equals(expected, check_metadata=True):
-            return dtype, width
+            return dtype, width, num_scales
     raise SchemaMismatch(
-        f"{key}: columns are {str(schema.remove_metadata())[:300]!r}, expected those of version "
-        f"{envelope.VERSION} for dtype {dtype!r} with tokens 1 to {MAX_WIDTH} wide"
+        f"{key}: columns are {str(schema.remove_metadata())[:300]!r}, expected those of versions "
+        f"{min(envelope.READABLE)} to {envelope.VERSION} for dtype {dtype!r} with tokens "
+        f"1 to {MAX_WIDTH} wide"
     )

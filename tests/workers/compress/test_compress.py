@@ -15,14 +15,14 @@ from workers.compress.batch import compress_batch, compress_each
 from workers.compress.device import fixed_threads, is_device_broken, is_out_of_memory
 from workers.compress.inline import InlineWorkers
 from workers.errors import InvalidSettings, ModelNotFound, WorkerBroken
-from workers.types import FailedClip, PixelFormat
+from workers.types import PLAIN_LAYOUT, FailedClip, PixelFormat
 
 
 class StubEncoder:
     """Features that follow from the pixels; `fails(frames, first pixel)` may give an error."""
 
     identity, pixel_format, grid = INFO.identity, PixelFormat(8, 8), (4, 4)
-    pooling, dim = "bilinear", 4
+    pooling, dim, layout = "bilinear", 4, PLAIN_LAYOUT
 
     def __init__(self, fails=lambda frames, first: None):
         self.fails = fails

@@ -8,6 +8,7 @@ from tests.checkpoints import write_tiny_checkpoint
 from workers.errors import InvalidCheckpoint
 from workers.models import VisualSegment
 from workers.models.prompt import PromptWriter
+from workers.models.runs import EndedRuns
 
 HEAD, TAIL = "<|im_start|>user ", "<|im_end|><|im_start|>assistant\n"
 
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
 def writer(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     video_token_id = tokenizer.convert_tokens_to_ids("<video>")
-    return PromptWriter(tokenizer, "<video>", video_token_id, newline_tokens=1)
+    return PromptWriter(tokenizer, "<video>", video_token_id, runs=EndedRuns())
 
 
 def segment(mark, num_tokens, positions=None, num_positions=None):

@@ -32,6 +32,7 @@ from workers.compress.accelerator.graphs import (
 )
 from workers.compress.accelerator.lanes import CudaLanes, Lanes, Mark
 from workers.compress.accelerator.parcel import Parcel, pack_on_host
+from workers.compress.features import fill_patches
 from workers.models import VisionEncoder
 from workers.seams import Push, Pushed
 
@@ -43,6 +44,8 @@ class Underway:
     """A batch that was launched."""
 
     pushes: Sequence[Push]
+    steps: Sequence[int]
+    """Temporal patches of each."""
     parcel: Parcel
     """What comes out, in memory of the host; filled once `done` is reached."""
     template: ClipState
@@ -74,12 +77,12 @@ class Underway:
         if len(good) < len(parts):
             return None
         push, (rows, columns) = self.pushes[row], self.template.grid
-        share = len(push.pixels) / sum(len(push.pixels) for push in self.pushes)
+        share = self.steps[row] / sum(self.steps)
         keeps = not push.last
         return Pushed(
             tokens=concatenate(good),
             state=_take_state(self.parcel.columns, self.template, row) if keeps else None,
-            tokens_in=len(push.pixels) * rows * columns,
+            tokens_in=self.steps[row] * rows * columns,
             encode_s=self.encoded.seconds_since(self.began) * share,
             reduce_s=self.reduced.seconds_since(self.encoded) * share,
         )
@@ -106,7 +109,7 @@ class Conveyor:
             return self._launch(pushes)
 
     def _launch(self, pushes: Sequence[Push]) -> Underway:
-        lengths = [len(push.pixels) for push in pushes]
+        lengths = [self._encoder.layout.steps(len(push.pixels)) for push in pushes]
         bucket, template = self._bucket(pushes, lengths), self._open_state()
         sent = self._send(pushes, bucket, lengths, template)
         began = self._lanes.mark()
@@ -116,7 +119,9 @@ class Conveyor:
         parcel = self._graphs.run(bucket, features, lengths, sent["active"], state)
         reduced = self._lanes.mark()
         data, done = self._lanes.download(parcel.data)
-        return Underway(pushes, parcel.moved(data), template, began, encoded, reduced, done)
+        return Underway(
+            pushes, lengths, parcel.moved(data), template, began, encoded, reduced, done
+        )
 
     def _bucket(self, pushes: Sequence[Push], lengths: Sequence[int]) -> Bucket:
         return Bucket(
@@ -132,7 +137,7 @@ class Conveyor:
     ) -> dict[str, Tensor]:
         """Pixels, marks and a state for every clip, unless all are opened; by one copy."""
         columns: dict[str, Sequence[np.ndarray | Tensor]] = {
-            "pixels": [push.pixels for push in pushes],
+            "pixels": fill_patches([push.pixels for push in pushes], self._encoder.layout),
             "active": [bucket.mark(lengths)],
         }
         if not bucket.opens:

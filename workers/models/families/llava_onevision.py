@@ -34,8 +34,9 @@ from workers.models.checkpoint import Checkpoint
 from workers.models.language import CachedTokensLanguageModel
 from workers.models.loading import identify, load_config, load_half, open_prompt_writer
 from workers.models.pixels import PixelSettings, read_pixel_settings
+from workers.models.runs import EndedRuns
 from workers.models.style import read_style
-from workers.types import PixelFormat
+from workers.types import PLAIN_LAYOUT, PixelFormat
 
 LOCAL_LAYER = 5
 GLOBAL_LAYER = -2
@@ -53,7 +54,7 @@ KEY_MAPPING = {
 """Names of the vision half's weights on disk; the tower's own older names the library renames."""
 
 
-class _VisionHalf(LlavaOnevisionPreTrainedModel):
+class VisionHalf(LlavaOnevisionPreTrainedModel):
     """`LlavaOnevisionForConditionalGeneration` without its language model."""
 
     def __init__(self, config: LlavaOnevisionConfig) -> None:
@@ -67,7 +68,7 @@ class _VisionHalf(LlavaOnevisionPreTrainedModel):
 class LlavaOnevisionVision:
     """A `VisionEncoder`; open it by `open_vision_encoder`."""
 
-    pooling: Literal["bilinear"] = "bilinear"
+    layout = PLAIN_LAYOUT
 
     def __init__(
         self,
@@ -75,9 +76,11 @@ class LlavaOnevisionVision:
         identity: ModelIdentity,
         settings: PixelSettings,
         attention_layers: tuple[int, int],
+        pooling: Literal["bilinear", "average"] = "bilinear",
     ) -> None:
         vision = half.config.vision_config
         self.identity = identity
+        self.pooling = pooling
         self.pixel_format: PixelFormat = settings.format
         side = vision.image_size // vision.patch_size
         self.grid: Grid = (side, side)
@@ -122,7 +125,7 @@ def open_vision(
     num_layers = _kept_layers(checkpoint, config)
     config.vision_config.num_hidden_layers = num_layers
     half = load_half(
-        _VisionHalf,
+        VisionHalf,
         checkpoint,
         config,
         dtype=dtype,
@@ -139,7 +142,7 @@ def open_language(
     """Load the language half of an opened checkpoint."""
     config, settings = _open_config(checkpoint)
     reading = read_style(checkpoint)
-    writer = open_prompt_writer(checkpoint, config.video_token_index, newline_tokens=1)
+    writer = open_prompt_writer(checkpoint, config.video_token_index, runs=EndedRuns())
     config.vision_config.num_hidden_layers = 0  # of the tower, the embeddings stay, unused
     half = load_half(
         LlavaOnevisionForConditionalGeneration,
@@ -148,7 +151,7 @@ def open_language(
         dtype=dtype,
         attn_implementation="sdpa",
     ).to(device)
-    newline = half.model.image_newline[None]
+    newline = half.model.image_newline
     identity = identify(checkpoint, settings, dtype)
     return CachedTokensLanguageModel(half, writer, newline, identity, reading)
 

@@ -7,7 +7,7 @@ import torch
 
 from aot import FrameFeatures
 from tests.workers.session_support import INFO
-from workers.types import PixelFormat
+from workers.types import PLAIN_LAYOUT, PixelFormat
 
 GRID, DIM, CLIP_FRAMES = (6, 6), 16, 4
 
@@ -16,6 +16,7 @@ class PixelEncoder:
     """A random projection of each pixel of frames of 6 x 6; counts its calls."""
 
     pixel_format, grid, pooling, dim = PixelFormat(*GRID), GRID, "bilinear", DIM
+    layout = PLAIN_LAYOUT
 
     def __init__(self, device: str = "cpu", dtype: str = "float32") -> None:
         self.identity = replace(INFO.identity, dtype=dtype)
