@@ -5,12 +5,13 @@ A line when something happens, and one now and then.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
 from pipeline.cli.output import (
+    common_of,
     hms,
     megabytes,
     note,
@@ -32,11 +33,19 @@ def up(
     context: typer.Context,
     as_json: bool = typer.Option(False, "--json", help="One line of JSON per stream at the end."),
 ) -> int:
-    """Keep every stream that the settings name under `streams:`, until interrupted."""
+    """Keep every stream that the settings name under `streams:`, until interrupted.
+
+    Streams that are added to the settings file, removed from it or changed there are begun, ended
+    or begun anew as soon as the file is written, or on SIGHUP.
+    """
+    from pipeline.cli.watched import WatchedSettings
     from pipeline.ingest.live import named_streams
 
     settings = settings_of(context)
-    return watch_live(settings, named_streams(settings), as_json, keep=True)
+    requests = named_streams(settings)
+    watched = WatchedSettings(common_of(context))
+    watched.listen()
+    return watch_live(settings, requests, as_json, keep=True, look=watched.look)
 
 
 def watch_live(
@@ -45,6 +54,7 @@ def watch_live(
     as_json: bool,
     *,
     keep: bool = False,
+    look: "Callable[[], Settings | None] | None" = None,
 ) -> int:
     """Ingest until interrupted; 1 when a source failed for good, which a kept one does not."""
     from pipeline.ingest.live import LiveEnd, ingest_live
@@ -53,7 +63,7 @@ def watch_live(
     told_s: dict[str, float] = {}
     failed: dict[str, Exception] = {}
     try:
-        for news in ingest_live(settings, requests, stop=threading.Event(), keep=keep):
+        for news in ingest_live(settings, requests, stop=threading.Event(), keep=keep, look=look):
             if isinstance(news, LiveEnd):
                 if news.error is not None:
                     failed[news.stream_id] = news.error

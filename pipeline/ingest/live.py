@@ -5,18 +5,18 @@ session that fails ends by itself, the others go on. Stopping commits what is op
 """
 
 import logging
-import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from pipeline.ingest.fleet import Fleet, MemberStop
 from pipeline.ingest.identity import known_info
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings, stream_url
 from pipeline.store import open_store
-from pipeline.values.errors import InvalidQuery
+from pipeline.values.errors import InvalidQuery, PipelineError
 from workers.decode.policy import SourcePolicy, check_url, is_network_url
 from workers.errors import SourceError
 from workers.live.child import Request
@@ -26,13 +26,11 @@ from workers.live.session import LiveProgress, LiveSettings, run_live_session
 from workers.live.source import LiveSource
 from workers.live.stillness import StillnessRule
 from workers.redact import show_url
-from workers.seams import Pusher, WorkerInfo
+from workers.seams import Pusher, StopSignal, WorkerInfo
 from workers.types import VideoSource
 
 logger = logging.getLogger(__name__)
 
-STOP_S = 10.0
-"""How long sessions may take, all together, to commit what is open."""
 KEEP_WAIT_S = 30.0
 """Before a kept stream that failed is begun again."""
 
@@ -60,7 +58,7 @@ def are_live(requests: Sequence[IngestRequest]) -> bool:
     return all(live) and bool(live)
 
 
-def named_streams(settings: Settings) -> list[IngestRequest]:
+def named_streams(settings: Settings, *, may_be_none: bool = False) -> list[IngestRequest]:
     """What the settings' `streams` ask for.
 
     Raises:
@@ -75,7 +73,7 @@ def named_streams(settings: Settings) -> list[IngestRequest]:
         )
         for stream in settings.streams
     ]
-    if not requests:
+    if not requests and not may_be_none:
         raise InvalidQuery("the settings name no streams; list them: streams: [{name, url}]")
     for request in requests:
         if not is_network_url(request.source.url):
@@ -85,18 +83,39 @@ def named_streams(settings: Settings) -> list[IngestRequest]:
     return requests
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """One stream to keep, and how sources are opened; another value of it is another session."""
+
+    request: IngestRequest
+    settings: Settings
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Wanted) and self._facts == other._facts
+
+    def __hash__(self) -> int:
+        return hash(self.request)
+
+    @property
+    def _facts(self) -> tuple[object, ...]:
+        return self.request, self.settings.live
+
+
 def ingest_live(
     settings: Settings,
     requests: Sequence[IngestRequest],
     *,
     stop: threading.Event,
     keep: bool = False,
+    look: Callable[[], Settings | None] | None = None,
 ) -> Iterator[LiveProgress | LiveEnd]:
     """Bring endless sources in until `stop` is set; progress as it comes, ends as they happen.
 
     `keep`: a stream that fails is told as such, and begun again after a wait. One that is not kept
     ends at once where its URL is refused or its host has no address: a name that nobody knows is
     a name mistyped, while a camera that is known and away is waited for.
+    `look`: asked now and then for settings that have changed; streams that they add, remove or
+    change are begun, ended or begun anew, the others go on.
 
     Raises:
         ModelError, StoreError: what no source can do without.
@@ -110,7 +129,41 @@ def ingest_live(
         return
     job = IngestJob.of(settings)
     with InlinePusher(job.compress) as pusher:
-        yield from _run_all(job, wanted, pusher, pusher.info, stop, keep)
+        run = _run_kept if keep else _run_one
+        fleet = Fleet[Wanted, LiveProgress | LiveEnd](
+            lambda one, end, tell: run(job, one, pusher, pusher.info, end, tell), stop=stop
+        )
+        fleet.change(_wanted(settings, wanted))
+        yield from fleet.news(None if look is None else partial(_look_again, job, look))
+
+
+def _wanted(settings: Settings, requests: Sequence[IngestRequest]) -> dict[str, Wanted]:
+    return {request.source.stream_id: Wanted(request, settings) for request in requests}
+
+
+FIXED = ("model", "ingest", "store", "spool", "ray")
+"""Groups of settings that all streams share and that are read once."""
+
+
+def _look_again(job: IngestJob, look: Callable[[], Settings | None]) -> dict[str, Wanted] | None:
+    """What is wanted from now on; None where nothing changed, or cannot be."""
+    settings = look()
+    if settings is None:
+        return None
+    fixed = [name for name in FIXED if getattr(settings, name) != getattr(job.settings, name)]
+    if fixed:
+        logger.warning("changes of %s count from the next start on", ", ".join(fixed))
+    try:
+        requests = named_streams(settings, may_be_none=True)
+    except PipelineError as error:
+        logger.error("the changed settings are not applied: %s", error)
+        return None
+    logger.warning("settings read again: streams %s", ", ".join(_names(requests)) or "none")
+    return _wanted(settings, requests)
+
+
+def _names(requests: Sequence[IngestRequest]) -> list[str]:
+    return [request.source.stream_id for request in requests]
 
 
 def _check_source(settings: Settings, request: IngestRequest) -> LiveEnd:
@@ -123,44 +176,12 @@ def _check_source(settings: Settings, request: IngestRequest) -> LiveEnd:
     return LiveEnd(source.stream_id)
 
 
-def _run_all(
-    job: IngestJob,
-    requests: Sequence[IngestRequest],
-    pusher: Pusher,
-    info: WorkerInfo,
-    stop: threading.Event,
-    keep: bool,
-) -> Iterator[LiveProgress | LiveEnd]:
-    news: queue.SimpleQueue[LiveProgress | LiveEnd] = queue.SimpleQueue()
-    threads = [
-        threading.Thread(
-            target=_run_kept if keep else _run_one,
-            args=(job, request, pusher, info, stop, news.put),
-            daemon=True,
-        )
-        for request in requests
-    ]
-    for thread in threads:
-        thread.start()
-    running = len(threads)
-    try:
-        while running:
-            value = news.get()
-            running -= isinstance(value, LiveEnd)
-            yield value
-    finally:
-        stop.set()
-        until_s = time.monotonic() + STOP_S
-        for thread in threads:
-            thread.join(max(0.0, until_s - time.monotonic()))
-
-
 def _run_kept(
     job: IngestJob,
-    request: IngestRequest,
+    wanted: Wanted,
     pusher: Pusher,
     info: WorkerInfo,
-    stop: threading.Event,
+    stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
     def hear(value: LiveProgress | LiveEnd) -> None:
@@ -168,11 +189,11 @@ def _run_kept(
 
     while True:
         ends: list[LiveEnd] = []
-        _run_one(job, request, pusher, info, stop, hear)
+        _run_one(job, wanted, pusher, info, stop, hear)
         error = ends[0].error
         if error is not None:
             why = f"{type(error).__name__}: {error}"
-            tell(LiveProgress(request.source.stream_id, state="failed", outage=why))
+            tell(LiveProgress(wanted.request.source.stream_id, state="failed", outage=why))
         if error is None or stop.wait(KEEP_WAIT_S):
             tell(ends[0])
             return
@@ -180,20 +201,20 @@ def _run_kept(
 
 def _run_one(
     job: IngestJob,
-    request: IngestRequest,
+    wanted: Wanted,
     pusher: Pusher,
     info: WorkerInfo,
-    stop: threading.Event,
+    stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
-    stream_id = request.source.stream_id
+    stream_id = wanted.request.source.stream_id
     try:
-        request = _as_begun(job, request)
+        request = _as_begun(job, wanted.request)
         factory = job.sink(request, info)
         sink = replace(factory, path=None, spool=job.settings.spool_rules()).open()
         try:
-            source = open_source(job.settings, request, stop)
-            live = live_settings(job.settings, request)
+            source = open_source(wanted.settings, request, stop)
+            live = live_settings(wanted.settings, request)
             for progress in run_live_session(
                 request.source, live, info, pusher, sink, source, stop=stop
             ):
@@ -222,7 +243,7 @@ def live_settings(settings: Settings, request: IngestRequest) -> LiveSettings:
     return LiveSettings(stillness=StillnessRule() if hold else None)
 
 
-def open_source(settings: Settings, request: IngestRequest, stop: threading.Event) -> LiveSource:
+def open_source(settings: Settings, request: IngestRequest, stop: StopSignal) -> LiveSource:
     """A source that is connected to, again and again, until `stop` is set."""
     live, source = settings.live, request.source
     wanted = Request(

@@ -193,3 +193,52 @@ def test_what_is_deployed_can_be_read(monkeypatch):
     assert unit["Service"]["ExecStart"].endswith("aot --config /etc/aot/cameras.yaml up")
     assert compose["services"]["aot"]["command"] == ["--config", "/etc/aot/cameras.yaml", "up"]
     assert "noeviction" in compose["services"]["valkey"]["command"]
+
+
+@pytest.mark.timeout(240)
+def test_streams_that_the_file_adds_changes_and_removes_are_applied(camera, config):
+    text = config.read_text() + "streams:\n"
+    entry = "  - {{name: {}, url: '" + camera.url + "', fps: {}}}\n"
+    config.write_text(text + entry.format("cam", 4) + entry.format("old", 2))
+    command = [sys.executable, "-m", "pipeline", "--config", str(config), "up"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+    def wait_for(condition):
+        until_s = time.monotonic() + 60
+        while not condition():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until_s, store.list_streams()
+            time.sleep(0.1)
+
+    def status(name):
+        return store.get_info(name).status if name in store.list_streams() else None
+
+    with open_store(StoreConfig(f"embedded://{config.parent}/store")) as store:
+        try:
+            wait_for_clips(store, 1, process)
+            config.write_text(text + "  - {name: broken")
+            config.write_text(text + entry.format("cam", 4) + entry.format("new", 2))
+            wait_for(lambda: status("new") == "running" and status("old") == "paused")
+            assert store.get_lease("old") is None
+            assert status("cam") == "running"
+            there = len(store.list_spans("cam"))
+            config.write_text(text + entry.format("new", 2))
+            os.kill(process.pid, signal.SIGHUP)
+            wait_for(lambda: status("cam") == "paused")
+            assert len(store.list_spans("cam")) >= there
+            process.send_signal(signal.SIGTERM)
+            began_s = time.monotonic()
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.communicate()
+    assert time.monotonic() - began_s <= 15
+    assert "settings read again: streams new" in said
+    assert "Traceback" not in said

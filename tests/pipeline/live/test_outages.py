@@ -74,7 +74,7 @@ def check(camera, store_url, kinds):
     )
     assert len(recovered_s) == len(kinds)
     assert tally.connections >= len(kinds)
-    assert max(found_s) < STALL_S + 3.0
+    assert max(found_s) <= 20
     assert began_s < wall_start_s < ended_s
     assert seconds["behind"] < 15 + (time.time() - ended_s)
 

@@ -1,0 +1,119 @@
+"""Sessions side by side, a thread each, of which some join and leave while the others run.
+
+Knows of no source and no store: what a session does is given to it.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+LOOK_S = 0.5
+"""How often it is looked for what was not told: an end, a change of what is wanted."""
+STOP_S = 10.0
+"""How long sessions may take, all together, to commit what is open."""
+
+W = TypeVar("W", bound=Hashable)
+N = TypeVar("N")
+
+
+class MemberStop:
+    """Set when one session is to end, or all are."""
+
+    def __init__(self, all_of_them: threading.Event) -> None:
+        self._all, self._own = all_of_them, threading.Event()
+
+    def set(self) -> None:
+        """End this one."""
+        self._own.set()
+
+    def is_set(self) -> bool:
+        """Whether this one is to end."""
+        return self._own.is_set() or self._all.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long, or until it is to end; whether it is."""
+        until_s = time.monotonic() + timeout_s
+        while not self.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            self._own.wait(min(left_s, LOOK_S))
+        return self.is_set()
+
+
+@dataclass(frozen=True)
+class _Member(Generic[W]):
+    wanted: W
+    stop: MemberStop
+    thread: threading.Thread
+
+
+class Fleet(Generic[W, N]):
+    """`run(wanted, stop, tell)` is called in a thread for every name that is wanted."""
+
+    def __init__(
+        self, run: Callable[[W, MemberStop, Callable[[N], None]], None], *, stop: threading.Event
+    ) -> None:
+        self._run, self._stop = run, stop
+        self._news: queue.SimpleQueue[N] = queue.SimpleQueue()
+        self._members: dict[str, _Member[W]] = {}
+
+    def change(self, wanted: Mapping[str, W]) -> None:
+        """Have these and no others: what is gone or changed ends, what is new or changed begins.
+
+        Whose end does not come in time is not begun anew; the next change tries again.
+        """
+        ending = {
+            name: member
+            for name, member in self._members.items()
+            if member.wanted != wanted.get(name)
+        }
+        for member in ending.values():
+            member.stop.set()
+        _join(member.thread for member in ending.values())
+        for name, member in ending.items():
+            if not member.thread.is_alive():
+                del self._members[name]
+        for name, one in wanted.items():
+            if name not in self._members:
+                self._begin(name, one)
+
+    def news(self, look: Callable[[], Mapping[str, W] | None] | None = None) -> Iterator[N]:
+        """What the sessions tell, until all have ended; all are ended when this is closed.
+
+        `look`: asked now and then for what is wanted from now on, None for no change. With it, an
+        empty fleet goes on until it is stopped.
+        """
+        try:
+            while self._is_running() or (look is not None and not self._stop.is_set()):
+                yield from self._await_news()
+                if look is not None and (wanted := look()) is not None:
+                    self.change(wanted)
+            while not self._news.empty():
+                yield self._news.get()
+        finally:
+            self._stop.set()
+            _join(member.thread for member in self._members.values())
+
+    def _await_news(self) -> list[N]:
+        try:
+            return [self._news.get(timeout=LOOK_S)]
+        except queue.Empty:
+            return []
+
+    def _begin(self, name: str, wanted: W) -> None:
+        stop = MemberStop(self._stop)
+        thread = threading.Thread(
+            target=self._run, args=(wanted, stop, self._news.put), name=name, daemon=True
+        )
+        self._members[name] = _Member(wanted, stop, thread)
+        thread.start()
+
+    def _is_running(self) -> bool:
+        return any(member.thread.is_alive() for member in self._members.values())
+
+
+def _join(threads: Iterator[threading.Thread]) -> None:
+    until_s = time.monotonic() + STOP_S
+    for thread in threads:
+        thread.join(max(0.0, until_s - time.monotonic()))
