@@ -201,3 +201,48 @@ def _timestamp(spec: VideoSpec, index: int, time_base: Fraction) -> int:
     if spec.times_s is not None:
         return offset + round(Fraction(spec.times_s[index]).limit_denominator(1000) / time_base)
     return offset + round(index / Fraction(spec.fps) / time_base)
+
+
+def split_video(
+    whole: Path,
+    folder: Path,
+    name: str = "part%03d.mkv",
+    *,
+    every: int = 1,
+    keep_times: bool = False,
+) -> list[Path]:
+    """Cut a video at every `every`-th keyframe into files of their own, without encoding anew.
+
+    `keep_times`: each file's clock goes on where the one before it ended, as a segmenter leaves it;
+    else each counts from nought.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: list[list[av.Packet]] = []
+    with av.open(str(whole)) as source:
+        track = source.streams.video[0]
+        keyframes = 0
+        for packet in source.demux(track):
+            if not packet.size:
+                continue
+            if packet.is_keyframe:
+                keyframes += 1
+                if keyframes % every == 1 or every == 1:
+                    parts.append([])
+            parts[-1].append(packet)
+        return [
+            _write_part(folder / (name % number), part, track, keep_times=keep_times)
+            for number, part in enumerate(parts)
+        ]
+
+
+def _write_part(path: Path, packets: list[av.Packet], track, *, keep_times: bool) -> Path:
+    first = min(packet.pts for packet in packets)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(track)
+        for packet in packets:
+            if not keep_times:
+                packet.pts -= first
+                packet.dts = None if packet.dts is None else packet.dts - first
+            packet.stream = stream
+            container.mux(packet)
+    return path

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from workers.decode.joined import JoinedReader
 from workers.decode.reader import VideoReader, frame_end_s
 from workers.decode.track import open_track
 from workers.seams import WorkerInfo
@@ -26,11 +28,36 @@ CLOSE_S = 30.0
 """How long the clip that is being read is waited for before its file is closed."""
 
 
+@runtime_checkable
+class FrameReader(Protocol):
+    """Frames of one source, with what is known of it: `VideoReader` and `JoinedReader`."""
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds of stream a sampled frame stands for."""
+        ...
+
+    @property
+    def total_s(self) -> float | None:
+        """Where the source says that it ends."""
+        ...
+
+    @property
+    def end(self) -> SourceEnd:
+        """How it ended; known once the frames are exhausted."""
+        ...
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
 def check_source(source: VideoSource, *, roots: Sequence[Path] = ()) -> None:
     """Open a file as `open_clips` does and close it again; no clip is decoded.
 
     Raises what `VideoReader` raises on opening; what only shows while reading, it does not see.
+    Segments were looked at when they were put in order.
     """
+    if source.segments:
+        return
     with open_track(source.url, roots=roots):
         pass
 
@@ -49,7 +76,8 @@ def open_clips(
     pixels. Raises what `VideoReader` raises.
     """
     with ExitStack() as stack:
-        reader = VideoReader(source, info.pixel_format, after=cursor, roots=roots)
+        kind = JoinedReader if source.segments else VideoReader
+        reader = kind(source, info.pixel_format, after=cursor, roots=roots)
         stack.enter_context(reader)
         clips = FileClips(reader, source.stream_id, info.clip_frames, cursor)
         try:
@@ -64,12 +92,11 @@ class FileClips:
     """Clips of an open file, to be iterated once (a session's `ClipReader`)."""
 
     def __init__(
-        self, reader: VideoReader, stream_id: str, clip_frames: int, cursor: Cursor | None
+        self, reader: FrameReader, stream_id: str, clip_frames: int, cursor: Cursor | None
     ) -> None:
         self.reader = reader
-        """The frames' source; its `report` tells what was damaged or missing."""
+        """The frames' source."""
         self.interval_s = reader.interval_s
-        self._declared_end_s = reader.info.end_s
         self._gaps: dict[int, GapReason] = {}
         self._clips = cut_clips(
             reader,
@@ -102,12 +129,12 @@ class FileClips:
     @property
     def total_s(self) -> float | None:
         """Where the source says that it ends; files of several epochs do not know."""
-        return self._declared_end_s if self.reader.report.epochs == 1 else None
+        return self.reader.total_s
 
     @property
     def end(self) -> SourceEnd:
         """How the file ended; known once the clips are exhausted."""
-        return self.reader.report.end
+        return self.reader.end
 
     def why_gap(self, index: int) -> GapReason:
         """Why there is nothing before a clip, asked where something is missing."""

@@ -40,6 +40,19 @@ def is_gap(step_s: float, interval_s: float) -> bool:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """One of the files that make one stream together, and where it lies on the stream's time."""
+
+    path: str
+    at_s: float
+    """Stream time of the file's own second 0."""
+    start_s: float
+    """Stream time from which it is read; what lies before was in the segment before it."""
+    end_s: float
+    """Stream time at which it says it ends."""
+
+
+@dataclass(frozen=True)
 class VideoSource:
     """One video to ingest under one stream id."""
 
@@ -55,6 +68,8 @@ class VideoSource:
     max_hold_s: float | None = None
     """A picture is shown until the next one; beyond this it counts as a gap. None takes what the
     container's word is good for."""
+    segments: tuple[Segment, ...] = ()
+    """The files that make the stream, in its order; none where `url` is the one that does."""
 
     def __post_init__(self) -> None:
         if not STREAM_ID.fullmatch(self.stream_id):

@@ -73,6 +73,7 @@ def prepare_resume(
 
     with open_store(settings.store_config()) as store:
         info = store.get_info(stream_id)
+        files = tuple(segment.path for segment in store.list_segments(stream_id))
     made = _made_with(info)
     if made.source.needs_credentials and url is None:
         raise InvalidQuery(
@@ -88,7 +89,7 @@ def prepare_resume(
         wall_start_s=made.source.wall_start_s,
         max_hold_s=made.source.max_hold_s,
     )
-    request = IngestRequest(source, resume=url is not None, zone=made.source.zone)
+    request = IngestRequest(source, resume=url is not None, zone=made.source.zone, files=files)
     return _take_over(settings, made), request
 
 

@@ -1,5 +1,6 @@
 """`aot ingest`: videos into the store, with a view of how far it is."""
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -49,6 +50,9 @@ def ingest(
     recursive: bool = typer.Option(
         False, "--recursive", "-r", help="Look for videos in the folders below a folder too."
     ),
+    join: bool = typer.Option(
+        False, "--join", help="Make one stream of all: files of one camera, also below a folder."
+    ),
     allow_net: list[str] = typer.Option(
         None, "--allow-net", help="Network that sources may lie in: 192.168.1.0/24."
     ),
@@ -83,7 +87,7 @@ def ingest(
     from pipeline.values.errors import InvalidQuery
 
     settings = settings_of(context, overrides)
-    found = [file for url in urls for file in find_videos(url, recursive=recursive)]
+    found = [file for url in urls for file in find_videos(url, recursive=recursive or join)]
     files = list(dict.fromkeys(found))
     if resume and restart:
         raise InvalidQuery("got --resume and --restart; the one goes on, the other starts anew")
@@ -94,7 +98,11 @@ def ingest(
             restart=restart,
             zone=_zone(zone or settings.ingest.zone, start_time),
         )
-        for request in _requests(settings, files, stream, start_time)
+        for request in (
+            [_joined(settings, urls, files, stream, start_time)]
+            if join
+            else _requests(settings, files, stream, start_time)
+        )
     ]
     from pipeline.ingest.live import are_live
 
@@ -136,11 +144,13 @@ def _requests(
     from workers.types import VideoSource
 
     if stream is not None and len(files) > 1:
-        raise InvalidQuery(f"got one stream id for {len(files)} videos; leave --stream out")
+        raise InvalidQuery(
+            f"got one stream id for {len(files)} videos; leave --stream out, or join them: --join"
+        )
     if start_time is not None and len(files) > 1:
         raise InvalidQuery(
             f"got one start time for {len(files)} videos, which did not all begin at {start_time}; "
-            "ingest them one by one, each with its own --start-time"
+            "ingest them one by one, each with its own --start-time, or as one stream with --join"
         )
     wall_start_s = None if start_time is None else parse_wall_time(start_time)
     names = [stream] if stream is not None else stream_names(files)
@@ -151,6 +161,35 @@ def _requests(
         )
         for file, name in zip(files, names, strict=True)
     ]
+
+
+def _joined(
+    settings: "Settings",
+    urls: list[str],
+    files: list[str],
+    stream: str | None,
+    start_time: str | None,
+) -> "IngestRequest":
+    """One stream of all files; it is called after the folder that holds them."""
+    from pipeline.ingest.request import IngestRequest, stream_name
+    from pipeline.values.errors import InvalidQuery
+    from pipeline.values.times import parse_wall_time
+    from workers.types import VideoSource
+
+    if any("://" in file for file in files):
+        raise InvalidQuery("got a URL to --join; it takes files and folders of one camera")
+    paths = [os.path.abspath(file) for file in files]
+    given = [os.path.abspath(url) for url in urls]
+    folder = os.path.commonpath([g if os.path.isdir(g) else os.path.dirname(g) for g in given])
+    ingest = settings.ingest
+    source = VideoSource(
+        folder,
+        stream if stream is not None else stream_name(folder),
+        ingest.fps,
+        wall_start_s=None if start_time is None else parse_wall_time(start_time),
+        max_hold_s=ingest.max_hold_s,
+    )
+    return IngestRequest(source, files=tuple(paths))
 
 
 def _zone(zone: str | None, start_time: str | None) -> str | None:

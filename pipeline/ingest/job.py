@@ -5,21 +5,26 @@ them. Knows of no cluster but its settings.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from pipeline.ingest.admission import admit
 from pipeline.ingest.describe import first_fingerprint, stream_info, unread_stream_info
-from pipeline.ingest.identity import Comparison, find_change
+from pipeline.ingest.identity import Change, Comparison, find_change, known_info
 from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.segments import Layout, lay_out
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import Settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.values.types import StreamInfo
+from pipeline.values.errors import Conflict
+from pipeline.values.times import parse_zone
+from pipeline.values.types import StreamInfo, StreamSegment
 from workers.clips import check_source, open_clips
 from workers.cluster.cluster import Cluster, ClusterSettings, PoolSettings
 from workers.compress import CompressSettings
+from workers.decode.joined import probe_segment
 from workers.seams import WorkerInfo
 from workers.session import CheckSource, OpenClips, Progress
 from workers.types import VideoSource
@@ -80,11 +85,39 @@ class IngestJob:
             stream_info(source, info, self.settings, zone=request.zone),
             lease_s=ingest.lease_s,
             moved=request.resume,
-            path=source.url,
+            path=None if source.segments else source.url,
             heal=self._heal,
             retention=self.settings.retention_rules(),
             first_fingerprint=first_fingerprint(info, dtype, source.fps, ingest.retention),
+            segments=request.fresh,
         )
+
+    def lay_out(self, request: IngestRequest, cluster: Cluster | None = None) -> IngestRequest:
+        """A request for a joined stream with its files looked at and put in order.
+
+        Raises what `segments.lay_out` raises, and `Conflict` where the stream is of one file.
+        """
+        source = request.source
+        with open_store(self.store) as store:
+            known = None if request.restart else known_info(store, source.stream_id)
+            rows = [] if known is None else store.list_segments(source.stream_id)
+        if not request.files:
+            if rows:
+                raise Conflict(
+                    f"stream {source.stream_id} is made of {len(rows)} files; give them, or their "
+                    "folder, with --join, or use another stream id"
+                )
+            return request
+        look = partial(
+            _lay_out, request.files, rows, self._roots, zone=request.zone, moved=request.resume
+        )
+        layout = look(source) if cluster is None else cluster.check_source(look, source)
+        layout = look(source) if layout is None else layout
+        wall_start_s = layout.wall_start_s if known is None or not rows else known.wall_start_s
+        if source.wall_start_s is not None:
+            wall_start_s = source.wall_start_s
+        source = replace(source, segments=layout.parts(), wall_start_s=wall_start_s)
+        return replace(request, source=source, fresh=layout.fresh, resume=bool(rows))
 
     def admit(self, request: IngestRequest, cluster: Cluster | None = None) -> Progress | None:
         """Raise what is wrong with a request as far as it shows without a model; see `admit`.
@@ -98,6 +131,9 @@ class IngestJob:
         if cluster is not None:
             check = partial(cluster.check_source, check)
             compare = partial(_compare_there, cluster, source)
+        if source.segments:
+            change: Change = "grown" if request.fresh else "same"
+            compare = lambda known: (None, change)  # noqa: E731
         with open_store(self.store) as store:
             wanted = admit(
                 store,
@@ -124,6 +160,25 @@ class IngestJob:
     @property
     def _roots(self) -> tuple[Path, ...]:
         return tuple(Path(root) for root in self.settings.ingest.roots)
+
+
+def _lay_out(
+    files: Sequence[str],
+    known: Sequence[StreamSegment],
+    roots: Sequence[Path],
+    source: VideoSource,
+    *,
+    zone: str | None,
+    moved: bool,
+) -> Layout:
+    """Where the files are."""
+    return lay_out(
+        files,
+        known,
+        partial(probe_segment, roots=roots),
+        zone=None if zone is None else parse_zone(zone),
+        moved=moved,
+    )
 
 
 def _compare(source: VideoSource, known: StreamInfo) -> Comparison:

@@ -130,8 +130,9 @@ def _admitted(
     admitted = []
     for request in requests:
         try:
-            if job.admit(request, cluster) is None:
-                admitted.append(request)
+            laid_out = job.lay_out(request, cluster)
+            if job.admit(laid_out, cluster) is None:
+                admitted.append(laid_out)
         except Exception as error:
             if not keep_going:
                 raise

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.values.errors import InvalidQuery
+from pipeline.values.types import StreamSegment
 from workers.redact import redact_url
 from workers.types import VideoSource
 
@@ -37,6 +38,10 @@ class IngestRequest:
     """In which wall times of the stream are told."""
     hold_still: bool | None = None
     """Of an endless source: whether frames that show nothing new are held; None as the settings."""
+    files: tuple[str, ...] = ()
+    """Of a joined stream: the files there are, in any order; `source.url` is their folder."""
+    fresh: tuple[StreamSegment, ...] = ()
+    """Those of which the store does not know yet what they are, once they were looked at."""
 
 
 def find_videos(path: str, *, recursive: bool = False) -> list[str]:

@@ -72,6 +72,7 @@ def _look(
     """Put what has something to ingest into `ready`; yield the end of all others."""
     for request in requests:
         try:
+            request = job.lay_out(request, cluster)
             done = job.admit(request, cluster)
         except Exception as error:
             yield _failed(request, error, keep_going=keep_going)

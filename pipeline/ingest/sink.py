@@ -23,7 +23,7 @@ from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.retention import Retention, RetentionRules
 from pipeline.store.spool import SpoolRules
 from pipeline.values.errors import StoreUnavailable
-from pipeline.values.types import Gap, Lease, StreamInfo, StreamStatus
+from pipeline.values.types import Gap, Lease, StreamInfo, StreamSegment, StreamStatus
 from workers.seams import SessionReport
 from workers.types import CompressedClip, Cursor, StreamGap
 
@@ -57,6 +57,8 @@ class StoreSinkFactory:
     """Under which the first release would have stored these tokens."""
     spool: SpoolRules | None = None
     """Where clips are kept while the store is away; without it a writer waits."""
+    segments: tuple[StreamSegment, ...] = ()
+    """Files that become part of a joined stream."""
 
     def open(self) -> "StoreSink":
         """Take the lease and make the stream known.
@@ -90,13 +92,14 @@ class StoreSinkFactory:
 
     def _begin(self, store: ClipStore, lease: Lease) -> StreamInfo:
         asked, known = self.info, known_info(store, self.info.stream_id)
-        file, change = (None, None)
+        file, change = None, "grown" if self.segments else None
         if self.path is not None:
             file, change = find_change(known or asked, self.path)
         asked = replace(asked, file=file)
         now_s = time.time()
         if known is None:
             store.put_info(replace(asked, created_at_s=now_s, updated_at_s=now_s), lease=lease)
+            store.put_segments(self.segments, lease)
             return store.get_info(asked.stream_id)
         asked = replace(asked, fingerprint=self._accepted(known))
         has_more, position = False, store.get_position(known.stream_id)
@@ -113,6 +116,7 @@ class StoreSinkFactory:
             asked = replace(asked, made_with=None, settings=known.settings)
         info = replace(asked, created_at_s=known.created_at_s, updated_at_s=now_s)
         store.put_info(info, lease=lease)
+        store.put_segments(self.segments, lease)
         read_again(store, lease)
         return info
 

@@ -23,6 +23,7 @@ from pipeline.values.types import (
     StoreStats,
     StreamInfo,
     StreamOverview,
+    StreamSegment,
     VerifyReport,
 )
 
@@ -73,6 +74,10 @@ class StreamIndex(Protocol):
 
     def list_gaps(self, stream_id: str) -> list[Gap]:
         """In order of time; one that does not read is logged and left out."""
+        ...
+
+    def list_segments(self, stream_id: str) -> list[StreamSegment]:
+        """The files of a joined stream, in the order they are read; none of any other."""
         ...
 
 
@@ -189,6 +194,10 @@ class ClipWriter(Protocol):
 
     def remove_gap(self, gap: Gap, lease: Lease) -> None:
         """Take back that a stretch has no clip: it is read again. Nothing where it is not told."""
+        ...
+
+    def put_segments(self, segments: Iterable[StreamSegment], lease: Lease) -> None:
+        """Make files part of a joined stream, or change what is known of them, by their paths."""
         ...
 
     def rewind(

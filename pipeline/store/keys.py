@@ -7,6 +7,7 @@
     aot:{id}:clip:{epoch}:{index}    string  header + digest + Arrow IPC stream
     aot:{id}:clip:{epoch}:{index}:{level}    reserved: the same clip with fewer tokens
     aot:{id}:open                    string  place and record of a live stream's open clip so far
+    aot:{id}:segments                hash    of a stream of many files: path -> where it lies
     aot:{id}:lease                   string  who writes, with a fencing token; expires
     aot:{id}:fence                   string  the last fencing token given
 
@@ -64,6 +65,10 @@ class Keys:
     def open_clip(self, stream_id: str) -> str:
         """The record of the clip that still grows."""
         return self._of(stream_id, "open")
+
+    def segments(self, stream_id: str) -> str:
+        """The files of a joined stream."""
+        return self._of(stream_id, "segments")
 
     def lease(self, stream_id: str) -> str:
         """Who writes a stream."""

@@ -38,6 +38,7 @@ from pipeline.values.types import (
     StoreStats,
     StreamInfo,
     StreamOverview,
+    StreamSegment,
     StreamTotals,
 )
 
@@ -48,6 +49,7 @@ class _Stream:
         self.rows: dict[Place, ClipSpan] = {}
         self.values: dict[Place, bytes] = {}
         self.gaps: dict[tuple[int, float, str], Gap] = {}
+        self.segments: dict[str, StreamSegment] = {}
         self.position: Position | None = None
         self.lease: Lease | None = None
         self.lease_ends_s = 0.0
@@ -229,6 +231,15 @@ class MemoryStore(RecordWrites, VerifiedReads):
     def list_gaps(self, stream_id: str) -> list[Gap]:
         stream = self._streams.get(stream_id, _Stream())
         return sorted(stream.gaps.values(), key=lambda gap: (gap.start_s, gap.end_s))
+
+    def list_segments(self, stream_id: str) -> list[StreamSegment]:
+        stream = self._streams.get(stream_id, _Stream())
+        return sorted(stream.segments.values(), key=lambda segment: segment.place)
+
+    def put_segments(self, segments: Iterable[StreamSegment], lease: Lease) -> None:
+        with self._lock:
+            stream = self._writable(lease.stream_id, lease, None)
+            stream.segments.update({segment.path: segment for segment in segments})
 
     def get_record(self, span: ClipSpan) -> bytes:
         stream = self._streams.get(span.stream_id, _Stream())

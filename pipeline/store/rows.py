@@ -15,7 +15,16 @@ from typing import Any
 
 from pipeline.store.checks import LAYOUT, Place, require_layout
 from pipeline.values.errors import CorruptValue, PipelineError
-from pipeline.values.types import ClipSpan, Gap, Lease, Position, StreamInfo, StreamTotals
+from pipeline.values.types import (
+    ClipSpan,
+    FileIdentity,
+    Gap,
+    Lease,
+    Position,
+    StreamInfo,
+    StreamSegment,
+    StreamTotals,
+)
 
 LAYOUT_FIELD = "layout"
 """Of the info hash, for all rows of the stream; 1 where a stream is older than the field."""
@@ -113,6 +122,20 @@ def gap_from_text(stream_id: str, text: bytes) -> Gap:
     """The gap; raises `CorruptValue`."""
     with reading(f"{stream_id}: a gap"):
         return Gap(**_known(Gap, json.loads(text)))
+
+
+def segment_to_text(segment: StreamSegment) -> str:
+    """JSON; paths that are no UTF-8 come back as they were."""
+    return json.dumps(asdict(segment), separators=(",", ":"))
+
+
+def segment_from_text(stream_id: str, text: bytes) -> StreamSegment:
+    """The segment; raises `CorruptValue`."""
+    with reading(f"{stream_id}: a segment"):
+        values = _known(StreamSegment, json.loads(text))
+        return StreamSegment(
+            **{**values, "file": FileIdentity(**_known(FileIdentity, values["file"]))}
+        )
 
 
 def lease_to_text(lease: Lease) -> str:

@@ -104,6 +104,29 @@ class FileIdentity:
 
 
 @dataclass(frozen=True)
+class StreamSegment:
+    """One of the files that make a joined stream: what it is, and where it lies."""
+
+    path: str
+    at_s: float
+    """Stream time of the file's own second 0."""
+    start_s: float
+    """Stream time from which it is read; what lies before was in the segment before it."""
+    end_s: float
+    """Stream time at which it says it ends."""
+    clock_end_s: float
+    """What its container's clock shows at its end."""
+    wall_s: float | None
+    """Unix time of its start, where its name or its header tells one that is believed."""
+    file: FileIdentity
+
+    @property
+    def place(self) -> tuple[float, str]:
+        """Segments are read in this order."""
+        return self.start_s, self.path
+
+
+@dataclass(frozen=True)
 class StreamTotals:
     """Sums over a stream's index, kept beside it so that they cost nothing to ask for."""
 

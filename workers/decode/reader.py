@@ -40,7 +40,15 @@ from workers.decode.timeline import HoldLimits
 from workers.decode.track import OpenTrack, open_track
 from workers.errors import NoFrames, NoKeyframe, SourceError
 from workers.redact import show_url
-from workers.types import Cursor, Frame, GapReason, PixelFormat, VideoSource, is_gap
+from workers.types import (
+    Cursor,
+    Frame,
+    GapReason,
+    PixelFormat,
+    SourceEnd,
+    VideoSource,
+    is_gap,
+)
 
 MAX_PACKETS_BEFORE_KEYFRAME = 10_000
 
@@ -172,6 +180,16 @@ class VideoReader:
         )
 
     @property
+    def total_s(self) -> float | None:
+        """Where the file says that it ends; one of several epochs does not know."""
+        return self.info.end_s if self._epoch.number == 0 else None
+
+    @property
+    def end(self) -> SourceEnd:
+        """How the file ended; known once the frames are exhausted."""
+        return self.report.end
+
+    @property
     def _end_s(self) -> float:
         """Stream time at which the last of the packets read so far ends."""
         return self._epoch.end_s(self._opened.time_base)
@@ -249,7 +267,9 @@ class VideoReader:
     def _sample(self, epoch: _Epoch) -> Sampler:
         """A sampler for an epoch whose first keyframe has come; counts from the epoch's start."""
         time_base, source = self._opened.time_base, self._source
-        start_s = max(source.start_s, epoch.start_s(time_base))
+        start_s = source.start_s  # may lie before the file: its grid is then that of others too
+        if epoch.number:
+            start_s = max(start_s, epoch.start_s(time_base))
         grid = SamplingGrid(time_base, epoch.origin, source.fps, start_s, source.end_s)
         last = None
         if self._after is not None and epoch.number == self._after.epoch:

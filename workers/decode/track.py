@@ -253,11 +253,14 @@ def _declared_end_s(
     tick: Fraction,
 ) -> float | None:
     """Stream time of the end as the container states it, of the track or else of the whole."""
-    if stream.duration is not None:
-        start_s = origin_s if track_start is None else track_start * tick
-        return float(start_s + stream.duration * tick - origin_s)
-    if container.duration is None:
-        return None
-    # Matroska and FLV write the time of the end there, not a length, where they start late.
+    whole_s = None if container.duration is None else container.duration / av.time_base
+    track_s = None if stream.duration is None else float(stream.duration * tick)
+    # Matroska and FLV write the time of the end there, not a length, where they start late; FFmpeg
+    # may hand that on to the track as its length.
     states_end = container.format.name in ("matroska,webm", "flv")
-    return container.duration / av.time_base - (max(0.0, float(origin_s)) if states_end else 0.0)
+    if track_s is not None and not (states_end and whole_s and abs(track_s - whole_s) < 2e-3):
+        start_s = origin_s if track_start is None else track_start * tick
+        return float(start_s - origin_s) + track_s
+    if whole_s is None:
+        return None
+    return whole_s - (max(0.0, float(origin_s)) if states_end else 0.0)

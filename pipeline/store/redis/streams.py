@@ -1,6 +1,8 @@
 """Streams made known, changed and removed."""
 
+import json
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from redis.client import Pipeline
@@ -16,7 +18,7 @@ from pipeline.store.checks import (
 from pipeline.store.redis.index import RedisIndex
 from pipeline.store.redis.leases import RedisLeases
 from pipeline.values.errors import CorruptValue, StoreFull
-from pipeline.values.types import DeletedCounts, Lease, StreamInfo
+from pipeline.values.types import DeletedCounts, Lease, StreamInfo, StreamSegment
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ DELETE_LEASE_S = 30.0
 
 
 class RedisStreams(RedisIndex, RedisLeases):
-    """`put_info` and `delete_stream` of `base.ClipWriter`."""
+    """`put_info`, `delete_stream` and the segments of `base.ClipWriter`."""
 
     def put_info(
         self, info: StreamInfo, *, lease: Lease | None = None, after: Place | None = None
@@ -86,6 +88,29 @@ class RedisStreams(RedisIndex, RedisLeases):
             self._client.sadd(self._keys.streams, stream_id)
             if not self._client.exists(self._keys.info(stream_id)):
                 self._client.srem(self._keys.streams, stream_id)
+
+    def list_segments(self, stream_id: str) -> list[StreamSegment]:
+        with self._translated(stream_id):
+            texts: Any = self._client.hvals(self._keys.segments(stream_id))
+        segments = [rows.segment_from_text(stream_id, text) for text in texts]
+        return sorted(segments, key=lambda segment: segment.place)
+
+    def put_segments(self, segments: Iterable[StreamSegment], lease: Lease) -> None:
+        stream_id = lease.stream_id
+        texts = {json.dumps(one.path): rows.segment_to_text(one) for one in segments}
+        if not texts:
+            return
+
+        def put(pipe: Pipeline) -> None:
+            self._require_lease(pipe, lease)
+            if not pipe.exists(self._keys.info(stream_id)):
+                raise unknown_stream_error(stream_id)
+            pipe.multi()
+            pipe.hset(self._keys.segments(stream_id), mapping={**texts})
+            pipe.execute()
+
+        watched = [self._keys.lease(stream_id), self._keys.info(stream_id)]
+        self._transact(stream_id, watched, put)
 
     def delete_stream(self, stream_id: str, *, deep: bool = False) -> DeletedCounts:
         """Also what does not read any more, and what a crash left of a stream."""
@@ -151,7 +176,7 @@ class RedisStreams(RedisIndex, RedisLeases):
 
     def _unlink_facts(self, stream_id: str, lease: Lease | None) -> None:
         keys = self._keys
-        names = ("info", "clips", "gaps", "open_clip", "lease", "fence")
+        names = ("info", "clips", "gaps", "segments", "open_clip", "lease", "fence")
         last = [getattr(keys, name)(stream_id) for name in names]
 
         def unlink(pipe: Pipeline) -> None:

@@ -21,7 +21,15 @@ from pipeline.values.errors import (
     StoreWentBack,
     UnknownStream,
 )
-from pipeline.values.types import Gap, Position, StreamInfo, StreamOverview, StreamTotals
+from pipeline.values.types import (
+    FileIdentity,
+    Gap,
+    Position,
+    StreamInfo,
+    StreamOverview,
+    StreamSegment,
+    StreamTotals,
+)
 
 
 @pytest.fixture
@@ -326,6 +334,24 @@ def test_deleting_removes_everything_and_says_how_much(store, lease, make_clip):
     assert store.list_streams() == []
     with pytest.raises(MissingValue):
         store.get_clip(spans[0])
+
+
+def test_the_files_of_a_joined_stream_are_kept_in_their_order(store, lease):
+    file = FileIdentity(10, 1.5, "a", "b", "c")
+    names = ["p2", "p1", "p\udcff"]  # the last is no UTF-8
+    rows = [
+        StreamSegment(name, 4.0 - n, 4.0 - n, 5.0 - n, 9.0, None, file)
+        for n, name in enumerate(names)
+    ]
+    store.put_segments(rows[:2], lease)
+    store.put_segments([rows[2], dataclasses.replace(rows[0], end_s=7.0)], lease)
+    found = store.list_segments("lobby")
+    assert [one.path for one in found] == ["p\udcff", "p1", "p2"]
+    assert found[2].end_s == 7.0
+    store.delete_stream("lobby")
+    assert store.list_segments("lobby") == []
+    with pytest.raises(LeaseLost):
+        store.put_segments(rows, lease)
 
 
 def test_a_writer_of_a_deleted_stream_is_shut_out_for_good(store, lease, info, make_clip):
