@@ -158,7 +158,7 @@ class WorkerLost(WorkerError):
 class AnswererBusy(WorkerError):
     """Too many questions are open at an answer worker; ask again."""
 
-    kind = "unavailable"
+    kind = "busy"
 
 
 class WorkerBroken(WorkerError):

@@ -23,10 +23,21 @@ def open_answers(settings: Settings) -> Iterator[Answerer]:
         ClusterUnreachable: no cluster answers at the address.
         InvalidSettings: this process is connected to a cluster already.
     """
+    with open_answer_pool(settings, 1) as [model]:
+        yield model
+
+
+@contextmanager
+def open_answer_pool(settings: Settings, size: int) -> Iterator[tuple[Answerer, ...]]:
+    """The same for `size` questions at one time: a worker each on Ray, one model for all here."""
     if not answers_on_ray(settings):
-        yield open_answerer(settings.answer_settings())
+        model = open_answerer(settings.answer_settings())
+        # A tokenizer settles its own options at its first use; after that threads may share it.
+        model.count_tokens("", [])
+        yield (model,) * size
         return
     from workers.cluster.cluster import open_cluster
 
     with open_cluster(settings.cluster_settings()) as cluster:
-        yield cluster.open_answer(settings.answer_settings(), settings.answer_place())
+        place = settings.answer_place()
+        yield tuple(cluster.open_answer(settings.answer_settings(), place) for _ in range(size))

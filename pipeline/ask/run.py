@@ -7,7 +7,7 @@ it is written, then the whole `Answer`. `ask` and `ask_stream` do both.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from pipeline.ask.answer import Answer, Piece, StreamReading, Timings
@@ -78,7 +78,7 @@ def ask_stream(store: ClipStore, model: Answerer, question: Question) -> Iterato
 
 def answer_prepared(
     store: ClipStore, model: Answerer, prepared: Prepared
-) -> Iterator[Piece | Answer]:
+) -> Generator[Piece | Answer]:
     """The same for a question that was looked up before the model was loaded."""
     started_s = time.perf_counter() - prepared.index_s
     question = prepared.question

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline.cli.output import hms, note, print_json, settings_of, to_plain
+from pipeline.cli.output import hms, note, print_json, settings_of
+from pipeline.values.plain import to_plain
 
 if TYPE_CHECKING:
     from pipeline.ask.answer import Answer, StreamReading

@@ -9,12 +9,11 @@ from pipeline.cli.output import (
     hms,
     megabytes,
     note,
-    one_line,
     print_json,
     print_table,
     settings_of,
-    to_plain,
 )
+from pipeline.values.plain import one_line, to_plain
 
 app = typer.Typer(
     help="Records of a stream: list, export, import, verify, remove.", no_args_is_help=True

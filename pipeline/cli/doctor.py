@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline.cli.extras import load_extra
-from pipeline.cli.output import common_of, one_line, print_json, print_table, settings_of, to_plain
+from pipeline.cli.output import common_of, print_json, print_table, settings_of
+from pipeline.values.plain import one_line, to_plain
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

@@ -12,15 +12,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import typer
 
 from pipeline.cli.output import (
-    escape,
     hms,
     megabytes,
     note,
-    one_line,
     print_json,
     settings_of,
-    to_plain,
 )
+from pipeline.values.plain import escape, one_line, to_plain
 
 if TYPE_CHECKING:
     from pipeline.ingest.request import IngestRequest

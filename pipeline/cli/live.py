@@ -15,11 +15,10 @@ from pipeline.cli.output import (
     hms,
     megabytes,
     note,
-    one_line,
     print_json,
     settings_of,
-    to_plain,
 )
+from pipeline.values.plain import one_line, to_plain
 
 if TYPE_CHECKING:
     from pipeline.ingest.request import IngestRequest

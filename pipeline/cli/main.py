@@ -11,10 +11,11 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import ask, bench, clips, doctor, ingest, live, store, streams
+from pipeline.cli import ask, bench, clips, doctor, ingest, live, serve, store, streams
 from pipeline.cli.arguments import EVERYWHERE, arrange
-from pipeline.cli.output import Common, one_line, print_json, warn_of_variables
+from pipeline.cli.output import Common, print_json, warn_of_variables
 from pipeline.values.errors import KINDS, kind_of
+from pipeline.values.plain import one_line
 
 OK, ERROR, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -25,12 +26,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Video streams in; compressed visual tokens kept; questions answered from them.",
 )
-for command in (doctor.doctor, doctor.config, doctor.demo, ingest.ingest, live.up, ask.ask):
+COMMANDS = (
+    *(doctor.doctor, doctor.config, doctor.demo),
+    *(ingest.ingest, live.up, ask.ask, serve.serve),
+)
+for command in COMMANDS:
     app.command(epilog=EVERYWHERE)(command)
 for name, group in (
     ("streams", streams.app),
     ("clips", clips.app),
     ("store", store.app),
+    ("keys", serve.keys),
     ("bench", bench.app),
 ):
     app.add_typer(group, name=name, epilog=EVERYWHERE)

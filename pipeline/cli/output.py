@@ -8,13 +8,13 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from workers.redact import redact_text
+from pipeline.values.plain import escape, to_plain
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -92,32 +92,6 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def note(text: str) -> None:
     """A line on stderr."""
     print(text, file=sys.stderr)
-
-
-def to_plain(value: Any) -> Any:
-    """Dataclasses, tuples and paths as JSON takes them."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {key: to_plain(item) for key, item in asdict(value).items()}
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
-    if isinstance(value, (str, int, float, bool)) or value is None:
-        return value
-    return str(value)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text without line ends, control characters and credentials."""
-    return escape(redact_text(" ".join(str(error).split()))) or type(error).__name__
-
-
-def escape(text: str) -> str:
-    """Control characters and undecodable bytes as backslash escapes; all else as it is."""
-    shown = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-    return shown.encode("utf-8", "backslashreplace").decode()
 
 
 def hms(seconds: float) -> str:

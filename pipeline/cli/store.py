@@ -2,7 +2,8 @@
 
 import typer
 
-from pipeline.cli.output import megabytes, print_json, print_table, settings_of, to_plain
+from pipeline.cli.output import megabytes, print_json, print_table, settings_of
+from pipeline.values.plain import to_plain
 
 app = typer.Typer(help="The embedded store's server: status, stop.", no_args_is_help=True)
 

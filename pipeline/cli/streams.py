@@ -11,8 +11,8 @@ from pipeline.cli.output import (
     print_json,
     print_table,
     settings_of,
-    to_plain,
 )
+from pipeline.values.plain import to_plain
 
 app = typer.Typer(help="Streams: list, show, pause, resume, remove.", invoke_without_command=True)
 _JSON = "pipeline.cli.streams.json"

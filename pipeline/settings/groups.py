@@ -5,15 +5,12 @@ Knows nothing of files and variables. Passwords are kept apart from URLs, and ne
 
 import ipaddress
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import (
-    BaseModel,
     ByteSize,
-    ConfigDict,
     Field,
     SecretStr,
     field_validator,
@@ -21,11 +18,13 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.settings.base import Group, parse_length
+from pipeline.settings.serve import ServeSettings
 from pipeline.store import StoreConfig, embedded_folder
 from pipeline.store.retention import RetentionRules
 from pipeline.store.spool import SpoolRules
 from pipeline.values.errors import InvalidQuery, InvalidSettings
-from pipeline.values.times import parse_duration, parse_zone
+from pipeline.values.times import parse_zone
 from workers.names import STREAM_ID
 from workers.redact import redact_url
 
@@ -44,15 +43,7 @@ _EARLY_END = re.compile(r"(?:rediss?|unix|sentinel)://[^/?#@]+[/?#].*@", re.IGNO
 """A `/`, `?` or `#` in a password: the host would be taken from what stands before it."""
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, redact_url(value) if isinstance(value, str) else value
-
-
-class ModelSettings(_Group):
+class ModelSettings(Group):
     """The checkpoint whose two halves are used."""
 
     id: str = DEFAULT_MODEL
@@ -62,7 +53,7 @@ class ModelSettings(_Group):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-class IngestSettings(_Group):
+class IngestSettings(Group):
     """How a video becomes clips, and clips tokens."""
 
     fps: float | None = Field(default=1.0, gt=0, le=240)
@@ -73,7 +64,7 @@ class IngestSettings(_Group):
     clip_frames: int = Field(default=8, ge=1, le=4096)
     retention: float = Field(default=0.10, gt=0, le=1)
     reducer: str = "adaptive"
-    constants: dict[str, Any] = {}
+    constants: dict[str, Any] = {}  # noqa: RUF012
     """Constants of the reducer to be set by hand instead of derived from the retention."""
     zone: str | None = None
     """Time zone that clock times of a stream are meant in, `Europe/Berlin` or `+02:00`; null takes
@@ -94,7 +85,7 @@ class IngestSettings(_Group):
         return zone
 
 
-class LiveSourceSettings(_Group):
+class LiveSourceSettings(Group):
     """How endless sources are opened and read."""
 
     networks: tuple[str, ...] = ()
@@ -117,7 +108,7 @@ class LiveSourceSettings(_Group):
         return networks
 
 
-class StreamSettings(_Group):
+class StreamSettings(Group):
     """One endless source that `aot up` keeps."""
 
     name: str
@@ -145,7 +136,7 @@ class StreamSettings(_Group):
         return self
 
 
-class StoreSettings(_Group):
+class StoreSettings(Group):
     """Where the records are."""
 
     url: str = f"embedded://{DATA_FOLDER}"
@@ -189,7 +180,7 @@ class StoreSettings(_Group):
         return self
 
 
-class SpoolSettings(_Group):
+class SpoolSettings(Group):
     """Where clips of endless sources are kept while the store is away. Files are not spooled: they
     wait, and can be read again."""
 
@@ -201,7 +192,7 @@ class SpoolSettings(_Group):
     keeps no spool: a session waits for its store, and what is not read meanwhile is the gap."""
 
 
-class RetentionSettings(_Group):
+class RetentionSettings(Group):
     """How long footage is kept; null keeps it without a limit."""
 
     max_age: float | None = Field(default=None, gt=0)
@@ -211,18 +202,10 @@ class RetentionSettings(_Group):
     max_bytes: ByteSize | None = Field(default=None, gt=0)
     """The same of all streams together."""
 
-    @field_validator("max_age", mode="before")
-    @classmethod
-    def _parse_age(cls, age: Any) -> Any:
-        if not isinstance(age, str):
-            return age
-        try:
-            return parse_duration(age)
-        except InvalidQuery as error:
-            raise ValueError(str(error)) from None
+    _parse_age = field_validator("max_age", mode="before")(parse_length)
 
 
-class RaySettings(_Group):
+class RaySettings(Group):
     """The cluster the work is spread over."""
 
     enabled: bool = True
@@ -243,7 +226,7 @@ class RaySettings(_Group):
     """Compress workers."""
     worker_cpus: float = Field(default=0.5, gt=0)
     worker_gpus: float | None = Field(default=None, ge=0)
-    worker_resources: dict[str, float] = {}
+    worker_resources: dict[str, float] = {}  # noqa: RUF012
     """Resources of Ray that keep the workers on nodes that declare them."""
     ready_timeout_s: float = Field(default=300.0, gt=0)
     """For the start of a worker: a free place in the cluster and the model's load."""
@@ -257,13 +240,13 @@ class RaySettings(_Group):
     """CPU threads of one compress worker; part of what makes records byte-identical."""
     session_cpus: float = Field(default=1.0, gt=0)
     """For the session of a stream: decoding keeps one core busy."""
-    session_resources: dict[str, float] = {}
+    session_resources: dict[str, float] = {}  # noqa: RUF012
     """Resources of Ray that keep sessions on nodes that declare them, such as `decoding`."""
     session_restarts: int = Field(default=10, ge=0, le=1000)
     """How often a day a session that dies is started again."""
 
 
-class AskSettings(_Group):
+class AskSettings(Group):
     """How a question is answered."""
 
     max_visual_tokens: int | None = Field(default=None, ge=1)
@@ -278,7 +261,7 @@ class AskSettings(_Group):
     null as the checkpoint says, else not."""
 
 
-class LogSettings(_Group):
+class LogSettings(Group):
     """What is told on stderr while commands run."""
 
     level: Literal["debug", "info", "warning", "error"] = "warning"
@@ -306,6 +289,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     ray: RaySettings = RaySettings()
     ask: AskSettings = AskSettings()
+    serve: ServeSettings = ServeSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("streams")

@@ -18,9 +18,15 @@
         LeaseLost              this writer's lease ended or was taken over
         StoreWentBack          the store has less than this writer was told it has
       UnknownStream          no such stream
+      UnknownClip            the stream has no such clip
+      UnknownModel           no such model answers
       NoFootage              the range holds no clip
       FingerprintMismatch    tokens of another model or other settings
       QueryTooLarge          more than the permitted number of clips, tokens or bytes
+      UnknownKey             no key of that id
+      NotAllowed             a key that is not known, or may not do this
+      AnswerStopped          nobody waits for the answer any more
+      TooManyRequests        faster, or more at one time, than one may ask
       NotConfirmed           a person was asked, and did not say yes
       NotInstalled           a bench or a demo that this installation does not hold
 
@@ -36,6 +42,7 @@ KINDS = {
     "conflict": 1,
     "too_large": 1,
     "refused": 1,
+    "busy": 1,
     "unavailable": 1,
     "failed": 1,
     "internal": 1,
@@ -81,11 +88,11 @@ class StoreError(PipelineError):
 class StoreUnavailable(StoreError):
     """Not there, or no answer in time; `store.patience` waits for it to come back."""
 
+    kind = "unavailable"
+
 
 class StoreRefused(StoreUnavailable):
     """There, but it takes no such login, command or kind of server: waiting does not help."""
-
-    kind = "unavailable"
 
 
 class StoreFull(StoreError):
@@ -152,6 +159,18 @@ class UnknownStream(PipelineError):
     kind = "not_found"
 
 
+class UnknownClip(PipelineError):
+    """The stream has no clip of that place."""
+
+    kind = "not_found"
+
+
+class UnknownModel(PipelineError):
+    """No model of that name answers."""
+
+    kind = "not_found"
+
+
 class NoFootage(PipelineError):
     """The range holds no clip."""
 
@@ -168,6 +187,30 @@ class QueryTooLarge(PipelineError):
     """More clips, tokens or bytes than one query may load."""
 
     kind = "too_large"
+
+
+class UnknownKey(PipelineError):
+    """There is no key of that id."""
+
+    kind = "not_found"
+
+
+class NotAllowed(PipelineError):
+    """A key that is not known, or that may not do this."""
+
+    kind = "refused"
+
+
+class AnswerStopped(PipelineError):
+    """Nobody waits for the answer any more; it was not written to its end."""
+
+    kind = "unavailable"
+
+
+class TooManyRequests(PipelineError):
+    """Faster, or more at one time, than one may ask; nothing was done."""
+
+    kind = "busy"
 
 
 class NotConfirmed(PipelineError):

@@ -10,9 +10,10 @@ import pytest
 
 import workers.clips
 from pipeline.cli.arguments import arrange
-from pipeline.cli.output import escape, hms, one_line
+from pipeline.cli.output import hms
 from pipeline.ingest.lease import holder_text
 from pipeline.store.keys import Keys
+from pipeline.values.plain import escape, one_line
 from tests.pipeline.conftest import CLIPS
 from tests.pipeline.support import aot, digests
 

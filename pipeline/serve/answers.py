@@ -1,0 +1,171 @@
+"""The queue in front of the language half: questions wait in turn, answers wait to be read.
+
+A thread for each question that may be answered at one time. What it writes lies here until it is
+read, bounded by the answer's own length, so that no reader holds up a thread; a reader that leaves
+stops its answer at the next token. Knows of no HTTP.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+from pipeline.ask.answer import Answer, Piece
+from pipeline.ask.model import open_answer_pool
+from pipeline.ask.run import Prepared, answer_prepared
+from pipeline.serve.errors import busy_error
+from pipeline.settings import Settings
+from pipeline.store import ClipStore
+from workers.seams import Answerer
+
+logger = logging.getLogger(__name__)
+
+JOIN_S = 2.0
+"""For a thread to leave the model once its answer is stopped."""
+
+Part = Piece | Answer
+Tell = Callable[[Part | Exception | None], None]
+"""Takes what is written, as it comes; an error or None is the last."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    prepared: Prepared
+    tell: Tell
+    left: threading.Event
+
+
+@dataclass(eq=False)
+class Writing:
+    """An answer that is being written, for one reader in an event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    left: threading.Event = field(default_factory=threading.Event)
+    _parts: deque[Part | Exception | None] = field(default_factory=deque)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, part: Part | Exception | None) -> None:
+        """From any thread."""
+        self._parts.append(part)
+        with suppress(RuntimeError):  # the loop has ended, and its readers with it
+            self.loop.call_soon_threadsafe(self._changed.set)
+
+    async def read(self) -> AsyncGenerator[Part]:
+        """What is written, until the `Answer`; leaving it stops the answer."""
+        try:
+            while True:
+                while not self._parts:
+                    self._changed.clear()
+                    await self._changed.wait()
+                part = self._parts.popleft()
+                if part is None:
+                    return
+                if isinstance(part, Exception):
+                    raise part
+                yield part
+        finally:
+            self.left.set()
+
+
+class AnswerQueue:
+    """Answers questions in the order they came; `waiting` of them at most wait."""
+
+    def __init__(self, settings: Settings, store: ClipStore) -> None:
+        self._settings, self._store = settings, store
+        serve = settings.serve
+        self._most = serve.answers + serve.waiting
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._open: set[_Job] = set()
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._holding = ExitStack()
+        self._models: tuple[Answerer, ...] = ()
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(n,), name=f"answers-{n}", daemon=True)
+            for n in range(serve.answers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def num_open(self) -> int:
+        """Questions that wait or are being answered."""
+        return len(self._open)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the language half is there."""
+        return bool(self._models)
+
+    def models(self) -> tuple[Answerer, ...]:
+        """A language half for each thread, loaded when first asked for.
+
+        Raises:
+            ModelError, WorkerLost, ClusterUnreachable: it cannot be had.
+        """
+        with self._opening:
+            if not self._models:
+                pool = open_answer_pool(self._settings, self._settings.serve.answers)
+                self._models = self._holding.enter_context(pool)
+            return self._models
+
+    def submit(self, prepared: Prepared, tell: Tell, left: threading.Event) -> None:
+        """Answer a question in its turn; `left` gives it up.
+
+        Raises:
+            TooManyRequests: too many wait already.
+        """
+        job = _Job(prepared, tell, left)
+        with self._lock:
+            if self._is_closed:
+                raise busy_error("the service is ending")
+            if len(self._open) >= self._most:
+                raise busy_error(f"{len(self._open)} questions are open, at most {self._most}")
+            self._open.add(job)
+        self._jobs.put(job)
+
+    def ask(self, prepared: Prepared) -> Writing:
+        """The same for a reader in the running event loop."""
+        writing = Writing(asyncio.get_running_loop())
+        self.submit(prepared, writing.tell, writing.left)
+        return writing
+
+    def close(self) -> None:
+        """Stop all answers and let the model go."""
+        with self._lock:
+            self._is_closed = True
+            for job in self._open:
+                job.left.set()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(JOIN_S)
+        self._holding.close()
+
+    def _work(self, number: int) -> None:
+        while (job := self._jobs.get()) is not None:
+            last: Exception | None = None
+            try:
+                if not job.left.is_set():
+                    self._write(job, self.models()[number])
+            except Exception as error:
+                last = error
+            finally:
+                with self._lock:
+                    self._open.discard(job)
+            job.tell(last)
+
+    def _write(self, job: _Job, model: Answerer) -> None:
+        parts = answer_prepared(self._store, model, job.prepared)
+        try:
+            for part in parts:
+                job.tell(part)
+                if job.left.is_set():
+                    return
+        finally:
+            parts.close()  # stops the generation at its next token

@@ -1,0 +1,115 @@
+"""Questions: our own shape, and OpenAI's."""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from pipeline.ask.answer import Piece
+from pipeline.serve.answers import Part
+from pipeline.serve.asking import Asked, Window
+from pipeline.serve.chat import Completion, event, read_chat
+from pipeline.serve.errors import explain
+from pipeline.serve.evidence import Evidence
+from pipeline.serve.routes.needs import ERRORS, Gone, Reader, ServiceOf
+from pipeline.serve.schemas import Ask, Chat, WindowBody
+from pipeline.serve.service import Service
+from pipeline.values.errors import UnknownModel
+
+router = APIRouter(tags=["questions"], responses=ERRORS)
+
+EVENTS = "text/event-stream"
+ANY_MODEL = "aot"
+"""A name that whatever model is loaded answers to."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, what it rests on and what it cost."""
+
+    answer: str
+    model: str
+    evidence: Evidence
+
+
+@router.post("/v1/ask")
+async def ask(body: Ask, service: ServiceOf, caller: Reader, gone: Gone) -> Answered:
+    """A question about windows of streams; the answer with its evidence and its cost."""
+    shared = (body.start, body.end, body.last)
+    windows = [
+        Window(**one.model_dump()) if isinstance(one, WindowBody) else Window(one, *shared)
+        for one in body.streams
+    ]
+    asked = Asked(body.question, windows, body.options.model_dump())
+    written = await service.answer(caller, asked, gone)
+    return Answered(written.answer.text, service.model_name, written.evidence)
+
+
+@router.get("/v1/models")
+def list_models(service: ServiceOf, caller: Reader) -> dict[str, Any]:
+    """The one that answers."""
+    return {"object": "list", "data": [_describe(service)]}
+
+
+@router.get("/v1/models/{model:path}")
+def get_model(model: str, service: ServiceOf, caller: Reader) -> dict[str, Any]:
+    """What answers to this name."""
+    _require_model(service, model)
+    return _describe(service)
+
+
+@router.post("/v1/chat/completions", response_class=Response)
+async def chat(body: Chat, service: ServiceOf, caller: Reader, gone: Gone) -> Response:
+    """OpenAI's chat completions; the windows are `video_url` parts: `stream://NAME?last=10m`."""
+    _require_model(service, body.model)
+    asked = read_chat(body)
+    limit = asked.options.get("max_new_tokens") or service.settings.ask.max_new_tokens
+    completion = Completion(service.model_name, limit)
+    if not body.stream:
+        written = await service.answer(caller, asked, gone)
+        return JSONResponse(completion.whole(written.answer, written.evidence))
+    parts = service.stream(caller, asked, gone)
+    try:
+        first = await anext(parts)  # what is wrong with a question is told by the status
+    except BaseException:
+        await parts.aclose()
+        raise
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    events = _events(service, completion, first, parts, with_usage)
+    return StreamingResponse(events, media_type=EVENTS, headers={"Cache-Control": "no-store"})
+
+
+async def _events(
+    service: Service,
+    completion: Completion,
+    first: Part,
+    parts: AsyncGenerator[Part],
+    with_usage: bool,
+) -> AsyncIterator[str]:
+    """Chunks as they are written; whoever leaves stops the answer."""
+    async with contextlib.aclosing(parts):
+        yield completion.begin()
+        part: Part = first
+        try:
+            while isinstance(part, Piece):
+                yield completion.piece(part.text)
+                part = await anext(parts)
+            written = await service.weigh(part)
+            for chunk in completion.end(part, written.evidence, with_usage=with_usage):
+                yield chunk
+        except Exception as error:
+            yield event(explain(error)[1])
+
+
+def _describe(service: Service) -> dict[str, Any]:
+    return {"id": service.model_name, "object": "model", "created": 0, "owned_by": "aot-stream"}
+
+
+def _require_model(service: Service, name: str) -> None:
+    if name not in (ANY_MODEL, service.model_name):
+        raise UnknownModel(
+            f"no model of that name answers here, expected {service.model_name!r} or {ANY_MODEL!r}"
+        )

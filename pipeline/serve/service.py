@@ -1,0 +1,133 @@
+"""What the routes stand on: store, keys, answers and sessions, opened once. Knows of no HTTP."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from pipeline.ask.answer import Answer
+from pipeline.serve.answers import AnswerQueue, Part
+from pipeline.serve.asking import Asked, prepare_asked
+from pipeline.serve.evidence import Written, evidence_of
+from pipeline.serve.keys import LOCAL, Key, KeyBook
+from pipeline.serve.metrics import ServiceMetrics
+from pipeline.serve.sessions import Sessions
+from pipeline.settings import Settings
+from pipeline.store import open_store
+from pipeline.values.errors import AnswerStopped, InvalidSettings, NotAllowed
+
+
+class Service:
+    """All of it; `close` ends what was begun."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the store; the model is loaded by `load`, or with the first question.
+
+        Raises:
+            InvalidSettings: it is to be reached from elsewhere, and there are no keys.
+            StoreError: the store cannot be opened.
+        """
+        self.settings = settings
+        self.keys = KeyBook(settings.serve.keys_file)
+        if not settings.serve.is_local and not self.keys.list_keys():
+            raise InvalidSettings(
+                f"serve.host {settings.serve.host} is reached from other machines and there are no "
+                "keys; make one: `aot keys add`, or listen at 127.0.0.1"
+            )
+        self.store = open_store(settings.store_config())
+        self.answers = AnswerQueue(settings, self.store)
+        self.metrics = ServiceMetrics()
+        self.metrics.open_questions.set_function(lambda: self.answers.num_open)
+        self.sessions = Sessions(settings)
+        self.ending = threading.Event()
+        self.load_error: Exception | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether callers of this machine need no key, as there is none."""
+        return self.settings.serve.is_local and not self.keys.list_keys()
+
+    def find_caller(self, given: str | None) -> Key:
+        """Who asks.
+
+        Raises:
+            NotAllowed: a key is needed, and this is none.
+        """
+        if self.is_open:
+            return LOCAL
+        key = None if given is None else self.keys.find(given)
+        if key is None:
+            raise NotAllowed("no valid key")
+        return key
+
+    @property
+    def model_name(self) -> str:
+        """What answers, as it is called outside: no path of this machine."""
+        model = self.settings.model.id
+        return Path(model).name if os.path.isdir(model) else model
+
+    def load(self) -> None:
+        """Load the language half before the first question, in a thread of its own."""
+
+        def load() -> None:
+            try:
+                self.answers.models()
+                self.load_error = None
+            except Exception as error:
+                self.load_error = error
+
+        threading.Thread(target=load, name="load", daemon=True).start()
+
+    async def stream(
+        self, caller: Key, asked: Asked, gone: asyncio.Future[Any] | None = None
+    ) -> AsyncGenerator[Part]:
+        """An answer as it is written, and last the `Answer`; leaving it stops it.
+
+        Raises:
+            AnswerStopped: `gone` was done before it, or the service is ending.
+        """
+        prepared = await asyncio.to_thread(prepare_asked, self.store, self.settings, caller, asked)
+        writing = self.answers.ask(prepared)
+        if gone is not None:
+            gone.add_done_callback(lambda _: writing.left.set())
+        async with aclosing(writing.read()) as parts:
+            async for part in parts:
+                if isinstance(part, Answer):
+                    self.metrics.visual_tokens.inc(part.visual_tokens)
+                    self.metrics.first_token.observe(part.timings.first_token_s)
+                yield part
+                if isinstance(part, Answer):
+                    return
+        raise AnswerStopped("nobody is there to read it")
+
+    async def answer(
+        self, caller: Key, asked: Asked, gone: asyncio.Future[Any] | None = None
+    ) -> Written:
+        """The whole answer with what it rests on."""
+        async with aclosing(self.stream(caller, asked, gone)) as parts:
+            async for part in parts:
+                if isinstance(part, Answer):
+                    return await self.weigh(part)
+        raise AssertionError("an answer ends in itself or in an error")
+
+    async def weigh(self, answer: Answer) -> Written:
+        """An answer with its evidence and its cost."""
+        tokens = await asyncio.to_thread(self.count_tokens, answer.text)
+        return Written(answer, evidence_of(answer, tokens))
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of an answer."""
+        if not text:
+            return 0
+        model = self.answers.models()[0]
+        return model.count_tokens(text, []) - model.count_tokens("", [])
+
+    def close(self) -> None:
+        """Stop answers and sessions, and let the store go."""
+        self.ending.set()
+        self.sessions.close()
+        self.answers.close()
+        self.store.close()
