@@ -78,7 +78,7 @@ def write_random_checkpoint(
         torch.manual_seed(seed)
         model = LlavaOnevisionForConditionalGeneration(_config(size, len(tokenizer)))
         if telling:
-            _widen(model)
+            widen(model)
     nn.Module.to(model, dtype=dtype)
     model.generation_config = GenerationConfig(
         do_sample=False,
@@ -92,7 +92,8 @@ def write_random_checkpoint(
     return folder
 
 
-def _widen(model: LlavaOnevisionForConditionalGeneration) -> None:
+def widen(model: nn.Module) -> None:
+    """Weights so wide that attention is uneven and answers differ."""
     for parameter in model.parameters():
         scale = 0.6 if parameter.ndim < 2 else 1.5 * parameter[0].numel() ** -0.5
         noise = torch.randn_like(parameter) * scale

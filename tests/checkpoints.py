@@ -16,6 +16,7 @@ Without torchvision the reference for pixels is `normalised_pixels` below.
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,21 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from bench.random_checkpoint import (
     PIXEL_MEAN,
     PIXEL_STD,
     SPECIAL,
     CheckpointSize,
+    widen,
     write_random_checkpoint,
 )
 
@@ -95,6 +104,128 @@ def write_tiny_checkpoint(
     )
 
 
+QWEN_SPECIAL = (
+    *SPECIAL[:4],
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+QWEN_WORDS = ("seconds", "<", ">")
+# Parts in their order, as the published checkpoints' template has them.
+QWEN_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+QWEN_FRAME = (80, 112)
+"""Pixels of a frame: 5x7 cells of 16."""
+
+
+def write_tiny_qwen2_5_vl(folder: Path, *, seed: int = 0, max_new_tokens: int = 12) -> Path:
+    """A random `Qwen2_5_VLForConditionalGeneration`; layers 1 and 3 of 5 see whole frames."""
+    vision = {
+        "depth": 5,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": 8,
+        "window_size": 32,
+        "out_hidden_size": 64,
+        "fullatt_block_indexes": [1, 3],
+        "tokens_per_second": 2,
+    }
+    config = Qwen2_5_VLConfig(
+        vision_config=vision, text_config=_qwen_text([2, 3, 3]), **_qwen_ids()
+    )
+    model = Qwen2_5_VLForConditionalGeneration
+    return _write_qwen(folder, model, config, seed, max_new_tokens, (0.48, 0.46, 0.41))
+
+
+def write_tiny_qwen3_vl(folder: Path, *, seed: int = 0, max_new_tokens: int = 12) -> Path:
+    """A random `Qwen3VLForConditionalGeneration`, with the features of two layers beside its
+    embeddings.
+    """
+    vision = {
+        "depth": 5,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": 8,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [1, 3],
+    }
+    text = _qwen_text([4, 2, 2], interleaved=True) | {"num_hidden_layers": 3}
+    config = Qwen3VLConfig(vision_config=vision, text_config=text, **_qwen_ids())
+    model = Qwen3VLForConditionalGeneration
+    return _write_qwen(folder, model, config, seed, max_new_tokens, (0.5, 0.5, 0.5))
+
+
+def _qwen_ids() -> dict[str, int]:
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    return {name: number for number, name in enumerate(names, 4)}
+
+
+def _qwen_text(sections: list[int], *, interleaved: bool = False) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections}
+    if interleaved:
+        rope["mrope_interleaved"] = True
+    return {
+        "vocab_size": len(_vocabulary(QWEN_SPECIAL)),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 32768,
+        "rope_parameters": rope,
+        "tie_word_embeddings": False,
+    }
+
+
+def _write_qwen(
+    folder: Path,
+    model_class: Any,
+    config: Any,
+    seed: int,
+    max_new_tokens: int,
+    mean: tuple[float, float, float],
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _word_tokenizer(32768, QWEN_SPECIAL, QWEN_TEMPLATE)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config)
+        widen(model)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | {"frame_size": list(QWEN_FRAME)}))
+    # As published: neither a size of frames nor an interpolation.
+    processor = {
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+        "patch_size": 8,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": list(mean),
+        "image_std": [0.27, 0.26, 0.28],
+        "image_processor_type": "Qwen2VLImageProcessor",
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
 def write_tiny_llava_video(
     folder: Path,
     *,
@@ -134,7 +265,8 @@ def write_tiny_llava_video(
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     shutil.copy(whole / "generation_config.json", folder)
     shutil.rmtree(whole)
-    _word_tokenizer(text["max_position_embeddings"], pictures=False).save_pretrained(folder)
+    tokenizer = _word_tokenizer(text["max_position_embeddings"], pictures=False)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -172,15 +304,23 @@ def random_frames(num_frames: int, size: int = 112, seed: int = 0) -> UInt8[np.n
     return np.ascontiguousarray(blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :size, :size])
 
 
-def _word_tokenizer(context_length: int, *, pictures: bool = True) -> PreTrainedTokenizerFast:
-    """`pictures`: with tokens that stand for them."""
-    special = SPECIAL if pictures else SPECIAL[:4]
-    # Words keep their ids without the tokens for pictures.
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *dict.fromkeys(WORDS)))}
-    if not pictures:
-        vocabulary |= {
-            f"<unused{index}>": vocabulary.pop(name) for index, name in enumerate(SPECIAL[4:])
-        }
+def _vocabulary(special: Sequence[str]) -> dict[str, int]:
+    words = (*WORDS, *(QWEN_WORDS if special == QWEN_SPECIAL else ()))
+    return {word: index for index, word in enumerate((*special, *dict.fromkeys(words)))}
+
+
+def _word_tokenizer(
+    context_length: int,
+    special: Sequence[str] = SPECIAL,
+    chat_template: str = CHAT_TEMPLATE,
+    *,
+    pictures: bool = True,
+) -> PreTrainedTokenizerFast:
+    """`pictures`: with LLaVA-OneVision's tokens that stand for them."""
+    vocabulary = _vocabulary(special)
+    if not pictures:  # words keep their ids
+        unused = {f"<unused{name[1:]}": vocabulary.pop(name) for name in special[4:]}
+        vocabulary, special = unused | vocabulary, special[:4]
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.normalizer = normalizers.Lowercase()
     words.pre_tokenizer = pre_tokenizers.Sequence(
@@ -188,14 +328,14 @@ def _word_tokenizer(context_length: int, *, pictures: bool = True) -> PreTrained
     )
     words.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     words.add_special_tokens([AddedToken(token, special=True) for token in special])
-    extra = {"image_token": "<image>", "video_token": "<video>"} if pictures else {}
+    names = {"image_token": "<image>", "video_token": "<video>"}
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         unk_token="<unk>",
         pad_token="<pad>",
         eos_token="<|im_end|>",
-        extra_special_tokens=extra,
+        extra_special_tokens={k: v for k, v in names.items() if v in special},
         model_max_length=context_length,
         clean_up_tokenization_spaces=False,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
     )

@@ -1,11 +1,24 @@
 """An open clip: what its frames have given so far, and the clip that comes of it."""
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
 
 from aot import ClipTokens, concatenate
 from workers.live.timeline import Place
 from workers.seams import Pushed
 from workers.types import PLAIN_LAYOUT, ClipStats, CompressedClip, TokenLayout
+
+
+class Waiting(NamedTuple):
+    """A frame that is to be pushed with others."""
+
+    pixels: np.ndarray
+    pts_s: float
+    damaged: bool
+    end_before_s: float
+    """Of the clip, before the frame came."""
 
 
 @dataclass
@@ -23,23 +36,47 @@ class OpenClip:
     layout: TokenLayout = PLAIN_LAYOUT
     end_s: float = 0.0
     """Stream time up to which it speaks for the stream; held frames move it on."""
+    waiting: list[Waiting] = field(default_factory=list)
+    """Frames that do not fill a temporal patch yet."""
 
-    def add(self, place: Place, pushed: Pushed, *, interval_s: float, damaged: bool) -> None:
-        """Take what one frame gave."""
-        self.pts_s.append(place.pts_s)
+    @property
+    def num_frames(self) -> int:
+        """Frames that came, those that wait included."""
+        return len(self.pts_s) + len(self.waiting)
+
+    @property
+    def fills_patch(self) -> bool:
+        """Whether the frames that wait are as many as a token speaks of."""
+        return len(self.waiting) == self.layout.frames
+
+    def wait(self, pixels: np.ndarray, place: Place, *, interval_s: float, damaged: bool) -> None:
+        """Take a frame that is to be pushed."""
+        self.waiting.append(Waiting(pixels, place.pts_s, damaged, self.end_s))
+        self.end_s = place.pts_s + interval_s
+
+    def drop_waiting(self) -> int:
+        """Forget the frames that wait, as if they had not come; how many."""
+        dropped, self.waiting = self.waiting, []
+        self.end_s = dropped[0].end_before_s
+        return len(dropped)
+
+    def add(self, pushed: Pushed) -> int:
+        """Take what the frames that waited gave; how many they were."""
+        frames, self.waiting = self.waiting, []
+        self.pts_s += [frame.pts_s for frame in frames]
         self.parts.append(pushed.tokens)
         self.state = pushed.state
-        self.end_s = place.pts_s + interval_s
         stats = self.stats
         self.stats = replace(
             stats,
             encode_s=stats.encode_s + pushed.encode_s,
             reduce_s=stats.reduce_s + pushed.reduce_s,
-            frames_in=stats.frames_in + 1,
+            frames_in=stats.frames_in + len(frames),
             tokens_in=stats.tokens_in + pushed.tokens_in,
             tokens_out=stats.tokens_out + len(pushed.tokens),
-            damaged=stats.damaged + damaged,
+            damaged=stats.damaged + sum(frame.damaged for frame in frames),
         )
+        return len(frames)
 
     def end(self, rest: ClipTokens) -> None:
         """Take what the clip's end gave."""

@@ -255,23 +255,37 @@ class _Session:
     def _compress(self, pixels: np.ndarray, place: Place, picture: Picture) -> None:
         self._end_held()
         self._account_until(place)
-        clip = self._open or OpenClip(self._source.stream_id, self._index, place)
-        last = len(clip.pts_s) + 1 == self._info.clip_frames
-        push = Push(pixels[None], clip.state, last=last)
-        try:
-            pushed = self._pusher.push(push, timeout_s=self._settings.push_timeout_s)
-        except InvalidFeatures as error:
-            logger.warning("stream %s: a frame was dropped: %s", self._source.stream_id, error)
-            self._count(failed=1)
+        clip = self._open or OpenClip(
+            self._source.stream_id, self._index, place, layout=self._info.layout
+        )
+        clip.wait(pixels, place, interval_s=self._step_s, damaged=picture.damaged)
+        last = clip.num_frames == self._info.clip_frames
+        if not last and not clip.fills_patch:  # the next frame comes with it
+            self._open, self._accounted_s = clip, clip.end_s
             return
-        clip.add(place, pushed, interval_s=self._step_s, damaged=picture.damaged)
-        self._open, self._accounted_s = clip, clip.end_s
-        self._count(encoded=1, tokens_in=pushed.tokens_in, tokens_out=len(pushed.tokens))
+        if not self._push(clip, last=last):
+            return
         if last:
             self._commit(clip)
         else:
             self._sink.put_open(clip.to_compressed())
         self._observe(picture.arrived_s)
+
+    def _push(self, clip: OpenClip, *, last: bool) -> bool:
+        """Compress the frames that wait; False where they cannot be, and are dropped."""
+        pixels = np.stack([frame.pixels for frame in clip.waiting])
+        push = Push(pixels, clip.state, last=last)
+        try:
+            pushed = self._pusher.push(push, timeout_s=self._settings.push_timeout_s)
+        except InvalidFeatures as error:
+            logger.warning("stream %s: a frame was dropped: %s", self._source.stream_id, error)
+            self._count(failed=clip.drop_waiting())
+            self._open = clip if clip.pts_s else None
+            return False
+        encoded = clip.add(pushed)
+        self._open, self._accounted_s = clip, clip.end_s
+        self._count(encoded=encoded, tokens_in=pushed.tokens_in, tokens_out=len(pushed.tokens))
+        return True
 
     def _hold(self, place: Place) -> None:
         """Nothing is new: the open clip lasts longer, or the held stretch does."""
@@ -279,7 +293,7 @@ class _Session:
         self._count(held=1)
         self._account_until(place)
         clip, self._accounted_s = self._open, end_s
-        if clip is not None and end_s - clip.pts_s[0] <= self._settings.longest_clip_s:
+        if clip is not None and end_s - clip.first.pts_s <= self._settings.longest_clip_s:
             clip.end_s = end_s
         else:
             self._end_clip()
@@ -322,6 +336,10 @@ class _Session:
 
     def _end_clip(self) -> None:
         """Close the open clip where it is; a short one is a clip as well."""
+        clip = self._open
+        if clip is not None and clip.waiting and self._push(clip, last=True):
+            self._commit(clip)
+            return
         clip, self._open = self._open, None
         if clip is not None:
             rest = self._pusher.finish(clip.state, clip.parts[0].tokens.dtype)

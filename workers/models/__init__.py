@@ -68,6 +68,8 @@ class Family(Protocol):
 FAMILIES = {
     "llava_onevision": "workers.models.families.llava_onevision",
     "llava_qwen": "workers.models.families.llava_qwen",
+    "qwen2_5_vl": "workers.models.families.qwen2_5_vl",
+    "qwen3_vl": "workers.models.families.qwen3_vl",
 }
 """Adapter modules by the `model_type` of the config; imported when first needed."""
 

@@ -36,22 +36,30 @@ _KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class AttentionProbe(threading.local):
-    """Holds what one layer's tokens received in the calling thread's last forward pass."""
+    """Holds what one layer's tokens received in the calling thread's last forward pass.
 
-    _received: Tensor | None = None
+    A layer that attends within parts of its input is called for one after the other.
+    """
+
+    def __init__(self) -> None:
+        self._received: list[Tensor] = []
+
+    def clear(self) -> None:
+        """Forget what a pass left that did not come to its end."""
+        self._received.clear()
 
     def put(self, received: Float[Tensor, "b n"]) -> None:
-        self._received = received
+        self._received.append(received)
 
     def take(self) -> Float[Tensor, "b n"]:
         """The sums, averaged over heads, float32; taken once."""
-        received, self._received = self._received, None
-        if received is None:
+        received, self._received = self._received, []
+        if not received:
             raise UnsupportedModel(
                 "a probed layer left no attention sums: its attention does not go through the "
                 "attention interface; use a tower of transformers' own classes"
             )
-        return received
+        return received[0] if len(received) == 1 else torch.cat(received)
 
 
 def probe_attention(attention: nn.Module) -> AttentionProbe:

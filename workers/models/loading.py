@@ -18,6 +18,9 @@ from workers.models.checkpoint import Checkpoint
 from workers.models.pixels import PixelSettings
 from workers.models.prompt import PromptWriter
 
+TOWER_LAYERS = (".vision_tower.encoder.", ".visual.blocks.")
+"""In the names of weights that only a vision half has."""
+
 
 def load_config(checkpoint: Checkpoint, config_class: type[PretrainedConfig]) -> Any:
     """The checkpoint's config as an instance of its class."""
@@ -63,10 +66,17 @@ def load_half(
     return model.eval().requires_grad_(False)
 
 
-def open_prompt_writer(checkpoint: Checkpoint, video_token_id: int, **style: Any) -> PromptWriter:
+def open_prompt_writer(
+    checkpoint: Checkpoint,
+    video_token_id: int,
+    *,
+    bracket_ids: tuple[int, int] | None = None,
+    **style: Any,
+) -> PromptWriter:
     """Tokenizer and chat template, proved to have a token that stands for video.
 
-    `style` takes the other fields of `PromptWriter`.
+    `bracket_ids` are tokens that stand around it; `style` takes the other fields of
+    `PromptWriter`.
     """
     tokenizer = open_tokenizer(checkpoint)
     if not tokenizer.chat_template:  # older repositories keep it with the processor
@@ -82,6 +92,8 @@ def open_prompt_writer(checkpoint: Checkpoint, video_token_id: int, **style: Any
             f"{checkpoint.model_id}: token {video_token_id} is {video_token!r} in the tokenizer, "
             "expected the special token that stands for video; mend the tokenizer"
         )
+    if bracket_ids is not None:
+        style["brackets"] = tuple(tokenizer.convert_ids_to_tokens(list(bracket_ids)))
     return PromptWriter(tokenizer, video_token, video_token_id, **style)
 
 
@@ -113,7 +125,7 @@ def identify(checkpoint: Checkpoint, settings: PixelSettings, dtype: torch.dtype
 def _check_complete(checkpoint: Checkpoint, model: torch.nn.Module, missing: set[str]) -> None:
     if not missing:
         return
-    layers = {name for name in model.state_dict() if ".vision_tower.encoder." in name}
+    layers = {name for name in model.state_dict() if any(tower in name for tower in TOWER_LAYERS)}
     if layers and layers <= missing:
         raise NoVisionTower(
             f"{checkpoint.model_id} holds no weights of a vision tower, expected "

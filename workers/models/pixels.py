@@ -7,6 +7,8 @@ those for video when it has them, else those for images.
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import Any
@@ -92,23 +94,43 @@ def read_pixel_settings(checkpoint: Checkpoint) -> PixelSettings:
         InvalidCheckpoint: a setting is in none of them.
         UnsupportedModel: an interpolation or a way of resizing that the decoder has not.
     """
-    settings = _merged(checkpoint)
+    given = read_processor(checkpoint)
+    with _reading(checkpoint):
+        size, resample = given["size"], given["resample"]
+        rescale = float(given["rescale_factor"]) if given.get("do_rescale", True) else 1.0
+    pixel_format = _pixel_format(checkpoint, size, resample)
+    return normalisation(checkpoint, {**given, "rescale_factor": rescale}, pixel_format)
+
+
+def normalisation(
+    checkpoint: Checkpoint, given: Mapping[str, Any], pixel_format: PixelFormat
+) -> PixelSettings:
+    """What a processor does to frames of a size that is known, by the settings it was given.
+
+    Raises:
+        InvalidCheckpoint: mean or deviation are not among them.
+    """
+    with _reading(checkpoint):
+        rescale = float(given.get("rescale_factor", 1 / 255))
+        normalises = given.get("do_normalize", True)
+        mean = tuple(float(x) for x in given["image_mean"]) if normalises else (0.0,) * 3
+        std = tuple(float(x) for x in given["image_std"]) if normalises else (1.0,) * 3
+    return PixelSettings(pixel_format, rescale, mean, std)
+
+
+@contextmanager
+def _reading(checkpoint: Checkpoint) -> Iterator[None]:
     try:
-        rescale = float(settings["rescale_factor"]) if settings.get("do_rescale", True) else 1.0
-        normalises = settings.get("do_normalize", True)
-        mean = tuple(float(x) for x in settings["image_mean"]) if normalises else (0.0,) * 3
-        std = tuple(float(x) for x in settings["image_std"]) if normalises else (1.0,) * 3
-        size, resample = settings["size"], settings["resample"]
+        yield
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidCheckpoint(
             f"{checkpoint.model_id}: the processor settings lack or garble {error}, expected "
             "preprocessor_config.json with size, resample, rescale_factor, image_mean, image_std; "
             "fetch the checkpoint again"
         ) from error
-    return PixelSettings(_pixel_format(checkpoint, size, resample), rescale, mean, std)
 
 
-def _merged(checkpoint: Checkpoint) -> dict[str, Any]:
+def read_processor(checkpoint: Checkpoint) -> dict[str, Any]:
     """Settings for images, overlaid with those for video; either file layout."""
     processor = checkpoint.read_json("processor_config.json")
     return {

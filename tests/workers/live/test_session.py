@@ -1,6 +1,7 @@
 """A live session: clips in order, open clips readable, every second of the line accounted for."""
 
 import logging
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from workers.errors import SinkFull, SinkWentBack, SourceRefused
 from workers.live.overload import OverloadRule
 from workers.live.session import LiveSettings, run_live_session
 from workers.live.stillness import StillnessRule
-from workers.types import VideoSource
+from workers.types import TokenLayout, VideoSource
 
 BEGAN_S = 1_800_000_000.0
 SOURCE = VideoSource("rtsp://camera/live", "cam", fps=1.0)
@@ -25,7 +26,7 @@ def picture(second, brightness=None, *, media_s=None):
     return (second if media_s is None else media_s, BEGAN_S + second, bright)
 
 
-def run(sink, *events, clock=None, **options):
+def run(sink, *events, clock=None, info=INFO, **options):
     """The last progress of a session over these events."""
     script = Script(*events)
     arrivals = [BEGAN_S] + [event[1] if not isinstance(event, str) else None for event in events]
@@ -37,7 +38,7 @@ def run(sink, *events, clock=None, **options):
     session = run_live_session(
         SOURCE,
         LiveSettings(**options),
-        INFO,
+        info,
         Canned(),
         sink,
         script,
@@ -68,6 +69,42 @@ def test_the_open_clip_can_be_read_before_it_closes():
 
     assert [len(clip.pts_s) for clip in sink.opened] == [1, 2, 3]
     assert {clip.index for clip in sink.opened} == {0}
+
+
+PAIRS = replace(INFO, layout=TokenLayout(frames=2))
+"""Workers whose model takes two frames for a token."""
+
+
+def test_frames_wait_until_they_fill_a_temporal_patch():
+    sink = MemorySink()
+
+    progress, _ = run(sink, *(picture(i) for i in range(FRAMES + 3)), info=PAIRS)
+
+    whole, rest = sink.clips
+    assert (len(whole.pts_s), whole.tokens.frame.tolist()) == (FRAMES, [*range(0, FRAMES, 2)])
+    assert (len(rest.pts_s), rest.tokens.frame.tolist()) == (3, [0, 2])  # its last frame, twice
+    assert (whole.layout, rest.layout) == (PAIRS.layout, PAIRS.layout)
+    assert [len(clip.pts_s) for clip in sink.opened] == [*range(2, FRAMES, 2), 2]
+    assert progress.encoded == FRAMES + 3
+
+
+def test_a_frame_that_waits_speaks_for_the_stream_like_any_other():
+    sink = MemorySink()
+
+    run(sink, picture(0), picture(1), picture(2), picture(60), info=PAIRS)
+
+    first, second = sink.clips
+    assert (first.pts_s, first.end_s) == ((0.0, 1.0, 2.0), 3.0)
+    assert (second.pts_s, [(gap.start_s, gap.end_s) for gap in sink.gaps]) == ((60.0,), [(3, 60)])
+
+
+def test_a_patch_that_cannot_be_used_is_dropped_whole():
+    sink = MemorySink()
+
+    progress, _ = run(sink, picture(0, 0), picture(1, 0), picture(2), picture(3), info=PAIRS)
+
+    assert (progress.failed, progress.encoded) == (2, 2)
+    assert [clip.pts_s for clip in sink.clips] == [(2.0, 3.0)]
 
 
 def test_an_outage_is_a_gap_with_its_reason_and_a_new_epoch():

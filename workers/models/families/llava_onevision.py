@@ -111,6 +111,8 @@ class LlavaOnevisionVision:
     def _encode_pass(self, pixels: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tower, projector = self._half.model.vision_tower, self._half.model.multi_modal_projector
         values = self._settings.normalise(pixels, self._half.device, self._half.dtype)
+        for probe in self._probes:
+            probe.clear()
         hidden = tower.encoder(inputs_embeds=tower.embeddings(values)).last_hidden_state
         received = {probe: probe.take() for probe in set(self._probes)}
         local_probe, global_probe = self._probes

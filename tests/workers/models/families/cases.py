@@ -4,10 +4,11 @@ A reference is made of transformers' own classes and of the tensors in the file,
 product: that the product loads and joins the same parts rightly is what is tested with it.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -15,14 +16,23 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
+    AttentionInterface,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     Qwen2Config,
     Qwen2ForCausalLM,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from transformers.vision_utils import get_vision_window_index
 
-from tests.checkpoints import normalised_pixels, write_tiny_llava_video
+from tests.checkpoints import (
+    QWEN_FRAME,
+    normalised_pixels,
+    write_tiny_llava_video,
+    write_tiny_qwen2_5_vl,
+    write_tiny_qwen3_vl,
+)
 
 QUESTION = "what is the first shape ?"
 
@@ -56,10 +66,10 @@ class FamilyCase:
     open_reference: Callable[[Path], Any]
     size: tuple[int, int]
     """Height and width of a frame."""
-    marks: tuple[str, str] = ("[00:00:12]", "[00:00:20]")
-    """As the family has them, of clips that begin at 12 and 20 s."""
-    always_marked: bool = False
-    """Every frame has a mark, also of one clip alone."""
+    marks: tuple[str, ...] = ("[00:00:12]", "[00:00:20]")
+    """As the family has them, of a clip of 4 frames from 12 s and one of 3 from 20 s."""
+    first_marks: tuple[str, ...] = ("",)
+    """Of a clip of 4 frames alone, from 0 s: of families that always mark, or none."""
 
     def __repr__(self) -> str:
         return self.name
@@ -69,8 +79,6 @@ class LlavaVideoReference:
     """LLaVA-Video as its repository runs it."""
 
     def __init__(self, folder: Path) -> None:
-        import json
-
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         vision = SiglipVisionConfig(**config["vision_config"])
@@ -136,10 +144,158 @@ class LlavaVideoReference:
         return self.tokenizer.decode(output[0], skip_special_tokens=True)
 
 
+class QwenReference:
+    """A whole model of transformers', asked by pixels as its processor cuts them."""
+
+    def __init__(self, folder: Path) -> None:
+        AttentionInterface.register("eager_recorded", self._attend)
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            folder, attn_implementation={"vision_config": "eager_recorded", "text_config": "eager"}
+        ).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        processor = json.loads((folder / "preprocessor_config.json").read_text())
+        self.mean, self.std = (
+            torch.tensor(processor[name]).view(3, 1, 1) for name in ("image_mean", "image_std")
+        )
+        self.received: dict[Any, list[Tensor]] = {}
+        vision = self.model.config.vision_config
+        self.patch, self.merge = vision.patch_size, vision.spatial_merge_size
+
+    def _attend(self, module, query, key, value, attention_mask, scaling, **options):
+        weights = torch.softmax(query.float() @ key.float().mT * scaling, dim=-1)
+        self.received.setdefault(module, []).append(weights.sum(2).mean(1))
+        return (weights @ value).transpose(1, 2), weights
+
+    def pixels(self, clips) -> dict[str, Tensor]:
+        """`pixel_values_videos` and `video_grid_thw` of clips."""
+        patches, grids = [], []
+        for clip in clips:
+            values = torch.from_numpy(clip.copy()).permute(0, 3, 1, 2).float() / 255
+            values = (values - self.mean) / self.std
+            flat, grid = self._cut(values)
+            patches.append(flat)
+            grids.append(grid)
+        return {"pixel_values_videos": torch.cat(patches), "video_grid_thw": torch.tensor(grids)}
+
+    def _cut(self, values: Tensor) -> tuple[Tensor, list[int]]:
+        """Patches of two frames in the order of the models' video processors (which need
+        torchvision): by time, cell, patch of the cell.
+        """
+        if len(values) % 2:
+            values = torch.cat([values, values[-1:]])
+        size, unit = self.patch, self.patch * self.merge
+        _, _, height, width = values.shape
+        corners = [
+            (top + down, left + right)
+            for top in range(0, height, unit)
+            for left in range(0, width, unit)
+            for down in range(0, unit, size)
+            for right in range(0, unit, size)
+        ]
+        patches = [
+            values[time : time + 2, :, y : y + size, x : x + size].transpose(0, 1).flatten()
+            for time in range(0, len(values), 2)
+            for y, x in corners
+        ]
+        return torch.stack(patches), [len(values) // 2, height // size, width // size]
+
+    @torch.no_grad()
+    def _video(self, frames):
+        self.received.clear()
+        return self.model.model.get_video_features(**self.pixels([frames]), return_dict=True)
+
+    def features(self, frames):
+        output = self._video(frames)
+        layers = [layer[0] for layer in getattr(output, "deepstack_features", None) or []]
+        tokens = torch.cat([output.pooler_output[0], *layers], dim=1)
+        return tokens.unflatten(0, (-(-len(frames) // 2), -1))
+
+    def attention(self, frames, layer):
+        self._video(frames)
+        received = torch.cat(self.received[self.model.model.visual.blocks[layer].attn])
+        cells = received.unflatten(1, (-1, self.merge**2)).mean(2)
+        vision = self.model.config.vision_config
+        if not hasattr(vision, "window_size"):
+            return cells
+        grid = self.pixels([frames])["video_grid_thw"]
+        grid[:, 0] = 1
+        order, _ = get_vision_window_index(grid, self.merge, vision.window_size, self.patch)
+        placed = torch.empty_like(cells)
+        placed[:, order] = cells
+        return placed
+
+    def _run(self, steps: int, cells: int, marks: list[str]) -> str:
+        """One video behind one mark."""
+        [mark] = marks
+        return f"{mark}<|vision_start|>{'<|video_pad|>' * (steps * cells)}<|vision_end|>"
+
+    separator = "\n"
+    timed: ClassVar = {"second_per_grid_ts": 2.0}
+
+    def inputs(self, clips, marks) -> dict[str, Any]:
+        """Of a prompt that shows the clips, at a frame a second."""
+        given = self.pixels(clips)
+        marks, runs = list(marks), []
+        for steps, rows, columns in given["video_grid_thw"].tolist():
+            taken = self._marks_of(steps)
+            run_marks, marks = marks[:taken], marks[taken:]
+            runs.append(self._run(steps, rows * columns // self.merge**2, run_marks))
+        text = (
+            f"<|im_start|>user\n{self.separator.join(runs)}{QUESTION}<|im_end|>\n"
+            "<|im_start|>assistant\n"
+        )
+        ids = torch.tensor([self.tokenizer(text)["input_ids"]])
+        is_video = ids == self.model.config.video_token_id
+        given |= {name: torch.tensor([value] * len(clips)) for name, value in self.timed.items()}
+        return given | {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "mm_token_type_ids": is_video.int() * 2,
+        }
+
+    def _marks_of(self, steps: int) -> int:
+        return 1
+
+    @torch.no_grad()
+    def logits(self, clips, marks):
+        self.model.model.rope_deltas = None
+        return self.model(**self.inputs(clips, marks)).logits[0]
+
+    @torch.no_grad()
+    def text(self, clips, marks):
+        self.model.model.rope_deltas = None
+        inputs = self.inputs(clips, marks)
+        output = self.model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+        return self.tokenizer.decode(output, skip_special_tokens=True)
+
+
+class Qwen3Reference(QwenReference):
+    """Its videos are temporal patches, each behind its time."""
+
+    separator = ""
+    timed: ClassVar = {}
+
+    def _marks_of(self, steps):
+        return steps
+
+    def _run(self, steps, cells, marks):
+        pads = "<|video_pad|>" * cells
+        return "".join(f"{mark}<|vision_start|>{pads}<|vision_end|>" for mark in marks)
+
+
 def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 CASES = [
     FamilyCase("llava_qwen", write_tiny_llava_video, LlavaVideoReference, (120, 120)),
+    FamilyCase("qwen2_5_vl", write_tiny_qwen2_5_vl, QwenReference, QWEN_FRAME),
+    FamilyCase(
+        "qwen3_vl",
+        write_tiny_qwen3_vl,
+        Qwen3Reference,
+        QWEN_FRAME,
+        marks=tuple(f"<{time_s} seconds>" for time_s in (12.5, 14.5, 20.5, 22.0)),
+        first_marks=("<0.5 seconds>", "<2.5 seconds>"),
+    ),
 ]
