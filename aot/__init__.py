@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental, NotSettled
     from aot.packing import stack_clips, unpack
     from aot.pooling import pool_grid, pool_mask, pooled_grid
+    from aot.recompression import join_clips, recompress
     from aot.reducers.registry import REDUCERS, check_constants, make_reducer
     from aot.seam import CausalReducer, Reducer
     from aot.spatial import merge_within_frame
@@ -57,12 +58,14 @@ __all__ = [
     "compress_clip",
     "concatenate",
     "count_anchors",
+    "join_clips",
     "make_reducer",
     "merge_across_frames",
     "merge_within_frame",
     "pool_grid",
     "pool_mask",
     "pooled_grid",
+    "recompress",
     "select_anchors",
     "sinkhorn",
     "stack_clips",
@@ -77,6 +80,7 @@ _HOMES = {
     "packing": ("stack_clips", "unpack"),
     "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
     "seam": ("CausalReducer", "Reducer"),
+    "recompression": ("join_clips", "recompress"),
     "reducers.registry": ("REDUCERS", "check_constants", "make_reducer"),
     "spatial": ("merge_within_frame",),
     "temporal": ("concatenate", "merge_across_frames"),

@@ -61,15 +61,20 @@ def read_clip(
     within: tuple[float, float] | None = None,
     mark: str = "[{}]",
     time_text: Callable[[float], str] = format_time,
+    skip_empty: bool = False,
 ) -> list[VisualSegment]:
     """Segments of one clip; its first mark says `name` where one is given.
 
     With `keep_positions` every token is read at the place it had before the reduction, so that
     the model sees which ones are missing; it takes as much of the context as all tokens would.
     `within` leaves out the tokens of frames that were not shown in [start_s, end_s); merged anchors
-    stay, as they speak for the whole clip.
+    stay, as they speak for the whole clip. `skip_empty` leaves out frames that kept no token, where
+    there is a mark a frame.
     """
     frames = frames_within(clip, within)
+    if skip_empty and marks == "frame":
+        told = set(clip.tokens.frame.tolist())
+        frames = [frame for frame in frames if frame in told] or frames[:1]
     if not frames:
         return []
 
@@ -93,6 +98,18 @@ def read_clip(
     kept = _speaks_of(clip, patches).nonzero()[:, 0]
     mark_text = mark_of(_begin_s(clip, frames[0]), name)
     return [_segment(clip, mark_text, kept, patches, keep_positions)]
+
+
+def trim_clip(clip: CompressedClip, within: tuple[float, float] | None) -> CompressedClip:
+    """The clip with those of its tokens alone that `read_clip` reads of [start_s, end_s)."""
+    size = clip.layout.frames
+    patches = sorted({frame // size * size for frame in frames_within(clip, within)})
+    kept = _speaks_of(clip, patches)
+    if not patches:
+        kept = torch.zeros_like(kept)
+    names = ("tokens", "frame", "cell", "mass", "kind")
+    columns = {name: getattr(clip.tokens, name)[kept] for name in names}
+    return replace(clip, tokens=replace(clip.tokens, **columns))
 
 
 def frames_within(clip: CompressedClip, within: tuple[float, float] | None) -> list[int]:

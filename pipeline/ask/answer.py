@@ -5,6 +5,10 @@ from typing import Literal
 
 from pipeline.values.types import ClipSpan, Gap
 
+Detail = Literal["stored", "merged"]
+"""How closely a clip is read: with the tokens it was stored with, or with fewer (`fit`)."""
+DETAILS: tuple[Detail, ...] = ("stored", "merged")
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -26,6 +30,17 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class LevelReading:
+    """Clips of a stream that were read alike."""
+
+    detail: Detail
+    clips: int
+    tokens_before: int
+    """Of these clips, as they are stored."""
+    tokens_read: int
+
+
+@dataclass(frozen=True)
 class StreamReading:
     """What of one stream was asked about, what there is of it and what was read."""
 
@@ -44,6 +59,8 @@ class StreamReading:
     """Stretches of the range without footage, each with its reason."""
     held_s: float = 0.0
     """Seconds of the range in which the source was seen and nothing changed."""
+    levels: tuple[LevelReading, ...] = ()
+    """How closely the clips were read, from those as they were stored to the coarsest."""
 
     @property
     def read_fraction(self) -> float:

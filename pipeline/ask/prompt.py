@@ -4,7 +4,7 @@ The cost of a mark is measured with the model's tokenizer, so that the context i
 exceeded. Knows of no store.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -51,7 +51,7 @@ class Reading:
             QueryTooLarge: not one clip of each stream fits.
         """
         groups = [[clip.span for clip in part.to_read] for part in self.parts]
-        room = self._room()
+        room = self.room()
         chosen: list[tuple[ClipSpan, ...]] = []
         extra = 0
         for _ in range(MAX_TRIES):  # marks may take a token more than those that were measured
@@ -66,14 +66,24 @@ class Reading:
             extra += -(-over // sum(map(len, chosen)))
         return chosen
 
+    def within(self, clip: CompressedClip) -> tuple[float, float] | None:
+        """The asked range in the clip's own time; None where all of it speaks of the range."""
+        return self._parts[clip.stream_id].within(clip)
+
+    @cached_property
+    def _parts(self) -> dict[str, StreamPart]:
+        return {part.stream_id: part for part in self.parts}
+
     def read(
-        self, clips: Iterator[CompressedClip]
+        self, clips: Iterable[CompressedClip], *, skip_empty: bool = False
     ) -> Iterator[tuple[CompressedClip, list[VisualSegment]]]:
-        """Each clip with what is read of it; the first of a stream names it."""
+        """Each clip with what is read of it; the first of a stream names it.
+
+        With `skip_empty`, a mark behind which no token stands is left out.
+        """
         unnamed = set(self.named)
-        parts = {part.stream_id: part for part in self.parts}
         for clip in clips:
-            part = parts[clip.stream_id]
+            part = self._parts[clip.stream_id]
             shift_s = part.timeline.shift_of(clip.epoch)
             yield (
                 clip,
@@ -82,8 +92,9 @@ class Reading:
                     marks=self.style.marks,
                     keep_positions=self.style.keep_positions,
                     name=clip.stream_id if clip.stream_id in unnamed else None,
-                    within=part.within(clip),
+                    within=self.within(clip),
                     mark=self.style.mark,
+                    skip_empty=skip_empty,
                     time_text=_moved(time_writer(part, self.style.times), shift_s),
                 ),
             )
@@ -103,8 +114,12 @@ class Reading:
     def _frames(self) -> int:
         return max(_number(part.info, "clip_frames") or 1 for part in self.parts)
 
-    def _room(self) -> int:
-        """Places of the context for clips and their marks."""
+    def room(self) -> int:
+        """Places of the context for clips and their marks.
+
+        Raises:
+            InvalidQuery: there are none.
+        """
         model, question = self.model, self.question
         sample = placeholder(self._marks(self.parts[0])[0], 1)
         one, two = (model.count_tokens(question.text, [sample] * n) for n in (1, 2))
@@ -175,12 +190,13 @@ class Reading:
             for part, spans in zip(self.parts, chosen, strict=True)
             for i, span in enumerate(spans)
         ]
+        return self.count(segments)
+
+    def count(self, segments: Sequence[VisualSegment]) -> int:
+        """Places that segments take, as the tokenizer counts them; of `room` and no more fit."""
         model, question = self.model, self.question
-        return self._room() - (
-            model.context_length
-            - question.max_new_tokens
-            - model.count_tokens(question.text, segments)
-        )
+        places = model.count_tokens(question.text, segments)
+        return self.room() - (model.context_length - question.max_new_tokens - places)
 
 
 def reading_style(question: Question, model: Answerer) -> ReadingStyle:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.ask.timeline import (
     Placed,
@@ -22,6 +22,10 @@ from pipeline.values.errors import InvalidQuery, NoFootage
 from pipeline.values.times import parse_duration
 from pipeline.values.times import resolve_range as resolve_written
 from pipeline.values.types import EXPIRED, DeletedCounts
+
+Fit = Literal["choose", "recompress"]
+"""`choose`: as many clips as fit, evenly spaced, each as it was stored. `recompress`: all of them,
+with fewer tokens."""
 
 if TYPE_CHECKING:
     from pipeline.store import ClipStore
@@ -52,6 +56,8 @@ class Question:
     """Time marks, one a clip or one a frame; None as the model wants them."""
     keep_positions: bool | None = None
     """Read tokens at the places they had before the reduction; None as the model wants it."""
+    fit: Fit = "choose"
+    """What is done where the range holds more than the budget."""
 
     def __post_init__(self) -> None:
         if not self.text.strip() or len(self.text) > 4096:

@@ -84,6 +84,11 @@ def _shares(groups: Sequence[Sequence[ClipSpan]], price: Cost, limit: int | None
             f"{max(least)}{several}; raise the budget, "
             " or ask a model with a longer context"
         )
+    return share_evenly(needs, limit, least)
+
+
+def share_evenly(needs: Sequence[int], limit: int, least: Sequence[int]) -> list[int]:
+    """What each may take of `limit`: all it needs, or an equal share, but what it has to have."""
     low, high = 0, limit
     while low < high:  # the highest level at which all shares together fit
         level = (low + high + 1) // 2

@@ -7,16 +7,25 @@ it is written, then the whole `Answer`. `ask` and `ask_stream` do both.
 
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.ask.answer import Answer, Piece, StreamReading, Timings
+from pipeline.ask.answer import (
+    DETAILS,
+    Answer,
+    Detail,
+    LevelReading,
+    Piece,
+    StreamReading,
+    Timings,
+)
+from pipeline.ask.fitting import Fitted, ReadClip, load_clips, plan_reading
 from pipeline.ask.prompt import Reading, reading_style
 from pipeline.ask.question import Question, StreamPart, look_up, resolve_range
 from pipeline.store import ClipStore
 from pipeline.values.errors import FingerprintMismatch, NoFootage
-from pipeline.values.types import ClipSpan, StreamInfo
-from workers.models import ModelIdentity, VisualSegment
+from pipeline.values.types import StreamInfo
+from workers.models import ModelIdentity
 from workers.seams import Answerer
 
 __all__ = [
@@ -85,9 +94,11 @@ def answer_prepared(
     for part in prepared.parts:
         require_model(part.info, model)
     reading = Reading(question, tuple(part for part in prepared.parts if part.to_read), model)
-    chosen = [span for spans in reading.choose() for span in spans]
+    plan = plan_reading(reading)
     index_s = time.perf_counter() - started_s
-    read, segments = _read(store, reading, chosen)
+    fitted = load_clips(store, reading, plan)
+    _require_something(store, fitted)
+    segments = fitted.segments
     load_s = time.perf_counter() - started_s - index_s
     texts, first_token_s = [], None
     for text in model.stream_answer(
@@ -97,13 +108,14 @@ def answer_prepared(
         texts.append(text)
         yield Piece(text)
     total_s = time.perf_counter() - started_s
-    logger.info("answered from %d of %d clips in %.2f s", len(read), len(chosen), total_s)
+    read, chosen = len(fitted.read), len(fitted.chosen)
+    logger.info("answered from %d of %d clips in %.2f s", read, chosen, total_s)
     yield _answer(
         prepared,
-        read,
+        fitted.read,
         text="".join(texts).strip(),
-        partial=len(read) < len(chosen),
-        removed=_count_removed(store, chosen, read),
+        partial=read < chosen,
+        removed=_count_removed(store, fitted),
         visual_tokens=sum(len(segment.tokens) for segment in segments),
         prompt_tokens=model.count_tokens(question.text, segments),
         timings=Timings(index_s, load_s, first_token_s or total_s, total_s),
@@ -133,37 +145,31 @@ def _identity_of(info: StreamInfo) -> ModelIdentity:
     return ModelIdentity(info.model_id, **{name: str(info.settings.get(name)) for name in names})
 
 
-def _read(
-    store: ClipStore, reading: Reading, chosen: list[ClipSpan]
-) -> tuple[list[ClipSpan], list[VisualSegment]]:
-    """The clips that could be read, and all that is read of them."""
-    by_place = {(span.stream_id, span.epoch, span.index): span for span in chosen}
-    read, segments = [], []
-    for clip, of_clip in reading.read(store.iter_clips(chosen, on_corrupt="skip")):
-        if of_clip:
-            read.append(by_place[clip.stream_id, clip.epoch, clip.index])
-            segments += of_clip
-    if not read and _count_removed(store, chosen, read) == len(chosen):
+def _require_something(store: ClipStore, fitted: Fitted) -> None:
+    """Raise `NoFootage` when none of the clips that were to be read is there."""
+    chosen = fitted.chosen
+    if fitted.read:
+        return
+    if _count_removed(store, fitted) == len(chosen):
         raise NoFootage(
             f"all {len(chosen)} clips of the range were removed while they were read; ask again "
             "for what is left"
         )
-    if not read:
-        raise NoFootage(
-            f"none of {len(chosen)} clips in the range can be read; run "
-            f"`aot clips verify {chosen[0].stream_id}`"
-        )
-    return read, segments
+    raise NoFootage(
+        f"none of {len(chosen)} clips in the range can be read; run "
+        f"`aot clips verify {chosen[0].stream_id}`"
+    )
 
 
-def _count_removed(store: ClipStore, chosen: list[ClipSpan], read: list[ClipSpan]) -> int:
+def _count_removed(store: ClipStore, fitted: Fitted) -> int:
     """Clips that are not read since the index has them no more."""
-    return len(store.list_removed(set(chosen) - set(read)))
+    read = {clip.span for clip in fitted.read}
+    return len(store.list_removed(set(fitted.chosen) - read))
 
 
 def _answer(
     prepared: Prepared,
-    read: list[ClipSpan],
+    read: Sequence[ReadClip],
     *,
     text: str,
     partial: bool,
@@ -177,7 +183,7 @@ def _answer(
     footage_s = sum(part.footage_s for part in parts)
     return Answer(
         text=text,
-        citations=tuple(read),
+        citations=tuple(clip.span for clip in read),
         coverage=_share(footage_s, asked_s),
         read_fraction=_share(len(read), sum(len(part.to_read) for part in parts)),
         partial=partial,
@@ -190,7 +196,8 @@ def _answer(
     )
 
 
-def _stream_reading(part: StreamPart, read: list[ClipSpan]) -> StreamReading:
+def _stream_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamReading:
+    read = [clip for clip in all_read if clip.span.stream_id == part.stream_id]
     clock = part.timeline.clock
     first, last = clock.local(part.start_s), clock.local(part.end_s)
     return StreamReading(
@@ -201,10 +208,17 @@ def _stream_reading(part: StreamPart, read: list[ClipSpan]) -> StreamReading:
         wall_end=None if last is None else last.isoformat(timespec="seconds"),
         coverage=_share(part.footage_s, part.asked_s),
         clips_found=len(part.to_read),
-        clips_read=sum(span.stream_id == part.stream_id for span in read),
+        clips_read=len(read),
         gaps=tuple(gap for gap in part.gaps if not gap.is_footage),
         held_s=part.held_s,
+        levels=tuple(level for detail in DETAILS if (level := _level(read, detail)).clips),
     )
+
+
+def _level(read: Sequence[ReadClip], detail: Detail) -> LevelReading:
+    alike = [clip for clip in read if clip.detail == detail]
+    before = sum(clip.span.num_tokens for clip in alike)
+    return LevelReading(detail, len(alike), before, sum(clip.tokens_read for clip in alike))
 
 
 def _share(part: float, whole: float) -> float:

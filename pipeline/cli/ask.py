@@ -102,7 +102,12 @@ def _found_in(stream: "StreamReading") -> str:
     without = "".join(f", {count} gaps ({reason})" for reason, count in gaps.items())
     if stream.held_s:
         without = f", unchanged for {hms(stream.held_s)}{without}"
+    merged = "".join(
+        f", {level.clips} merged from {level.tokens_before} to {level.tokens_read} tokens"
+        for level in stream.levels
+        if level.detail == "merged"
+    )
     return (
         f"{stream.clips_read} of {stream.clips_found} clips read, coverage "
-        f"{stream.coverage:.0%}{without}"
+        f"{stream.coverage:.0%}{without}{merged}"
     )

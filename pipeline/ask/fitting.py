@@ -1,0 +1,154 @@
+"""What is read of a question's clips, and how closely, so that it fits the budget.
+
+Where all fit they are read as they were stored. Else `choose` leaves clips out, and `recompress`
+leaves none: tokens are merged further over neighbouring clips (`aot.recompress`), each stream's by
+itself, until the prompt fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from aot import recompress
+from pipeline.ask.prompt import MAX_TRIES
+from pipeline.ask.retrieval import Budget, share_budget, share_evenly
+from pipeline.values.errors import QueryTooLarge
+from workers.reading import placeholder, trim_clip
+
+if TYPE_CHECKING:
+    from pipeline.ask.answer import Detail
+    from pipeline.ask.prompt import Reading
+    from pipeline.store import ClipStore
+    from pipeline.values.types import ClipSpan
+    from workers.models import VisualSegment
+    from workers.types import CompressedClip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which clips are loaded."""
+
+    spans: tuple[ClipSpan, ...]
+    merge: bool
+    """Whether they are more than fit, so that they are merged further."""
+
+
+@dataclass(frozen=True)
+class ReadClip:
+    """A clip that was read, and with how many of its tokens."""
+
+    span: ClipSpan
+    detail: Detail
+    tokens_read: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What is read, and of which clips."""
+
+    chosen: tuple[ClipSpan, ...]
+    """Clips that were to be read."""
+    read: tuple[ReadClip, ...]
+    """Those that could be."""
+    segments: tuple[VisualSegment, ...]
+
+
+def plan_reading(reading: Reading) -> Plan:
+    """The clips to load, by the index alone.
+
+    Raises:
+        InvalidQuery: the context leaves no room for video.
+        QueryTooLarge: not one clip of each stream fits; where clips are merged, not one is allowed.
+    """
+    groups = [[clip.span for clip in part.to_read] for part in reading.parts]
+    found = sum(map(len, groups))
+    if reading.question.fit == "choose":
+        return Plan(_flat(reading.choose()), merge=False)
+    try:
+        chosen = reading.choose()
+    except QueryTooLarge:  # whole clips: merged ones may fit
+        chosen = []
+    if sum(map(len, chosen)) == found:
+        return Plan(_flat(chosen), merge=False)
+    clips = min(found, reading.question.max_clips)
+    return Plan(_flat(share_budget(groups, Budget(clips, None, clips), lambda _: 1)), merge=True)
+
+
+def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
+    """Load the clips, and make them fit.
+
+    Raises:
+        QueryTooLarge: not one token of each stream fits.
+        StoreError: what failed.
+    """
+    spans = {(span.stream_id, span.epoch, span.index): span for span in plan.spans}
+    clips = store.iter_clips(plan.spans, on_corrupt="skip")
+    if plan.merge:
+        fewer, segments = _fit(reading, [trim_clip(clip, reading.within(clip)) for clip in clips])
+        read = [
+            ReadClip(spans[c.stream_id, c.epoch, c.index], "merged", len(c.tokens)) for c in fewer
+        ]
+        return Fitted(plan.spans, tuple(read), tuple(segments))
+    read, segments = [], []
+    for clip, of_clip in reading.read(clips):
+        if of_clip:
+            num_tokens = sum(len(segment.tokens) for segment in of_clip)
+            place = clip.stream_id, clip.epoch, clip.index
+            read.append(ReadClip(spans[place], "stored", num_tokens))
+            segments += of_clip
+    return Fitted(plan.spans, tuple(read), tuple(segments))
+
+
+def _flat(groups: Sequence[Sequence[ClipSpan]]) -> tuple[ClipSpan, ...]:
+    return tuple(span for group in groups for span in group)
+
+
+def _fit(
+    reading: Reading, clips: Sequence[CompressedClip]
+) -> tuple[list[CompressedClip], list[VisualSegment]]:
+    """The clips with as many tokens as fit, and what is read of them."""
+    if not clips:
+        return [], []
+    room, given = reading.room(), reading.question.max_visual_tokens
+    budget = room if given is None else min(given, room)
+    while budget >= 1:
+        fewer = merge_clips(clips, budget)
+        read = reading.read([clip for clip in fewer if len(clip.tokens)], skip_empty=True)
+        segments = [segment for _, of_clip in read for segment in of_clip]
+        places = reading.count(
+            [placeholder(s.mark, s.num_positions) if s.num_positions else s for s in segments]
+        )
+        if places <= room:
+            return fewer, segments
+        # Marks take places too: less by as much as is over, and at least by one token in 16.
+        num_tokens = sum(len(segment.tokens) for segment in segments)
+        budget = min(budget - max(1, budget // MAX_TRIES // 2), num_tokens * room // places)
+    raise QueryTooLarge(
+        f"got {room} places of context, which a mark for each of the streams takes; ask fewer "
+        "streams, or a model with a longer context"
+    )
+
+
+def merge_clips(clips: Sequence[CompressedClip], budget: int) -> list[CompressedClip]:
+    """The clips with `budget` tokens together; each stream's with its share, by itself.
+
+    Raises:
+        QueryTooLarge: less than a token for each stream.
+    """
+    groups: dict[str, list[CompressedClip]] = {}
+    for clip in clips:
+        groups.setdefault(clip.stream_id, []).append(clip)
+    needs = [sum(len(clip.tokens) for clip in group) for group in groups.values()]
+    least = [min(1, need) for need in needs]
+    if sum(least) > budget:
+        raise QueryTooLarge(
+            f"the budget is {budget} visual tokens, expected at least one for each of "
+            f"{len(groups)} streams; raise the budget, or ask fewer streams"
+        )
+    merged: list[CompressedClip] = []
+    for group, share in zip(groups.values(), share_evenly(needs, budget, least), strict=True):
+        fewer = recompress([clip.tokens for clip in group], max(1, share))
+        merged += [replace(c, tokens=tokens) for c, tokens in zip(group, fewer, strict=True)]
+    return merged

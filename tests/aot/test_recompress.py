@@ -1,0 +1,156 @@
+"""Re-compression over clips: what must hold whatever the tokens are, and what goes first."""
+
+import pytest
+import torch
+
+from aot import ClipTokens, InvalidFeatures, join_clips, recompress
+from aot.recompression import WINDOW
+
+GRID = (4, 5)
+
+
+def make_clip(seed: int, count: int, *, frames: int = 8, width: int = 16) -> ClipTokens:
+    generator = torch.Generator().manual_seed(seed)
+    return ClipTokens(
+        tokens=torch.randn(count, width, generator=generator),
+        frame=torch.randint(frames, (count,), generator=generator).sort().values,
+        cell=torch.randint(GRID[0] * GRID[1], (count,), generator=generator),
+        mass=torch.rand(count, generator=generator) * 20,
+        kind=torch.randint(3, (count,), generator=generator).to(torch.uint8),
+        grid=GRID,
+    )
+
+
+def mass_of(clips: list[ClipTokens]) -> float:
+    return sum(float(clip.mass.double().sum()) for clip in clips)
+
+
+def rows_of(clip: ClipTokens) -> list[tuple[int, ...]]:
+    columns = (clip.frame.tolist(), clip.cell.tolist(), clip.kind.tolist())
+    return list(zip(*columns, strict=True))
+
+
+@pytest.fixture
+def clips() -> list[ClipTokens]:
+    return [make_clip(seed, count) for seed, count in enumerate([40, 7, 0, 25, 60, 1, 33])]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 17, 80, 165])
+def test_the_budget_is_met_exactly_and_mass_stays(clips, budget):
+    fewer = recompress(clips, budget)
+
+    assert sum(map(len, fewer)) == budget
+    assert mass_of(fewer) == pytest.approx(mass_of(clips), rel=1e-5)
+
+
+def test_what_fits_is_left_as_it_is(clips):
+    assert recompress(clips, sum(map(len, clips))) == clips
+
+
+def test_a_smaller_budget_keeps_no_more_of_any_clip_and_no_other_tokens(clips):
+    """The rows kept at one budget are among those kept at a larger one of the same rounds."""
+    places = {}
+    for budget in (150, 149, 148):
+        fewer = recompress(clips, budget)
+        places[budget] = {
+            (number, frame, cell)
+            for number, clip in enumerate(fewer)
+            for frame, cell in zip(clip.frame.tolist(), clip.cell.tolist(), strict=True)
+        }
+    assert places[148] <= places[149] <= places[150]
+
+
+def test_times_cells_and_kinds_are_those_of_tokens_that_were_there_in_their_order(clips):
+    for before, after in zip(clips, recompress(clips, 60), strict=True):
+        left = iter(rows_of(before))
+        assert all(row in left for row in rows_of(after))  # each behind the one before
+
+
+def test_it_gives_the_same_every_time(clips):
+    first, second = recompress(clips, 50), recompress(clips, 50)
+
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a.mass, b.mass) for a, b in zip(first, second, strict=True))
+
+
+def test_what_comes_again_goes_into_where_it_was_first_seen():
+    clip = make_clip(1, 12)
+
+    first, second = recompress([clip, clip], 12)
+
+    assert torch.allclose(first.tokens, clip.tokens, atol=1e-6)
+    assert torch.allclose(first.mass, 2 * clip.mass)
+    assert len(second) == 0
+
+
+def test_what_is_new_outlives_what_is_alike():
+    still = torch.ones(1, 16) + 0.01 * torch.randn(
+        120, 16, generator=torch.Generator().manual_seed(0)
+    )
+    thing = torch.tensor([[1.0, -1.0] * 8])
+    tokens = torch.cat([still[:70], thing, still[70:]])
+    cell = torch.zeros(121, dtype=torch.int64)
+    kind = torch.ones(121, dtype=torch.uint8)
+    clip = ClipTokens(tokens, cell, cell, torch.ones(121), kind, GRID)
+
+    [fewer] = recompress([clip], 2)
+
+    assert torch.equal(fewer.tokens[1], thing[0])
+    assert fewer.mass.tolist() == [120, 1]
+
+
+def test_a_merged_token_is_the_mean_by_mass():
+    tokens = torch.tensor([[1.0, 0.0], [1.0, 0.3], [-1.0, 0.0]])
+    place = torch.zeros(3, dtype=torch.int64)
+    clip = ClipTokens(
+        tokens, place, place, torch.tensor([3.0, 1.0, 1.0]), place.to(torch.uint8), GRID
+    )
+
+    [fewer] = recompress([clip], 2)
+
+    assert torch.allclose(fewer.tokens, torch.tensor([[1.0, 0.075], [-1.0, 0.0]]))
+
+
+def test_many_windows_are_brought_down_to_one_token():
+    clips = [make_clip(seed, 90, width=4) for seed in range(2 * WINDOW // 90 + 2)]
+
+    fewer = recompress(clips, 1)
+
+    assert sum(map(len, fewer)) == 1
+    assert mass_of(fewer) == pytest.approx(mass_of(clips), rel=1e-5)
+
+
+def test_tokens_without_mass_are_merged_too():
+    clip = make_clip(3, 10)
+    empty = ClipTokens(clip.tokens, clip.frame, clip.cell, 0 * clip.mass, clip.kind, GRID)
+
+    [fewer] = recompress([empty], 3)
+
+    assert len(fewer) == 3
+    assert torch.isfinite(fewer.tokens).all()
+
+
+def test_half_precision_stays(clips):
+    halves = [
+        ClipTokens(c.tokens.bfloat16(), c.frame, c.cell, c.mass, c.kind, c.grid) for c in clips
+    ]
+
+    assert {clip.tokens.dtype for clip in recompress(halves, 20)} == {torch.bfloat16}
+
+
+def test_what_cannot_be_is_refused(clips):
+    other = ClipTokens(*vars(make_clip(0, 3)).values())
+    object.__setattr__(other, "grid", (2, 10))
+    with pytest.raises(InvalidFeatures, match="grids"):
+        recompress([*clips, other], 10)
+    with pytest.raises(InvalidFeatures, match="budget of 0"):
+        recompress(clips, 0)
+
+
+def test_joined_clips_count_frames_through(clips):
+    joined = join_clips(clips, [8] * len(clips))
+
+    assert len(joined) == sum(map(len, clips))
+    assert joined.frame.tolist() == [
+        8 * number + frame for number, clip in enumerate(clips) for frame in clip.frame.tolist()
+    ]

@@ -1,0 +1,112 @@
+"""What is read where a range holds more than the budget: all of it, with fewer tokens."""
+
+import pytest
+
+from pipeline.ask.answer import LevelReading
+from pipeline.ask.run import Question, ask
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.run import ingest
+from pipeline.settings import load_settings
+from pipeline.store import StoreConfig, open_store
+from pipeline.values.errors import QueryTooLarge
+from tests.pipeline.conftest import CLIPS, FPS
+from workers.models import open_language_model
+from workers.types import VideoSource
+
+
+@pytest.fixture(scope="module")
+def store(model_folder, video, server_folder):
+    """The video as `one` and as `two`."""
+    config = StoreConfig(f"embedded://{server_folder}", namespace="fit")
+    given = {
+        "model": {"id": str(model_folder)},
+        "ingest": {"clip_frames": 4},
+        "store": {"url": config.url, "namespace": config.namespace},
+        "ray": {"enabled": False},
+    }
+    for stream_id in ("one", "two"):
+        *_, last = ingest(
+            load_settings(None, given), [IngestRequest(VideoSource(str(video), stream_id, FPS))]
+        )
+        assert (last.state, last.clips) == ("complete", CLIPS)
+    with open_store(config) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return open_language_model(str(model_folder))
+
+
+def question(**fields) -> Question:
+    given = {"text": "what is seen", "streams": ("one",), "max_new_tokens": 4, "fit": "recompress"}
+    return Question(**{**given, **fields})
+
+
+def total(store, stream_id: str = "one") -> int:
+    return store.get_overview(stream_id).totals.tokens
+
+
+def test_what_fits_is_read_as_it_was_stored(store, model):
+    answer = ask(store, model, question())
+
+    before = total(store)
+    assert answer.streams[0].levels == (LevelReading("stored", CLIPS, before, before),)
+    assert answer.text == ask(store, model, question(fit="choose")).text
+
+
+@pytest.mark.parametrize("marks", ["clip", "frame"])
+@pytest.mark.parametrize("keep_positions", [False, True])
+def test_every_clip_of_the_range_is_read_within_the_budget(store, model, marks, keep_positions):
+    budget = total(store) // 3
+
+    asked = question(max_visual_tokens=budget, marks=marks, keep_positions=keep_positions)
+    answer = ask(store, model, asked)
+
+    assert answer.visual_tokens == budget
+    assert (len(answer.citations), answer.read_fraction) == (CLIPS, 1.0)
+    [stream] = answer.streams
+    assert stream.levels == (LevelReading("merged", CLIPS, total(store), budget),)
+
+
+def test_the_same_budget_without_it_leaves_clips_out(store, model):
+    answer = ask(store, model, question(max_visual_tokens=total(store) // 3, fit="choose"))
+
+    assert answer.read_fraction < 0.5
+    assert [level.detail for level in answer.streams[0].levels] == ["stored"]
+
+
+def test_a_budget_of_less_than_a_clip_is_met(store, model):
+    answer = ask(store, model, question(max_visual_tokens=2))
+
+    assert answer.visual_tokens == 2
+    with pytest.raises(QueryTooLarge):
+        ask(store, model, question(max_visual_tokens=2, fit="choose"))
+
+
+def test_the_context_is_kept_to_by_marks_too(store, model, monkeypatch):
+    monkeypatch.setattr(model, "context_length", 110)
+
+    answer = ask(store, model, question(marks="frame"))
+
+    assert 0 < answer.visual_tokens < total(store)
+    assert answer.prompt_tokens + 4 <= 110
+
+
+def test_streams_share_the_budget(store, model):
+    answer = ask(store, model, question(streams=("one", "two"), max_visual_tokens=20))
+
+    assert [stream.levels[0].tokens_read for stream in answer.streams] == [10, 10]
+
+
+def test_nothing_outside_the_range_is_read(store, model):
+    part = ask(store, model, question(start=5, end=9, max_visual_tokens=6))
+
+    assert [span.index for span in part.citations] == [2, 3, 4]
+    assert part.streams[0].levels[0].tokens_read == 6
+
+
+def test_more_clips_than_may_be_loaded_are_thinned_first(store, model):
+    answer = ask(store, model, question(max_visual_tokens=6, max_clips=4))
+
+    assert [span.index for span in answer.citations] == [0, 3, 6, 9]
