@@ -85,7 +85,6 @@ def test_no_checkpoint_is_step_nought(tmp_path):
     assert load_state(tmp_path / "none.safetensors", {}, []) == 0
 
 
-@pytest.mark.timeout(120)
 def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "SHARD_SCENES", 4)
     monkeypatch.setattr("demo.training.batches.SHARD_SCENES", 4)

@@ -46,7 +46,7 @@ def detached(environment, monkeypatch):
     ours = [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]
     for process in ours:
         os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs(ours, timeout=20)
+    psutil.wait_procs(ours, timeout=120)
 
 
 def _names(process: psutil.Process, folder: str) -> bool:

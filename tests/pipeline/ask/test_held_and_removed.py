@@ -19,7 +19,7 @@ def camera(info, make_clip):  # noqa: F811
     """A clip, a minute in which nothing changed, a minute away, a clip."""
     store = MemoryStore()
     store.put_info(info)
-    lease = store.acquire_lease("lobby", "tests", ttl_s=60)
+    lease = store.acquire_lease("lobby", "tests", ttl_s=600)
     for index, start_s in enumerate((0.0, 124.0)):
         store.put_clip(make_clip(index, start_s=start_s), lease, fingerprint="f1")
     for start_s, reason in ((4.0, "held"), (64.0, "disconnected")):
@@ -63,7 +63,7 @@ def test_nothing_is_read_twice_and_a_gap_shows_nothing_of_before(camera, start_s
 def test_a_clip_that_was_held_on_is_read_whole(info, make_clip):  # noqa: F811
     store = MemoryStore()
     store.put_info(info)
-    lease = store.acquire_lease("lobby", "tests", ttl_s=60)
+    lease = store.acquire_lease("lobby", "tests", ttl_s=600)
     clip = dataclasses.replace(make_clip(0), end_s=60.0)  # frames at 0 to 3 s
     store.put_clip(clip, lease, fingerprint="f1")
     [late] = look_up(store, Question("-", ("lobby",), 30.0, 40.0))
@@ -88,7 +88,7 @@ def test_what_was_removed_is_told_as_such(camera):
 def test_clips_of_several_epochs_are_removed_in_each_ones_own_time(info, make_clip):  # noqa: F811
     store = MemoryStore()
     store.put_info(info)
-    lease = store.acquire_lease("lobby", "tests", ttl_s=60)
+    lease = store.acquire_lease("lobby", "tests", ttl_s=600)
     for index in range(6):  # the second epoch counts from nought again: 12 to 24 s of the stream
         clip = make_clip(index, epoch=index // 3, start_s=4.0 * (index % 3))
         store.put_clip(clip, lease, fingerprint="f1")

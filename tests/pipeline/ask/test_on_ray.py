@@ -7,7 +7,7 @@ from pipeline import Pipeline
 from workers.cluster.answer import ClusterAnswer
 from workers.errors import ClusterUnreachable
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

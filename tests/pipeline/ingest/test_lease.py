@@ -172,7 +172,7 @@ def orphan():
     yield start
     for process in started:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=120)
 
 
 def test_a_session_whose_cluster_was_killed_is_given_time_to_end(store, orphan):
@@ -249,10 +249,10 @@ def test_two_containers_of_one_host_name_do_not_rob_each_other(
         first.stdin.flush()
         assert first.stdout.readline() == "renewed\n"
         time.sleep(0.3)
-    _, said = second.communicate(timeout=10)
+    _, said = second.communicate(timeout=120)
     assert "LeaseHeld" in said
-    first.communicate(timeout=10)
+    first.communicate(timeout=120)
     third = start("third", 3.0)  # the first one is dead now: its lease is waited out, not longer
     assert third.stdout is not None
     assert third.stdout.readline() == "has it\n"
-    third.communicate(timeout=10)
+    third.communicate(timeout=120)

@@ -111,7 +111,7 @@ def kill_decoders(camera, folder, opened, points, **clips):
     return took_s, check_line(opened, clip_s=clip_s, step_s=1 / settings.ingest.fps)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_killed_decoder_loses_nothing(camera, folder, opened):
     _, seconds = kill_decoders(camera, folder, opened, 1)
 
@@ -145,7 +145,7 @@ def test_twenty_killed_sessions_lose_nothing(start, opened):
         ledger.look()
     process.send_signal(signal.SIGTERM)
     began_s = time.monotonic()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     ended_s = time.monotonic() - began_s
 
     seconds = check_line(opened, clip_s=CLIP_S, step_s=STEP_S)
@@ -155,7 +155,7 @@ def test_twenty_killed_sessions_lose_nothing(start, opened):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_writer_that_was_frozen_beyond_its_lease_is_refused(start, opened):
     frozen = start(lease_s=1)
     wait_for_clips(opened, 1, frozen)

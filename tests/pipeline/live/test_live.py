@@ -79,7 +79,7 @@ def test_a_camera_is_asked_about_while_it_runs_and_goes_on_after_a_kill(camera, 
             process = start(config, url)
             spans = wait_for_clips(store, len(stored) + 3, process)
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
         finally:
             process.kill()
             process.communicate()
@@ -235,7 +235,7 @@ def test_streams_that_the_file_adds_changes_and_removes_are_applied(camera, conf
             assert len(store.list_spans("cam")) >= there
             process.send_signal(signal.SIGTERM)
             began_s = time.monotonic()
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=120)
         finally:
             process.kill()
             process.communicate()

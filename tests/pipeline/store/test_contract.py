@@ -494,7 +494,7 @@ def test_a_list_beside_somebody_who_makes_and_removes_streams(store, info):
             assert "lobby" in [overview.info.stream_id for overview in listed]
     finally:
         stop.set()
-        other.join(timeout=20)
+        other.join(timeout=120)
 
 
 def test_a_gap_told_again_is_one_gap(store, lease):

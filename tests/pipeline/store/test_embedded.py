@@ -259,7 +259,7 @@ def test_a_process_that_is_not_the_server_is_not_ended(folder):
         assert other.poll() is None
     finally:
         other.kill()
-        other.wait(timeout=10)
+        other.wait(timeout=120)
 
 
 def test_syncing_always_is_applied_to_a_server_that_runs_and_never_taken_back(folder):

@@ -15,7 +15,7 @@ from pipeline.values.types import Gap, Position, StreamTotals
 @pytest.fixture
 def lease(store, info):
     store.put_info(info)
-    return store.acquire_lease("lobby", "tests", ttl_s=60)
+    return store.acquire_lease("lobby", "tests", ttl_s=600)
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_retention_beside_a_writer_and_a_reader(store, lease, put, make_clip):
     finally:
         stop.set()
         for thread in threads:
-            thread.join(timeout=30)
+            thread.join(timeout=120)
     assert not failures
     store.delete_range("lobby", None, 4.0 * num_clips - 40.0)
     assert indexes(store) == list(range(num_clips - 10, num_clips))

@@ -65,7 +65,7 @@ def start(tmp_path):
     yield run
     for process in running:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=120)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_sentinels_name_the_primary_also_after_a_failover(start, tmp_path, info,
             store.put_clip(make_clip(1), lease, fingerprint="f1")
     finally:
         watcher.kill()
-        watcher.wait(timeout=10)
+        watcher.wait(timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,6 @@ HEAVY = ("torch", "av", "ray", "transformers", "pyarrow", "numpy")
 def test_the_store_loads_no_tensors_no_decoder_and_no_arrow(code):
     look = f"import sys; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{look}"], capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", f"{code}\n{look}"], capture_output=True, text=True, timeout=200
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

@@ -19,7 +19,7 @@ from workers.errors import AnswererBusy, ModelChanged, ModelNotFound, PromptTooL
 from workers.models import VisualSegment
 from workers.seams import Answerer
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 QUESTION = "what is there ?"
 LONG = 300

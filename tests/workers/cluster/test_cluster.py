@@ -33,7 +33,7 @@ from workers.errors import (
 from workers.session import SessionSettings, run_session
 from workers.types import VideoSource
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

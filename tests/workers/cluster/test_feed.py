@@ -17,7 +17,7 @@ from workers.compress import CompressSettings
 from workers.errors import ModelChanged, SourceUnreachable, WorkerLost
 from workers.types import FailedClip
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 numbers = count()
 
 

@@ -16,7 +16,7 @@ from workers.compress import CompressSettings
 from workers.compress.inline import InlineWorkers
 from workers.seams import Push
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

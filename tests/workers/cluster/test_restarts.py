@@ -13,7 +13,7 @@ from workers.compress import CompressSettings
 from workers.errors import SessionCrashed
 from workers.types import VideoSource
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -368,7 +368,7 @@ def canary() -> Iterator[tuple[int, list[bytes]]]:
     thread.start()
     yield server.getsockname()[1], hits
     done.set()
-    thread.join(timeout=5)
+    thread.join(timeout=120)
     server.close()
 
 

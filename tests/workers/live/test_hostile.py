@@ -191,7 +191,7 @@ def test_what_a_permitted_server_names_elsewhere_is_not_opened(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", list(PLAYLISTS))
 def test_whatever_a_permitted_server_names_elsewhere_is_not_opened(
     kind, permitted, everywhere, request_for

@@ -96,7 +96,7 @@ def check_mutants(tmp_path, serve, request_for, count):
     assert sum(pictures > 0 for _, pictures, *_ in ends) > count / 2
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_thirty_mutants(tmp_path, serve, request_for):
     check_mutants(tmp_path, serve, request_for, 30)
 

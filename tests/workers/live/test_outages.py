@@ -59,7 +59,7 @@ def recover(camera, kinds):
     return outages
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_pictures_come_again_after_every_kind_of_outage(camera):
     outages = recover(camera, KINDS)
 
