@@ -96,6 +96,7 @@ class Progress:
 
     @property
     def done(self) -> bool:
+        """Whether the session has ended, in whichever way."""
         return self.state in ("complete", "stopped", "failed")
 
 

@@ -147,6 +147,7 @@ class StreamPart:
 
     @property
     def asked_s(self) -> float:
+        """Length of the range, in seconds of the stream's line of time."""
         return self.end_s - self.start_s
 
 

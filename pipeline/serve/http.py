@@ -74,6 +74,7 @@ class Server(uvicorn.Server):
         self._service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell what lasts for as long as its client wants to end; then wait for the rest."""
         self._service.ending.set()
         await super().shutdown(sockets)
 

@@ -66,6 +66,7 @@ class ClipMetadata:
 
     @property
     def record_id(self) -> str:
+        """What the record's digest says it is: the same in every store and export."""
         return record_id(self.stream_id, self.epoch, self.index)
 
     @property

@@ -82,6 +82,7 @@ class Entry:
 
     @property
     def place(self) -> Place:
+        """Epoch and index of its clip."""
         return self.epoch, self.index
 
     def to_gap(self) -> Gap:

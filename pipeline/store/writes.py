@@ -27,6 +27,7 @@ class NewRecord:
 
     @property
     def place(self) -> Place:
+        """Epoch and index of its clip."""
         return self.span.epoch, self.span.index
 
     @property

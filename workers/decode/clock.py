@@ -32,7 +32,9 @@ class Timed(Protocol):
     is_keyframe: bool
 
     @property
-    def is_discard(self) -> bool: ...
+    def is_discard(self) -> bool:
+        """Whether its picture is decoded but not to be shown."""
+        ...
 
 
 T = TypeVar("T", bound=Timed)
@@ -49,6 +51,7 @@ class TimedPacket(Generic[T]):
 
     @property
     def epoch(self) -> int:
+        """Counts the clocks of the source, from 0."""
         return self.timeline.epoch
 
 

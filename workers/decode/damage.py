@@ -17,12 +17,14 @@ class Damage:
         self.clear()
 
     def clear(self) -> None:
+        """Nothing is damaged: at the start, behind a seek, once it has healed."""
         self.lasts = False
         self._packets_left: int | None = None
         """Until the packet whose picture is whole again."""
         self._heals_at: int | None = None
 
     def begin(self) -> None:
+        """Something was lost: all is damaged until a point from which decoding could begin."""
         self.clear()
         self.lasts = True
 

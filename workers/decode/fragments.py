@@ -39,6 +39,7 @@ class SplicedFile(io.RawIOBase):
         return offset
 
     def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes from here on, none across the splice; all that is left for -1."""
         if self._at < self._cut:
             left = self._cut - self._at
             size = left if size < 0 else min(size, left)

@@ -68,6 +68,7 @@ class HttpBody(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:  # type: ignore[override]
+        """Fill the buffer as far as there are bytes; how many, 0 at the end."""
         return self._response.readinto(buffer)
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ class DecodeOrder:
             self._keyframes.append(packet.dts)
 
     def lose(self, packet: Packet) -> None:
+        """Called for a packet that the decoder refused: no picture comes of it."""
         if packet.dts in self._waiting:
             self._waiting.remove(packet.dts)
             heapq.heapify(self._waiting)

@@ -56,6 +56,7 @@ class OverloadLadder:
 
     @property
     def rung(self) -> Rung:
+        """How much of the source is decoded and encoded now."""
         return self._ladder[self._at]
 
     def observe(self, waited_s: float, now_s: float) -> bool:

@@ -82,7 +82,9 @@ class Connection(Protocol):
     """Pictures of one try, until it ends; `DecoderProcess` is one."""
 
     @property
-    def shed(self) -> int: ...
+    def shed(self) -> int:
+        """Pictures dropped so far because nobody took them in time."""
+        ...
 
     def set_pace(self, pace: Pace) -> None:
         """How much of what comes is decoded from now on."""
@@ -100,7 +102,9 @@ class LiveEvents(Protocol):
     """What a live session reads: `LiveSource` is one."""
 
     @property
-    def tally(self) -> SourceTally: ...
+    def tally(self) -> SourceTally:
+        """What the source did so far, over all its connections."""
+        ...
 
     def set_pace(self, pace: Pace) -> None:
         """How much is decoded, of this connection and of those that follow."""

@@ -49,6 +49,7 @@ class AttentionProbe(threading.local):
         self._received.clear()
 
     def put(self, received: Float[Tensor, "b n"]) -> None:
+        """Keep what the tokens of a part received, behind what the parts before it did."""
         self._received.append(received)
 
     def take(self) -> Float[Tensor, "b n"]:

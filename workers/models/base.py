@@ -84,10 +84,12 @@ class Places:
 
     @property
     def row(self) -> Int[Tensor, " m"]:
+        """Row of the grid, from the top."""
         return self.cell.div(self.grid[1], rounding_mode="floor")
 
     @property
     def column(self) -> Int[Tensor, " m"]:
+        """Column of the grid, from the left."""
         return self.cell % self.grid[1]
 
 

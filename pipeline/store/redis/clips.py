@@ -48,6 +48,12 @@ class Facts:
 
     @classmethod
     def read(cls, stream_id: str, known: list[bytes | None]) -> "Facts":
+        """From the values of the stream's fields, in this order.
+
+        Raises:
+            UnknownStream: there is no such stream.
+            CorruptValue, SchemaMismatch: what is known of it does not read.
+        """
         fingerprint, layout, position, longest, totals, retriable, expired = known
         if fingerprint is None:
             raise unknown_stream_error(stream_id)

@@ -52,6 +52,7 @@ class Bucket:
 
     @property
     def captured(self) -> bool:
+        """Whether batches of this form run as a graph: no larger than the largest that is kept."""
         return self.clips <= CLIPS[-1]
 
     def mark(self, lengths: Sequence[int]) -> Bool[np.ndarray, "c t"]:
