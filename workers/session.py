@@ -83,6 +83,8 @@ class Progress:
     elapsed_s: float = 0.0
     """Wall seconds since this run began."""
     error: Exception | None = None
+    truncated: bool = False
+    """The source ended before the end it declares."""
 
     @property
     def x_realtime(self) -> float:
@@ -171,7 +173,7 @@ def run_session(
         commits.finish("failed", error=error)
         raise
     commits.finish(end.state, truncated=end.truncated)
-    yield commits.progress(end.state, total_s=end.total_s)
+    yield replace(commits.progress(end.state, total_s=end.total_s), truncated=end.truncated)
 
 
 @dataclass(frozen=True)

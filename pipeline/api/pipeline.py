@@ -19,7 +19,7 @@ from pipeline.ingest.run import ingest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
 from pipeline.values.errors import InvalidQuery
-from pipeline.values.types import StreamInfo
+from pipeline.values.types import BrokenStream, StreamInfo
 from workers.models import Marks
 from workers.seams import Answerer
 from workers.session import Progress
@@ -64,9 +64,12 @@ class Pipeline:
         `fps` is that of the settings unless it is given, and None keeps every frame;
         `wall_start_s` is the Unix time of stream second 0. Gives the last progress.
         """
-        *_, last = self.iter_ingest(
+        last = None
+        for progress in self.iter_ingest(
             url, stream=stream, fps=fps, start_s=start_s, end_s=end_s, wall_start_s=wall_start_s
-        )
+        ):
+            last = progress
+        assert last is not None
         return last
 
     def iter_ingest(
@@ -172,8 +175,9 @@ class Pipeline:
         return self.store.iter_clips(self.store.list_spans(stream, start_s, end_s))
 
     def streams(self) -> list[StreamInfo]:
-        """What is known of every stream."""
-        return [self.store.get_info(stream) for stream in self.store.list_streams()]
+        """What is known of every stream that reads."""
+        found = self.store.iter_overviews()
+        return [one.info for one in found if not isinstance(one, BrokenStream)]
 
     @property
     def model(self) -> Answerer:

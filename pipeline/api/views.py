@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.ingest.lease import is_lease_held
+from pipeline.ingest.lease import is_lease_held, is_writer_alive
 from pipeline.store import ClipStore
 from pipeline.values.types import BrokenStream, Gap, StreamInfo, StreamOverview, StreamStatus
 
-ShownStatus = StreamStatus | Literal["interrupted", "broken"]
+ShownStatus = StreamStatus | Literal["interrupted", "broken", "waiting: store"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class StreamView:
 
     stream_id: str
     status: ShownStatus
-    """`interrupted` where a session was begun and nobody writes any more, `broken` where the store
-    has what does not read."""
+    """`waiting: store` where the writer lives and its lease ended: it is not back yet from an
+    outage of the store. `interrupted` where a session was begun and nobody writes any more,
+    `broken` where the store has what does not read."""
     error: str | None
     clips: int = 0
     start_s: float = 0.0
@@ -101,5 +102,5 @@ def gaps_by_reason(gaps: Iterable[Gap]) -> dict[str, GapSum]:
 def shown_status(store: ClipStore, info: StreamInfo) -> ShownStatus:
     """The stored status, unless it says `running` and nobody writes."""
     if info.status == "running" and not is_lease_held(store, info.stream_id):
-        return "interrupted"
+        return "waiting: store" if is_writer_alive(info.writer) else "interrupted"
     return info.status

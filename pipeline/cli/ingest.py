@@ -278,6 +278,7 @@ def _summary(value: "Progress") -> str:
         f"{megabytes(value.stored_bytes)}, {value.x_realtime:.1f}x real time"
         + (f", {value.gaps} gaps" if value.gaps else "")
         + (f", {value.damaged} damaged frames" if value.damaged else "")
+        + (", truncated: the source ends before its end" if value.truncated else "")
     )
 
 

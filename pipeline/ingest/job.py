@@ -18,7 +18,7 @@ from pipeline.ingest.segments import Layout, lay_out
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import Settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.values.errors import Conflict
+from pipeline.values.errors import Conflict, InvalidSettings, StoreUnavailable
 from pipeline.values.times import parse_zone
 from pipeline.values.types import StreamInfo, StreamSegment
 from workers.clips import check_source, open_clips
@@ -129,7 +129,7 @@ class IngestJob:
         check: CheckSource = partial(check_source, roots=self._roots)
         compare = partial(_compare, source)
         if cluster is not None:
-            check = partial(cluster.check_source, check)
+            check = partial(cluster.check_source, partial(_check_there, check, self.store))
             compare = partial(_compare_there, cluster, source)
         if source.segments:
             change: Change = "grown" if request.fresh else "same"
@@ -179,6 +179,20 @@ def _lay_out(
         zone=None if zone is None else parse_zone(zone),
         moved=moved,
     )
+
+
+def _check_there(check: CheckSource, store: StoreConfig, source: VideoSource) -> None:
+    """Where a session would run: whether the store is to be had from there, and the source."""
+    if store.url.startswith("unix:"):
+        try:
+            open_store(store).close()
+        except StoreUnavailable:
+            raise InvalidSettings(
+                "the store is this machine's alone (a unix socket), and sessions of this cluster "
+                "run on another; give one that all nodes reach: AOT_STORE__URL=rediss://..., or "
+                "--ray auto"
+            ) from None
+    check(source)
 
 
 def _compare(source: VideoSource, known: StreamInfo) -> Comparison:

@@ -166,6 +166,12 @@ def _is_orphan(pid: int) -> bool:
     return not title or (title.startswith(b"ray::") and supervisor != "raylet")
 
 
+def is_writer_alive(holder: str | None) -> bool:
+    """Whether a holder can be seen from here and is there, whatever became of its lease."""
+    process = None if holder is None else _process_of(holder)
+    return process is not None and _is_visible(process) and not _is_gone(holder or "", None)
+
+
 def is_lease_held(store: ClipStore, stream_id: str) -> bool:
     """Whether somebody writes the stream: a lease whose holder is known to be gone is none."""
     held = store.get_lease(stream_id)

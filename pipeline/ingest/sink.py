@@ -95,7 +95,7 @@ class StoreSinkFactory:
         file, change = None, "grown" if self.segments else None
         if self.path is not None:
             file, change = find_change(known or asked, self.path)
-        asked = replace(asked, file=file)
+        asked = replace(asked, file=file, writer=lease.holder)
         now_s = time.time()
         if known is None:
             store.put_info(replace(asked, created_at_s=now_s, updated_at_s=now_s), lease=lease)

@@ -192,6 +192,8 @@ class StreamInfo:
     """All that the stream was asked to be; None in streams of earlier releases."""
     file: FileIdentity | None = None
     """What the source was when it was last read; None where it is no file."""
+    writer: str | None = None
+    """Who began its last session, as a lease names its holder."""
 
     def __post_init__(self) -> None:
         require_stream_id(self.stream_id)

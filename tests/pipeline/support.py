@@ -3,17 +3,48 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline.store import ClipStore
 from pipeline.values.errors import UnknownStream
 from pipeline.values.types import ClipSpan
+
+_WATCH = """
+cat >/dev/null                      # until the test's process ends, however it does
+for pid in "$0"/redis.pid "$0"/*/redis.pid; do [ -f "$pid" ] && kill "$(cat "$pid")"; done
+umount "$0" 2>/dev/null || umount -l "$0"
+"""
+
+
+@contextmanager
+def mounted(folder: Path, *, size: str) -> Iterator[Path]:
+    """A small disk of its own at a folder; goes also where the tests are killed.
+
+    What is left in it for a moment (an indexer, a process that ends) does not hold it.
+    """
+    folder.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root and CAP_SYS_ADMIN")
+    command = ["sh", "-c", _WATCH, str(folder)]
+    watch = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert watch.stdin is not None
+    try:
+        yield folder
+    finally:
+        watch.stdin.close()
+        assert watch.wait(60) == 0
+    assert not os.path.ismount(folder)
 
 
 @dataclass(frozen=True)

@@ -318,12 +318,20 @@ def test_names_are_not_cut_in_a_pipe(run, walk, opened):
 
 
 def test_a_stream_that_runs_without_a_writer_is_shown_as_interrupted(run, walk, opened):
-    opened.put_info(dataclasses.replace(opened.get_info("walk"), status="running"))
+    info = opened.get_info("walk")
+    opened.put_info(dataclasses.replace(info, status="running", writer=None))
     assert run("streams", "--json").json["streams"][0]["status"] == "interrupted"
     assert run("streams", "show", "walk", "--json").json["status"] == "interrupted"
     lease = opened.acquire_lease("walk", holder_text("me"))
     assert run("streams", "--json").json["streams"][0]["status"] == "running"
     opened.release_lease(lease)
+
+
+def test_a_writer_that_lives_and_has_no_lease_waits_for_the_store(run, walk, opened):
+    info = opened.get_info("walk")
+    for holder, status in ((holder_text("me"), "waiting: store"), ("x@there:1", "interrupted")):
+        opened.put_info(dataclasses.replace(info, status="running", writer=holder))
+        assert run("streams", "--json").json["streams"][0]["status"] == status
 
 
 def test_a_stream_nobody_writes_cannot_be_paused(run, walk):

@@ -13,7 +13,7 @@ from pipeline.store.embedded import stop_embedded
 from pipeline.store.redis.connection import connect
 from tests.pipeline import broken
 from tests.pipeline.conftest import CLIPS
-from tests.pipeline.support import digests, wait_until
+from tests.pipeline.support import digests, mounted, wait_until
 
 
 def error_of(ran) -> str:
@@ -80,6 +80,7 @@ def test_what_is_no_regular_file_is_refused(run, opened, tmp_path, kind):
 def test_a_truncated_file_keeps_its_frames_and_says_so(run, opened, tmp_path):
     ran = run("ingest", broken.write_truncated(tmp_path / "cut.mp4"))
     assert ran.code == 0, ran.err
+    assert "truncated: the source ends before its end" in ran.out
     value = run("streams", "show", "cut", "--json").json
     assert value["status"] == "complete"
     assert value["error"].startswith("Truncated: ")
@@ -211,14 +212,9 @@ def test_a_wrong_password_is_named(run, video, tmp_path_factory, monkeypatch):
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root and CAP_SYS_ADMIN")
-    yield folder
-    stop_embedded(folder / "store")
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted(tmp_path / "disk", size="2m") as folder:
+        yield folder
+        stop_embedded(folder / "store")
 
 
 def test_a_full_disk_is_named_and_what_was_stored_is_whole(

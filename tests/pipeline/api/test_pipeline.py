@@ -47,6 +47,13 @@ def test_an_ingest_that_is_left_goes_on_where_it_was(pipeline, video):
     assert (rest.resumed_s, rest.clips) == (6.0, CLIPS - 3)
 
 
+def test_a_stream_that_is_removed_meanwhile_hides_no_other(pipeline, video, monkeypatch):
+    pipeline.ingest(str(video), stream="cs101", end_s=4.0)
+    listed = pipeline.store.list_streams
+    monkeypatch.setattr(pipeline.store, "list_streams", lambda: [*listed(), "gone"])
+    assert [known.stream_id for known in pipeline.streams()] == ["cs101"]
+
+
 def test_an_answer_is_streamed(pipeline, video):
     pipeline.ingest(str(video), stream="cs101")
     *pieces, answer = pipeline.ask_stream("what is seen", streams=["cs101"], last="4s")

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.ask.run import Question, ask
 from pipeline.ingest.admission import admit
+from pipeline.ingest.job import _check_there
 from pipeline.ingest.lease import holder_text
 from pipeline.ingest.on_ray import detach
 from pipeline.ingest.request import IngestRequest
@@ -17,10 +18,17 @@ from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig
 from pipeline.store.memory import MemoryStore
-from pipeline.values.errors import Conflict, LeaseHeld, NoFootage, StoreUnavailable
+from pipeline.values.errors import (
+    Conflict,
+    InvalidSettings,
+    LeaseHeld,
+    NoFootage,
+    StoreUnavailable,
+)
 from pipeline.values.types import StreamInfo
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.ingest.test_sink import clip
+from workers.clips import check_source
 from workers.errors import (
     ClipsFailed,
     ModelNotFound,
@@ -357,3 +365,10 @@ def test_for_videos_that_are_complete_nothing_is_started(opened, settings, walk,
     assert [(value.state, value.clips, value.position_s) for value in again] == [
         ("complete", 0, 20.0)
     ] * 2
+
+
+def test_a_store_of_this_machine_alone_is_refused_where_sessions_run_elsewhere(tmp_path, video):
+    source = VideoSource(str(video), "walk")
+    nowhere = StoreConfig(f"unix://{tmp_path}/redis.sock")
+    with pytest.raises(InvalidSettings, match=r"this machine's alone .*--ray auto"):
+        _check_there(check_source, nowhere, source)

@@ -32,6 +32,7 @@ from pipeline.store.embedded import (
 )
 from pipeline.store.embedded.ask import ask_setting, ask_state
 from pipeline.values.errors import InvalidSettings, StoreFull, StoreUnavailable, StoreUnsafe
+from tests.pipeline.support import mounted
 
 
 @pytest.fixture
@@ -160,23 +161,9 @@ def test_a_folder_that_cannot_be_made_is_a_typed_error(tmp_path):
 @pytest.fixture
 def small_disk(folder):
     """A file system of 1 MB under the folder."""
-    folder.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    stop_embedded(folder)
-    unmount(folder)
-
-
-def unmount(folder):
-    """Also where something still looks into it for a moment: an indexer, a process that ends."""
-    for _ in range(100):
-        done = subprocess.run(["umount", str(folder)], capture_output=True, text=True)
-        if done.returncode == 0:
-            return
-        time.sleep(0.1)
-    raise AssertionError(done.stderr)
+    with mounted(folder, size="1m"):
+        yield folder
+        stop_embedded(folder)
 
 
 def test_a_disk_that_fills_up_loses_nothing_and_takes_no_more(small_disk, info, make_clip):
