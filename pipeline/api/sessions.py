@@ -3,6 +3,7 @@
 Knows of no terminal.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,12 @@ from pipeline.store.spool import discard
 from pipeline.values.errors import Conflict, InvalidQuery
 from pipeline.values.made_with import MadeWith
 from pipeline.values.types import DeletedCounts, StreamInfo
+from workers.errors import ClusterUnreachable
 
 if TYPE_CHECKING:
     from pipeline.ingest.request import IngestRequest
+
+logger = logging.getLogger(__name__)
 
 
 def pause(settings: Settings, stream_id: str) -> str | None:
@@ -42,12 +46,17 @@ def pause(settings: Settings, stream_id: str) -> str | None:
 def remove(settings: Settings, stream_id: str) -> DeletedCounts:
     """Remove a stream with all its records, and what this machine has spooled of it.
 
-    Whoever writes it is refused from then on.
+    A detached session of it is ended; whoever else writes it is refused from then on.
 
     Raises:
         UnknownStream: there is none of that id.
     """
     config, rules = settings.store_config(), settings.spool_rules()
+    if settings.ray.enabled:
+        try:
+            pause(settings, stream_id)
+        except ClusterUnreachable as error:
+            logger.info("%s: its writer is in no cluster: %s", stream_id, error)
     with open_store(config) as store:
         removed = store.delete_stream(stream_id)
     if rules is not None:

@@ -104,24 +104,16 @@ def ingest(
     ]
     from pipeline.ingest.live import are_live
 
-    if are_live(requests):
-        return _watch_live(settings, requests, detach, as_json)
+    live = are_live(requests)
     if detach:
         return start_detached(settings, requests, as_json)
+    if live:
+        from pipeline.cli.live import watch_live
+
+        return watch_live(settings, requests, as_json)
     from pipeline.ingest.run import ingest as run
 
     return watch(run(settings, requests, keep_going=len(requests) > 1), as_json)
-
-
-def _watch_live(
-    settings: "Settings", requests: list["IngestRequest"], detach: bool, as_json: bool
-) -> int:
-    from pipeline.cli.live import watch_live
-    from pipeline.values.errors import InvalidQuery
-
-    if detach:
-        raise InvalidQuery("--detach takes files; run a network source under a service manager")
-    return watch_live(settings, requests, as_json)
 
 
 def _ray(choice: str | None) -> dict[str, Any]:

@@ -113,10 +113,14 @@ def resume(
 ) -> int:
     """Go on with a stream as it was begun, behind what is stored: detached, or here without Ray."""
     from pipeline.api import sessions
+    from pipeline.cli.live import watch_live
+    from pipeline.ingest.live import are_live
 
     settings, request = sessions.prepare_resume(settings_of(context), name, source)
     if settings.ray.enabled:
         return start_detached(settings, [request], _wants_json(context, as_json))
+    if are_live([request]):
+        return watch_live(settings, [request], _wants_json(context, as_json))
     from pipeline.ingest.run import ingest
 
     return watch(ingest(settings, [request]), _wants_json(context, as_json))

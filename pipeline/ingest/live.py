@@ -14,16 +14,17 @@ from pipeline.ingest.fleet import Fleet, MemberStop
 from pipeline.ingest.identity import known_info
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import Settings, stream_url
 from pipeline.store import open_store
 from pipeline.values.errors import InvalidQuery, PipelineError
 from workers.decode.policy import SourcePolicy, check_url, is_network_url
 from workers.errors import SourceError
 from workers.live.child import Request
-from workers.live.process import DecoderProcess
 from workers.live.push import InlinePusher
 from workers.live.session import LiveProgress, LiveSettings, run_live_session
 from workers.live.source import LiveSource
+from workers.live.spec import LiveSpec
 from workers.live.stillness import StillnessRule
 from workers.redact import show_url
 from workers.seams import Pusher, StopSignal, WorkerInfo
@@ -167,13 +168,17 @@ def _names(requests: Sequence[IngestRequest]) -> list[str]:
 
 
 def _check_source(settings: Settings, request: IngestRequest) -> LiveEnd:
-    source = request.source
-    policy = SourcePolicy(settings.live.networks)
     try:
-        check_url(source.url, policy, shown=show_url(source.url))
+        check_live(settings, request)
     except SourceError as error:
-        return LiveEnd(source.stream_id, error)
-    return LiveEnd(source.stream_id)
+        return LiveEnd(request.source.stream_id, error)
+    return LiveEnd(request.source.stream_id)
+
+
+def check_live(settings: Settings, request: IngestRequest) -> None:
+    """Raise what is wrong with a source's URL: `SourceRefused`, or a name that nobody knows."""
+    url = request.source.url
+    check_url(url, SourcePolicy(settings.live.networks), shown=show_url(url))
 
 
 def _run_kept(
@@ -209,9 +214,8 @@ def _run_one(
 ) -> None:
     stream_id = wanted.request.source.stream_id
     try:
-        request = _as_begun(job, wanted.request)
-        factory = job.sink(request, info)
-        sink = replace(factory, path=None, spool=job.settings.spool_rules()).open()
+        request = as_begun(job, wanted.request)
+        sink = live_sink(job, request, info).open()
         try:
             source = open_source(wanted.settings, request, stop)
             live = live_settings(wanted.settings, request)
@@ -227,7 +231,7 @@ def _run_one(
         tell(LiveEnd(stream_id, error))
 
 
-def _as_begun(job: IngestJob, request: IngestRequest) -> IngestRequest:
+def as_begun(job: IngestJob, request: IngestRequest) -> IngestRequest:
     """A stream that goes on counts from where it began, which only the first run could see."""
     source = request.source
     with open_store(job.store) as store:
@@ -245,6 +249,11 @@ def live_settings(settings: Settings, request: IngestRequest) -> LiveSettings:
 
 def open_source(settings: Settings, request: IngestRequest, stop: StopSignal) -> LiveSource:
     """A source that is connected to, again and again, until `stop` is set."""
+    return live_spec(settings, request).open(stop)
+
+
+def live_spec(settings: Settings, request: IngestRequest) -> LiveSpec:
+    """How a source is opened and read, as the settings say."""
     live, source = settings.live, request.source
     wanted = Request(
         url=source.url,
@@ -255,4 +264,9 @@ def open_source(settings: Settings, request: IngestRequest, stop: StopSignal) ->
         open_timeout_s=live.open_timeout_s,
         memory_bytes=live.decoder_memory_mb << 20,
     )
-    return LiveSource(lambda: DecoderProcess(wanted, stall_s=live.stall_s, stop=stop), stop=stop)
+    return LiveSpec(wanted, live.stall_s, live_settings(settings, request))
+
+
+def live_sink(job: IngestJob, request: IngestRequest, info: WorkerInfo) -> StoreSinkFactory:
+    """Where an endless source's clips go: over the spool, where there is one."""
+    return replace(job.sink(request, info), path=None, spool=job.settings.spool_rules())

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.ingest.job import IngestJob
+from pipeline.ingest.live import as_begun, check_live, live_sink, live_spec
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings
 from pipeline.values.errors import InvalidQuery
@@ -23,6 +24,7 @@ from workers.cluster.cluster import (
     stop_local_cluster,
 )
 from workers.cluster.session import SessionHandle
+from workers.decode.policy import is_network_url
 from workers.session import Progress
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,10 @@ class RayRunner:
         """Start a session; a detached one goes on when this process ends."""
         job = self._job
         _, info = self.cluster.open_pool(job.compress, job.pool, detached=detached)
-        sink = job.sink(request, info)
+        live, sink = None, job.sink(request, info)
+        if is_network_url(request.source.url):
+            request = as_begun(job, request)
+            live, sink = live_spec(job.settings, request), live_sink(job, request, info)
         if detached:  # nobody watches a detached session: what stops it at once is raised here
             sink.open().close()
         return self.cluster.start_session(
@@ -67,6 +72,7 @@ class RayRunner:
             pool=job.pool,
             detached=detached,
             expected=info,
+            live=live,
         )
 
 
@@ -130,6 +136,10 @@ def _admitted(
     admitted = []
     for request in requests:
         try:
+            if is_network_url(request.source.url):
+                check_live(job.settings, request)
+                admitted.append(request)
+                continue
             laid_out = job.lay_out(request, cluster)
             if job.admit(laid_out, cluster) is None:
                 admitted.append(laid_out)

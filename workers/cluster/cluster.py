@@ -4,6 +4,7 @@
 The data path never crosses this process: sessions read, workers compress, sinks store.
 """
 
+import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,7 @@ from workers.cluster.session import (
     stop_sessions,
 )
 from workers.compress import CompressSettings, CompressWorker
+from workers.live.spec import LiveSpec
 from workers.seams import SinkFactory, WorkerInfo
 from workers.session import CheckSource, OpenClips, SessionSettings
 from workers.types import VideoSource
@@ -49,6 +51,8 @@ __all__ = [
     "stop_local_cluster",
 ]
 
+LIVE_CPUS = 0.1
+"""Of a session whose source comes at its own pace: a camera's substream at a frame a second."""
 CHECK_TIMEOUT_S = 30.0
 """Longest wait for a place from which a source can be looked at."""
 
@@ -122,8 +126,11 @@ class Cluster:
         detached: bool = False,
         expected: WorkerInfo | None = None,
         open_compressor: OpenCompressor = CompressWorker,
+        live: LiveSpec | None = None,
     ) -> SessionHandle:
         """Start a stream's session; a detached one goes on when this process ends.
+
+        `live`: of an endless source, which takes less than a file does that is read at full speed.
 
         Workers are started first: a session that took the last core would wait for them forever.
         `expected` is what the stream was described with; other weights are refused.
@@ -139,6 +146,7 @@ class Cluster:
             detached=detached,
             restarts=self._settings.session_restarts,
             open_compressor=open_compressor,
+            live=live,
         )
         name, info = self.open_pool(
             compress,
@@ -150,7 +158,7 @@ class Cluster:
         )
         session = start_session(
             replace(spec, pool_name=name, info=info),
-            cpus=self._settings.session_cpus,
+            cpus=min(self._settings.session_cpus, LIVE_CPUS if live else math.inf),
             resources=self._settings.session_resources,
         )
         if not detached:

@@ -9,6 +9,7 @@ command that started it and leaves by itself at its end.
 
 import json
 import logging
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,9 +30,11 @@ from ray.util import list_named_actors
 
 from workers.cluster.actors import OpenCompressor, create_actor
 from workers.cluster.feed import ClusterWorkers
+from workers.cluster.live import run_live_on_pool
 from workers.cluster.pool import Pool, PoolSettings, leave_pool, open_pool
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import SessionCrashed, WorkerError, WorkerLost, one_line
+from workers.live.spec import LiveSpec
 from workers.seams import SessionReport, SinkFactory, WorkerInfo
 from workers.session import OpenClips, Progress, SessionSettings, run_session
 from workers.types import VideoSource
@@ -58,6 +61,7 @@ class SessionSpec:
     sink: SinkFactory
     compress: CompressSettings
     open_clips: OpenClips
+    """How a file is read."""
     pool_name: str
     info: WorkerInfo | None = None
     """What the workers had loaded when the stream was described: no others may go on with it."""
@@ -68,6 +72,8 @@ class SessionSpec:
     """How often a day the session is started again when it dies."""
     open_compressor: OpenCompressor = CompressWorker
     """What the workers of its pool hold."""
+    live: LiveSpec | None = None
+    """How an endless source is read, where it is one."""
 
     @property
     def name(self) -> str:
@@ -83,6 +89,9 @@ class SessionActor:
         self._progress = Progress(spec.source.stream_id)
         self._stop = threading.Event()
         self._self = ray.get_runtime_context().current_actor
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler would end the process in the middle of a clip.
+            signal.signal(signal.SIGTERM, lambda signum, frame: self._stop.set())
         threading.Thread(target=self._run, name="session", daemon=True).start()
 
     def status(self) -> Progress:
@@ -133,6 +142,11 @@ class SessionActor:
 
     def _run_on(self, pool: Pool) -> Iterator[Progress]:
         spec = self._spec
+        if spec.live is not None:
+            yield from run_live_on_pool(
+                spec.source, spec.live, spec.sink, pool, tenant=spec.name, stop=self._stop
+            )
+            return
         first = sum(spec.source.stream_id.encode()) % len(pool.handles)
         workers = ClusterWorkers(pool, spec.pool, tenant=spec.name, first=first)
         try:

@@ -42,6 +42,11 @@ STORE_OUTAGE_S = 5.0
 """A store that takes longer for a clip was away: pictures were dropped meanwhile."""
 
 
+SLACK, BEGIN_SLACK = 1.5, 0.1
+"""In sampling intervals: less than this between a picture and what came before is no gap. Pictures
+do not fall on the sampling grid; where a new epoch begins, something did lie between."""
+
+
 @runtime_checkable
 class LiveSink(ClipSink, Protocol):
     """A sink whose open clip can be read."""
@@ -185,6 +190,7 @@ class _Session:
         self._missing: GapReason = "restart" if cursor else "gap"
         self._lost: tuple[int, float] | None = None
         """Epoch and second since when the sink could keep nothing."""
+        self._begins = False
         self._skipped = 0
         self.progress = LiveProgress(
             source.stream_id, state="running", position_s=self._accounted_s
@@ -202,19 +208,26 @@ class _Session:
         self._timeline = self._timeline or self._begin_line(picture)
         place = self._timeline.place(connection, picture, interval_s=self._interval_s)
         self._count(frames=1, outage=None)
-        if place is None or self._skips(self._ladder.rung):
+        if place is None:
             return
         if place.starts_epoch:
-            self._end_clip()
-            self._end_held()
-            if self._gate is not None:
-                self._gate.restart()
+            self._begin_epoch()
+        if self._skips(self._ladder.rung):
+            return
         pixels = resize(picture.rgb, self._info.pixel_format)
         if self._gate is not None and self._gate.is_still(pixels):
             self._hold(place)
             self._step(self._clock() - picture.arrived_s)
         else:
             self._compress(pixels, place, picture)
+
+    def _begin_epoch(self) -> None:
+        """What follows is of another clock, or another connection: nothing goes on over that."""
+        self._end_clip()
+        self._end_held()
+        self._begins = True
+        if self._gate is not None:
+            self._gate.restart()
 
     def _begin_line(self, picture: Picture) -> Timeline:
         given_s = self._source.wall_start_s
@@ -386,7 +399,8 @@ class _Session:
     def _account_until(self, place: Place) -> None:
         """What lies between what was accounted for and this picture is a gap."""
         missing, self._missing = self._missing, "gap"
-        if place.pts_s - self._accounted_s > 1.5 * self._step_s:
+        slack, self._begins = (BEGIN_SLACK if self._begins else SLACK), False
+        if place.pts_s - self._accounted_s > slack * self._step_s:
             self._end_clip()
             self._end_held()
             self._put_gap(place.epoch, self._accounted_s, place.pts_s, missing)

@@ -148,6 +148,15 @@ def test_still_frames_are_held_and_count_as_footage():
     assert sink.stretches()[-1][1] == 200.0
 
 
+def test_a_second_between_two_connections_is_a_gap_however_short():
+    sink = MemorySink()
+
+    run(sink, picture(0), picture(1), "crashed", picture(2.4, 50, media_s=0))
+
+    gaps = [(gap.reason, gap.start_s, round(gap.end_s, 3)) for gap in sink.gaps]
+    assert gaps == [("crashed", 2.0, 2.4)]
+
+
 def test_a_held_stretch_is_one_row_that_grows_and_a_clip_that_grows_is_shown():
     sink = MemorySink()
     still = [picture(i, 50) for i in range(500)]
