@@ -1,6 +1,7 @@
 """Reads videos through the product and through ffmpeg, and says where they differ.
 
     python -m tests.sweep FOLDER        one line a file, then a summary; 1 where anything was lost
+                                        in silence or the product failed
 
 What is held: every picture that ffmpeg shows at a sampled time is there, at its time and with its
 content, or the record says why not (a gap, damage, a source that ended early). ffmpeg's command
@@ -39,10 +40,16 @@ class Finding:
     shown: int = 0
     """Pictures that ffmpeg shows."""
     problems: list[str] = field(default_factory=list)
+    """What was lost in silence, or shown wrongly."""
+    internal: str | None = None
+    """An error that is no error of a source: a fault of the product."""
+    refused: str | None = None
+    """It was refused, with an error that says why, and ffmpeg shows something of it."""
     note: str = ""
 
     def __str__(self) -> str:
-        verdict = "; ".join(self.problems) or "ok"
+        told = [text for text in (self.internal, self.refused) if text is not None]
+        verdict = "; ".join([*told, *self.problems]) or "ok"
         return f"{self.path.name}: {self.frames} of {self.shown} shown {self.note} {verdict}"
 
 
@@ -64,7 +71,7 @@ def check_file(path: Path, *, fps: float = 1.0, content: bool = True) -> Finding
         finding.note = f"[{error.code}]"
         finding.shown = len(shown_times(path, "v", 0.0))
         if finding.shown > 1 and error.code in ("NoFrames", "NoKeyframe", "NoVideoStream"):
-            finding.problems.append(f"refused as {error.code}, ffmpeg shows it")
+            finding.refused = f"refused as {error.code}, ffmpeg shows it"
         return finding
     finding.frames = len(frames)
     finding.note = f"[{report.end}, {report.epochs} epochs, {report.damaged_frames} damaged]"
@@ -76,7 +83,7 @@ def check_file(path: Path, *, fps: float = 1.0, content: bool = True) -> Finding
         finding.problems += check_epochs(frames, times_s)
     else:
         finding.problems += check_times(frames, report, times_s, fps, _slack_s(info, times_s))
-        if content:
+        if content and report.is_sound:  # each decoder hides damage in its own way
             finding.problems += check_content(path, info.track, frames, times_s)
     return finding
 
@@ -96,7 +103,7 @@ def check_times(
         at = bisect_right(times_s, frame.pts_s + slack_s) - 1
         own = at >= 0 and frame.pts_s - times_s[at] <= slack_s
         held = at >= 0 and (frame.end_s or 0.0) > frame.pts_s
-        if not own and not held:
+        if not own and not held and report.is_sound:
             problems.append(f"nothing is shown at {frame.pts_s:.3f} s")
     sampled = {int((f.pts_s + 0.0011) * fps) for f in frames}
     lost = [
@@ -184,7 +191,10 @@ def shown_times(path: Path, track: int | str, start_s: float) -> list[float]:
     command = ["ffprobe", "-v", "quiet", "-select_streams", str(track), "-of", "json"]
     command += ["-show_entries", "frame=best_effort_timestamp_time", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    frames = json.loads(done.stdout or "{}").get("frames", [])
+    try:
+        frames = json.loads(done.stdout or "{}").get("frames", [])
+    except ValueError:  # ffprobe does not escape all that a broken file may hold
+        return []
     stamps = [f.get("best_effort_timestamp_time") for f in frames]
     return [float(stamp) - start_s for stamp in stamps if stamp not in (None, "N/A")]
 
@@ -198,11 +208,17 @@ def main(folder: Path) -> int:
         try:
             findings.append(check_file(path))
         except Exception as error:  # a fault of the product, which is what is looked for
-            findings.append(Finding(path, problems=[f"{type(error).__name__}: {error}"]))
+            findings.append(Finding(path, internal=f"{type(error).__name__}: {error}"))
         print(findings[-1], flush=True)
-    bad = [f for f in findings if f.problems]
-    print(f"{len(findings)} files, {len(bad)} with problems")
-    return 1 if bad else 0
+    lost = sum(bool(f.problems) for f in findings)
+    internal = sum(f.internal is not None for f in findings)
+    refused = sum(f.refused is not None for f in findings)
+    frames = sum(f.frames for f in findings)
+    print(
+        f"{len(findings)} files, {frames} frames: {internal} internal errors, {lost} with silent "
+        f"losses or wrong pictures, {refused} refused that ffmpeg shows"
+    )
+    return 1 if lost or internal else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ reset where a sound GOP ends, so that what the next one gives depends on its own
 goes on without a reset after a damaged one, because it hides damage with what it saw before.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,6 +30,10 @@ MAX_BROKEN_PLANS = 3
 
 MAX_PAUSE = 64
 """GOPs decoded without trying a plan, at most; the pause doubles with every failure."""
+
+
+MAX_UNSEEN_TAIL = 16
+"""Packets in a row at the end of which nothing came that count as a part that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class DecodeTally:
     """Packets the decoder would not take."""
     refused_in_a_row: int = 0
     """Packets refused since a picture last came out."""
+    unseen_in_a_row: int = 0
+    """Packets taken whose pictures never came, behind the last picture that did; up to 16."""
     corrupt_packets: int = 0
     """Packets the demuxer marked as damaged."""
     gops_skipped: int = 0
@@ -83,6 +90,8 @@ class GopDecoder:
         self._order = DecodeOrder() if track.by_decode_order else None
         self._timeline = Timeline(0)
         self._fed = False
+        self._awaited: deque[int] = deque(maxlen=MAX_UNSEEN_TAIL)
+        """Times of the last packets that were fed whole and are shown behind the last picture."""
 
     def decode(self, part: GopPart, sampler: Sampler) -> Iterator[DecodedFrame]:
         """The samples of a part; its last ones may come with the next part or `drain`."""
@@ -108,8 +117,11 @@ class GopDecoder:
 
     def drain(self, sampler: Sampler) -> Iterator[DecodedFrame]:
         """The samples of what the decoder still holds; it is ready for a new start afterwards."""
-        for picture in self._send(None) if self._fed else ():
+        if not self._fed:
+            return
+        for picture in self._send(None):
             yield from self._choose(picture, sampler)
+        self._tally.unseen_in_a_row = len(self._awaited)
         self._reset()
 
     def _why_not_planned(self, part: GopPart) -> str | None:
@@ -170,6 +182,8 @@ class GopDecoder:
             self._damage.see_packet(packet)
             if self._order is not None:
                 self._order.push(packet)
+            elif packet.pts is not None and not packet.is_discard:
+                self._awaited.append(packet.pts)
             for picture in self._send(packet):
                 yield from self._choose(picture, sampler)
         if part.ends and not self._damage.lasts:
@@ -184,10 +198,18 @@ class GopDecoder:
         damaged = self._damage.reaches(picture, ticks)
         if ticks is None:
             return
+        self._see(ticks)
         samples = sampler.take(ticks, end := self._limits.end(self._timeline, ticks))
         for at, until in pairwise([*samples, end]):
             yield DecodedFrame(picture, at, until, damaged)
         self._timeline.forget_before(ticks)
+
+    def _see(self, ticks: int) -> None:
+        """Pictures come out in the order they are shown: none before this one is awaited more."""
+        later = [awaited for awaited in self._awaited if awaited > ticks]
+        self._awaited.clear()
+        self._awaited.extend(later)
+        self._tally.unseen_in_a_row = 0
 
     def _send(self, packet: Packet | None) -> list[VideoFrame]:
         """Feed one packet (None: drain) and take what comes out; a refusal is counted."""
@@ -213,6 +235,7 @@ class GopDecoder:
         self._context.skip_frame = "DEFAULT"
         if self._order is not None:
             self._order = DecodeOrder()
+        self._awaited.clear()
         self._fed = False
 
 

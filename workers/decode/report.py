@@ -5,15 +5,12 @@ from dataclasses import dataclass
 import av
 
 from workers.decode.packets import PacketReader
-from workers.decode.plan import DecodeTally
+from workers.decode.plan import MAX_UNSEEN_TAIL, DecodeTally
 from workers.decode.track import OpenTrack
 from workers.types import SourceEnd
 
 TRUNCATED_S = 1.0
 """A file that ends this much before the end it declares was cut short."""
-
-MAX_REFUSED_TAIL = 16
-"""Packets refused in a row at the end that count as a part that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,8 @@ def make_report(
     before_keyframe: int,
 ) -> DecodeReport:
     """Put together what the stages counted."""
-    broke_off = packets.broke_off or tally.refused_in_a_row >= MAX_REFUSED_TAIL
+    unseen_tail = max(tally.refused_in_a_row, tally.unseen_in_a_row)
+    broke_off = packets.broke_off or unseen_tail >= MAX_UNSEEN_TAIL
     return DecodeReport(
         frames=frames,
         damaged_frames=damaged_frames,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.videos import CASES, VideoSpec, read_index, write_video
 from tests.workers.decode.oracle import SMALL
-from workers.decode.plan import MAX_BROKEN_PLANS, MAX_PAUSE, _Trust
+from workers.decode.plan import MAX_BROKEN_PLANS, MAX_PAUSE, GopDecoder, _Trust
 from workers.decode.reader import VideoReader
 from workers.types import Cursor, Frame, VideoSource
 
@@ -154,3 +154,24 @@ def test_trust_is_lost_for_longer_each_time_and_never_for_good():
     assert pauses[:MAX_BROKEN_PLANS] == [0] * MAX_BROKEN_PLANS
     assert pauses == sorted(pauses)
     assert pauses[-1] == MAX_PAUSE
+
+
+@pytest.mark.parametrize(("given", "is_cut"), [(50, True), (80, False)])
+def test_a_decoder_that_stops_giving_pictures_without_an_error_is_told(
+    tmp_path, monkeypatch, given, is_cut
+):
+    """As FFmpeg's HEVC decoder does behind some damaged parameter sets."""
+    path = write_video(tmp_path / "v.mp4", frames=90, fps=15, gop=250)
+    send, count = GopDecoder._send, 0
+
+    def send_some(self, packet):
+        nonlocal count
+        count += packet is not None
+        return send(self, packet) if count <= given else []
+
+    monkeypatch.setattr(GopDecoder, "_send", send_some)
+    with VideoReader(VideoSource(str(path), "x", fps=None), SMALL, plan=False) as reader:
+        frames = list(reader)
+        assert (reader.end == "truncated") is is_cut
+        assert reader.report.is_sound is not is_cut
+    assert len(frames) <= given
