@@ -29,6 +29,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -164,6 +166,81 @@ def write_tiny_qwen3_vl(folder: Path, *, seed: int = 0, max_new_tokens: int = 12
     return _write_qwen(folder, model, config, seed, max_new_tokens, (0.5, 0.5, 0.5))
 
 
+INTERN_SPECIAL = (*SPECIAL[:4], "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+INTERN_WORDS = ("frame", ":")
+# As published: a line for a video, whose frames the processor writes.
+INTERN_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'video' %}<video>\n"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_tiny_internvl(folder: Path, *, seed: int = 0, max_new_tokens: int = 12) -> Path:
+    """A random `InternVLForConditionalGeneration`: 96x96 pixels, 6x6 tokens of 2x2 patches."""
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "image_size": [96, 96],
+        "patch_size": [8, 8],
+    }
+    text = {
+        "model_type": "qwen2",
+        "vocab_size": len(_vocabulary(INTERN_SPECIAL)),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+    }
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=INTERN_SPECIAL.index("<IMG_CONTEXT>"),
+        image_seq_length=36,
+        tie_word_embeddings=False,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _word_tokenizer(32768, INTERN_SPECIAL, INTERN_TEMPLATE)
+    _write_model(folder, InternVLForConditionalGeneration, config, tokenizer, seed, max_new_tokens)
+    processor = {
+        "image_processor_type": "GotOcr2ImageProcessorFast",
+        "size": {"height": 96, "width": 96},
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+def _write_model(
+    folder: Path,
+    model_class: Any,
+    config: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    max_new_tokens: int,
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config)
+        widen(model)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def _qwen_ids() -> dict[str, int]:
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
     return {name: number for number, name in enumerate(names, 4)}
@@ -197,18 +274,7 @@ def _write_qwen(
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _word_tokenizer(32768, QWEN_SPECIAL, QWEN_TEMPLATE)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = model_class(config)
-        widen(model)
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _write_model(folder, model_class, config, tokenizer, seed, max_new_tokens)
     written = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(written | {"frame_size": list(QWEN_FRAME)}))
     # As published: neither a size of frames nor an interpolation.
@@ -305,7 +371,8 @@ def random_frames(num_frames: int, size: int = 112, seed: int = 0) -> UInt8[np.n
 
 
 def _vocabulary(special: Sequence[str]) -> dict[str, int]:
-    words = (*WORDS, *(QWEN_WORDS if special == QWEN_SPECIAL else ()))
+    more = {QWEN_SPECIAL: QWEN_WORDS, INTERN_SPECIAL: INTERN_WORDS}
+    words = (*WORDS, *more.get(tuple(special), ()))
     return {word: index for index, word in enumerate((*special, *dict.fromkeys(words)))}
 
 
@@ -328,7 +395,13 @@ def _word_tokenizer(
     )
     words.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     words.add_special_tokens([AddedToken(token, special=True) for token in special])
-    names = {"image_token": "<image>", "video_token": "<video>"}
+    names = {
+        "image_token": "<image>",
+        "video_token": "<video>",
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+    }
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         unk_token="<unk>",

@@ -66,6 +66,7 @@ class Family(Protocol):
 
 
 FAMILIES = {
+    "internvl": "workers.models.families.internvl",
     "llava_onevision": "workers.models.families.llava_onevision",
     "llava_qwen": "workers.models.families.llava_qwen",
     "qwen2_5_vl": "workers.models.families.qwen2_5_vl",

@@ -55,6 +55,8 @@ class PromptWriter:
     """The newlines of the family."""
     brackets: tuple[str, str] = ("", "")
     """What the chat template writes around the placeholder of a video."""
+    rendered: str | None = None
+    """What the chat template writes for a video where that is not the placeholder in brackets."""
     separator: str = "\n"
     """What stands between two segments."""
     positions_per_s: float | None = None
@@ -93,10 +95,11 @@ class PromptWriter:
         if not segments:
             return str(rendered)
         place = self.video_token.join(self.brackets)
-        before, *after = str(rendered).split(place)
+        expected = self.rendered or place
+        before, *after = str(rendered).split(expected)
         if len(after) != 1:
             raise InvalidCheckpoint(
-                f"the chat template rendered {len(after)} of {place!r} for one video, "
+                f"the chat template rendered {len(after)} of {expected!r} for one video, "
                 "expected 1; use the template that came with the checkpoint"
             )
         # Brackets around nothing would be read as a video that shows nothing.

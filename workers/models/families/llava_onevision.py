@@ -31,6 +31,7 @@ from workers.errors import InvalidCheckpoint, UnsupportedModel
 from workers.models.attention import PROBED_SDPA, probe_attention
 from workers.models.base import ModelIdentity
 from workers.models.checkpoint import Checkpoint
+from workers.models.families.passes import encode_in_passes
 from workers.models.language import CachedTokensLanguageModel
 from workers.models.loading import identify, load_config, load_half, open_prompt_writer
 from workers.models.pixels import PixelSettings, read_pixel_settings
@@ -99,13 +100,7 @@ class LlavaOnevisionVision:
         self._settings.check(tuple(pixels.shape))
         on_cpu = self._half.device.type == "cpu"
         step = FRAMES_PER_PASS_CPU if on_cpu else FRAMES_PER_PASS_ACCELERATOR
-        passes = [
-            self._encode_pass(pixels[start : start + step]) for start in range(0, len(pixels), step)
-        ]
-        tokens, local_attention, global_attention = (
-            torch.cat(x) for x in zip(*passes, strict=True)
-        )
-        return FrameFeatures(tokens, local_attention, global_attention, self.grid)
+        return encode_in_passes(pixels, self._encode_pass, self.grid, step)
 
     @torch.no_grad()
     def _encode_pass(self, pixels: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ from workers.errors import InvalidCheckpoint
 from workers.models.attention import probe_attention
 from workers.models.base import ModelIdentity
 from workers.models.checkpoint import Checkpoint
+from workers.models.families.passes import encode_in_passes
 from workers.models.pixels import PixelSettings, normalisation, read_processor
 from workers.types import PixelFormat, TokenLayout
 
@@ -77,13 +78,7 @@ class PatchVision(ABC):
             )
         on_cpu = self._half.device.type == "cpu"
         step = size * (PATCHES_PER_PASS_CPU if on_cpu else PATCHES_PER_PASS_ACCELERATOR)
-        passes = [
-            self._encode_pass(pixels[start : start + step]) for start in range(0, len(pixels), step)
-        ]
-        tokens, local_attention, global_attention = (
-            torch.cat(x) for x in zip(*passes, strict=True)
-        )
-        return FrameFeatures(tokens, local_attention, global_attention, self.grid)
+        return encode_in_passes(pixels, self._encode_pass, self.grid, step)
 
     @torch.no_grad()
     def _encode_pass(self, pixels: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:

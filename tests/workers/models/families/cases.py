@@ -29,6 +29,7 @@ from transformers.vision_utils import get_vision_window_index
 from tests.checkpoints import (
     QWEN_FRAME,
     normalised_pixels,
+    write_tiny_internvl,
     write_tiny_llava_video,
     write_tiny_qwen2_5_vl,
     write_tiny_qwen3_vl,
@@ -70,6 +71,8 @@ class FamilyCase:
     """As the family has them, of a clip of 4 frames from 12 s and one of 3 from 20 s."""
     first_marks: tuple[str, ...] = ("",)
     """Of a clip of 4 frames alone, from 0 s: of families that always mark, or none."""
+    has_cls: bool = False
+    """Some attention goes to a token that is no patch."""
 
     def __repr__(self) -> str:
         return self.name
@@ -283,12 +286,67 @@ class Qwen3Reference(QwenReference):
         return "".join(f"{mark}<|vision_start|>{pads}<|vision_end|>" for mark in marks)
 
 
+class InternReference:
+    """A whole model of transformers', asked by pixels."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            folder, attn_implementation="eager"
+        ).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def pixels(self, frames):
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        return (torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+    @torch.no_grad()
+    def features(self, frames):
+        return self.model.model.get_image_features(
+            self.pixels(frames), return_dict=True
+        ).pooler_output
+
+    @torch.no_grad()
+    def attention(self, frames, layer):
+        tower = self.model.model.vision_tower
+        received = tower(self.pixels(frames), output_attentions=True).attentions[layer]
+        patches = received.sum(2).mean(1)[:, 1:].unflatten(1, (12, 12))  # without CLS
+        return F.avg_pool2d(patches, 2).flatten(1)
+
+    def inputs(self, clips, marks):
+        run = f"<img>{'<IMG_CONTEXT>' * 36}</img>"
+        runs = "\n".join(mark + run for mark in marks)
+        text = f"<|im_start|>user\n{runs}\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+        ids = torch.tensor([self.tokenizer(text)["input_ids"]])
+        pixels = torch.cat([self.pixels(clip) for clip in clips])
+        return {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids)}
+
+    @torch.no_grad()
+    def logits(self, clips, marks):
+        return self.model(**self.inputs(clips, marks)).logits[0]
+
+    @torch.no_grad()
+    def text(self, clips, marks):
+        inputs = self.inputs(clips, marks)
+        output = self.model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+        return self.tokenizer.decode(output, skip_special_tokens=True)
+
+
 def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 CASES = [
     FamilyCase("llava_qwen", write_tiny_llava_video, LlavaVideoReference, (120, 120)),
+    FamilyCase(
+        "internvl",
+        write_tiny_internvl,
+        InternReference,
+        (96, 96),
+        marks=tuple(f"Frame 00:00:{second}: " for second in (12, 13, 14, 15, 20, 21, 22)),
+        first_marks=tuple(f"Frame 00:00:0{second}: " for second in range(4)),
+        has_cls=True,
+    ),
     FamilyCase("qwen2_5_vl", write_tiny_qwen2_5_vl, QwenReference, QWEN_FRAME),
     FamilyCase(
         "qwen3_vl",
