@@ -74,9 +74,9 @@ release-check: install
 demo: install
 	$(BIN)/aot demo
 
-# An hour of stream through the whole path: memory must stay flat.
+# A day of four cameras, sixty times too fast: nothing may grow. About half an hour.
 soak: install
-	$(BIN)/aot bench ingest
+	$(BIN)/aot bench soak
 
 train-demo: install
 	$(BIN)/python -m demo.training.train

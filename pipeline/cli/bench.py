@@ -60,6 +60,18 @@ def live(
 
 
 @app.command()
+def soak(
+    hours: float = typer.Option(None, help="Of every stream."),
+    streams: int = typer.Option(None, help="Side by side."),
+    speed: int = typer.Option(None, help="Seconds of the stream in a second."),
+    fps: float = typer.Option(None, help="Pictures in a second of the stream."),
+    as_json: bool = _JSON,
+) -> int:
+    """A day of cameras in minutes: memory, files and threads of every process stay flat."""
+    return _run("soak", as_json, hours=hours, streams=streams, speed=speed, fps=fps)
+
+
+@app.command()
 def query(as_json: bool = _JSON) -> int:
     """Index, reads and the first token of an hour-long cache."""
     return _run("query", as_json)

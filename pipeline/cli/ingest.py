@@ -58,6 +58,9 @@ def ingest(
     hold_still: bool = typer.Option(
         None, "--hold-still", help="Do not encode frames of a camera that show nothing new."
     ),
+    metrics: str = typer.Option(
+        None, "--metrics", help="HOST:PORT where Prometheus may ask while a live source is read."
+    ),
     detach: bool = typer.Option(False, "--detach", help="Go on after this command has ended."),
     workers: int = typer.Option(None, "--workers", help="Compress workers."),
     ray: str = typer.Option(None, "--ray", help="HOST:PORT of a cluster, auto, or off."),
@@ -78,6 +81,7 @@ def ingest(
             "transport": transport,
             "hold_still": hold_still,
         },
+        "metrics": {"address": metrics},
         "ray": {"workers": workers, **_ray(ray)},
         "store": {"url": store},
     }

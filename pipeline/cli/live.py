@@ -5,7 +5,8 @@ A line when something happens, and one now and then.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,6 +22,7 @@ from pipeline.cli.output import (
 from pipeline.values.plain import one_line, to_plain
 
 if TYPE_CHECKING:
+    from pipeline.ingest.metrics import Metrics
     from pipeline.ingest.request import IngestRequest
     from pipeline.settings import Settings
     from workers.live.session import LiveProgress
@@ -30,6 +32,9 @@ EVERY_S = 10.0
 
 def up(
     context: typer.Context,
+    metrics: str = typer.Option(
+        None, "--metrics", help="HOST:PORT where Prometheus may ask; default: metrics.address."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One line of JSON per stream at the end."),
 ) -> int:
     """Keep every stream that the settings name under `streams:`, until interrupted.
@@ -40,7 +45,7 @@ def up(
     from pipeline.cli.watched import WatchedSettings
     from pipeline.ingest.live import named_streams
 
-    settings = settings_of(context)
+    settings = settings_of(context, {"metrics": {"address": metrics}})
     requests = named_streams(settings)
     watched = WatchedSettings(common_of(context))
     watched.listen()
@@ -61,8 +66,12 @@ def watch_live(
     last: dict[str, LiveProgress] = {}
     told_s: dict[str, float] = {}
     failed: dict[str, Exception] = {}
-    try:
-        for news in ingest_live(settings, requests, stop=threading.Event(), keep=keep, look=look):
+    with ExitStack() as stack:
+        stack.callback(_tell_all, last, as_json)
+        metrics = _serve_metrics(settings, stack)
+        for news in ingest_live(
+            settings, requests, stop=threading.Event(), keep=keep, look=look, metrics=metrics
+        ):
             if isinstance(news, LiveEnd):
                 if news.error is not None:
                     failed[news.stream_id] = news.error
@@ -75,12 +84,27 @@ def watch_live(
             if happened or time.monotonic() - told_s[news.stream_id] > EVERY_S:
                 told_s[news.stream_id] = time.monotonic()
                 note(_line(news))
-    finally:
-        for progress in last.values():
-            print_json(to_plain(progress)) if as_json else print(_line(progress))
     if failed and len(requests) == 1:
         raise next(iter(failed.values()))
     return 1 if failed else 0
+
+
+def _serve_metrics(settings: "Settings", stack: ExitStack) -> "Metrics | None":
+    """Answer where the settings say, until the command ends."""
+    address = settings.metrics.address
+    if address is None:
+        return None
+    from pipeline.ingest.metrics import Metrics, serve
+
+    metrics = Metrics()
+    port = stack.enter_context(serve(metrics, address))
+    note(f"metrics at port {port} of {address}")
+    return metrics
+
+
+def _tell_all(last: Mapping[str, "LiveProgress"], as_json: bool) -> None:
+    for progress in last.values():
+        print_json(to_plain(progress)) if as_json else print(_line(progress))
 
 
 def _tell_end(stream_id: str, error: Exception, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pipeline.ingest.fleet import Fleet, MemberStop
 from pipeline.ingest.identity import known_info
@@ -29,6 +30,9 @@ from workers.live.stillness import StillnessRule
 from workers.redact import show_url
 from workers.seams import Pusher, StopSignal, WorkerInfo
 from workers.types import VideoSource
+
+if TYPE_CHECKING:
+    from pipeline.ingest.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +113,7 @@ def ingest_live(
     stop: threading.Event,
     keep: bool = False,
     look: Callable[[], Settings | None] | None = None,
+    metrics: "Metrics | None" = None,
 ) -> Iterator[LiveProgress | LiveEnd]:
     """Bring endless sources in until `stop` is set; progress as it comes, ends as they happen.
 
@@ -117,6 +122,7 @@ def ingest_live(
     a name mistyped, while a camera that is known and away is waited for.
     `look`: asked now and then for settings that have changed; streams that they add, remove or
     change are begun, ended or begun anew, the others go on.
+    `metrics` sees all of it, and is asked nothing.
 
     Raises:
         ModelError, StoreError: what no source can do without.
@@ -130,12 +136,33 @@ def ingest_live(
         return
     job = IngestJob.of(settings)
     with InlinePusher(job.compress) as pusher:
+        shared = _Shared(job, pusher, pusher.info, metrics)
         run = _run_kept if keep else _run_one
-        fleet = Fleet[Wanted, LiveProgress | LiveEnd](
-            lambda one, end, tell: run(job, one, pusher, pusher.info, end, tell), stop=stop
-        )
+        fleet = Fleet[Wanted, LiveProgress | LiveEnd](partial(run, shared), stop=stop)
         fleet.change(_wanted(settings, wanted))
-        yield from fleet.news(None if look is None else partial(_look_again, job, look))
+        if metrics is not None:
+            metrics.watch_worker("0", lambda: pusher.tally)
+        for news in fleet.news(None if look is None else partial(_look_again, job, look)):
+            if metrics is not None:
+                _count(metrics, news)
+            yield news
+
+
+def _count(metrics: "Metrics", news: LiveProgress | LiveEnd) -> None:
+    if isinstance(news, LiveEnd):
+        metrics.forget(news.stream_id)
+    else:
+        metrics.see(news)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all sessions of this process have in common."""
+
+    job: IngestJob
+    pusher: Pusher
+    info: WorkerInfo
+    metrics: "Metrics | None" = None
 
 
 def _wanted(settings: Settings, requests: Sequence[IngestRequest]) -> dict[str, Wanted]:
@@ -182,10 +209,8 @@ def check_live(settings: Settings, request: IngestRequest) -> None:
 
 
 def _run_kept(
-    job: IngestJob,
+    shared: _Shared,
     wanted: Wanted,
-    pusher: Pusher,
-    info: WorkerInfo,
     stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
@@ -194,7 +219,7 @@ def _run_kept(
 
     while True:
         ends: list[LiveEnd] = []
-        _run_one(job, wanted, pusher, info, stop, hear)
+        _run_one(shared, wanted, stop, hear)
         error = ends[0].error
         if error is not None:
             why = f"{type(error).__name__}: {error}"
@@ -205,22 +230,22 @@ def _run_kept(
 
 
 def _run_one(
-    job: IngestJob,
+    shared: _Shared,
     wanted: Wanted,
-    pusher: Pusher,
-    info: WorkerInfo,
     stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
-    stream_id = wanted.request.source.stream_id
+    stream_id, job = wanted.request.source.stream_id, shared.job
     try:
         request = as_begun(job, wanted.request)
-        sink = live_sink(job, request, info).open()
+        sink = live_sink(job, request, shared.info).open()
+        if shared.metrics is not None:
+            shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
         try:
             source = open_source(wanted.settings, request, stop)
             live = live_settings(wanted.settings, request)
             for progress in run_live_session(
-                request.source, live, info, pusher, sink, source, stop=stop
+                request.source, live, shared.info, shared.pusher, sink, source, stop=stop
             ):
                 tell(progress)
         finally:

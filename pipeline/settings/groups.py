@@ -264,6 +264,14 @@ class AskSettings(Group):
     `recompress` reads all of them with fewer tokens."""
 
 
+class MetricsSettings(Group):
+    """What sessions of endless sources count, for Prometheus."""
+
+    address: str | None = None
+    """HOST:PORT to answer at while `aot ingest` of endless sources and `aot up` run; a port alone
+    is of this machine, null answers nowhere."""
+
+
 class LogSettings(Group):
     """What is told on stderr while commands run."""
 
@@ -294,6 +302,7 @@ class Settings(BaseSettings):
     ask: AskSettings = AskSettings()
     serve: ServeSettings = ServeSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @field_validator("streams")
     @classmethod

@@ -10,8 +10,9 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +41,21 @@ class BatchRule:
             raise InvalidSettings(f"got {self}, expected positive limits")
 
 
+@dataclass(frozen=True)
+class PushTally:
+    """What a pusher has done so far."""
+
+    batches: int = 0
+    frames: int = 0
+    last_frames: int = 0
+    """Of the last batch."""
+    busy_s: float = 0.0
+    encode_s: float = 0.0
+    reduce_s: float = 0.0
+    waiting: int = 0
+    """Pushes that wait for a batch."""
+
+
 @dataclass
 class _Waiting:
     push: Push
@@ -56,6 +72,7 @@ class InlinePusher:
         self._rule = rule or BatchRule()
         self._on_cpu = torch.device(settings.device).type == "cpu"
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(self._rule.max_waiting)
+        self._tally = PushTally()
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
         self._thread.start()
 
@@ -63,6 +80,11 @@ class InlinePusher:
     def info(self) -> WorkerInfo:
         """What the loaded model and reducer are."""
         return self._worker.info
+
+    @property
+    def tally(self) -> PushTally:
+        """What was done so far, and how much waits."""
+        return replace(self._tally, waiting=self._waiting.qsize())
 
     def push(self, push: Push, *, timeout_s: float) -> Pushed:
         """See `Pusher.push`."""
@@ -119,14 +141,30 @@ class InlinePusher:
     def _compress(self, batch: list[_Waiting]) -> None:
         if not batch:
             return
+        began_s = time.monotonic()
         try:
             results = self._worker.push([item.push for item in batch])
         except Exception as error:
             for item in batch:
                 item.result.set_exception(error)
             return
+        self._count(batch, results, time.monotonic() - began_s)
         for item, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 item.result.set_exception(result)
             else:
                 item.result.set_result(result)
+
+    def _count(
+        self, batch: list[_Waiting], results: Sequence[Pushed | Exception], busy_s: float
+    ) -> None:
+        done = [result for result in results if isinstance(result, Pushed)]
+        before, frames = self._tally, sum(len(item.push.pixels) for item in batch)
+        self._tally = PushTally(
+            batches=before.batches + 1,
+            frames=before.frames + frames,
+            last_frames=frames,
+            busy_s=before.busy_s + busy_s,
+            encode_s=before.encode_s + sum(result.encode_s for result in done),
+            reduce_s=before.reduce_s + sum(result.reduce_s for result in done),
+        )
