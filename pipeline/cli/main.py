@@ -28,7 +28,8 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(doctor.doctor, doctor.config, doctor.demo),
-    *(ingest.ingest, live.up, ask.ask, serve.serve),
+    *(ingest.ingest, live.up, ask.ask),
+    *(serve.serve, serve.mcp),
 )
 for command in COMMANDS:
     app.command(epilog=EVERYWHERE)(command)

@@ -34,6 +34,33 @@ def serve(
     return 0
 
 
+def mcp(
+    context: typer.Context,
+    streams: list[str] = typer.Option(
+        None, "--stream", "-s", help="A stream to show; repeatable, all without one."
+    ),
+    model: str = typer.Option(None, "--model", "-m", help="Hub id or folder of the checkpoint."),
+) -> int:
+    """Serve the streams to an agent over stdio (MCP), read-only; over HTTP it is /mcp of serve."""
+    settings = settings_of(context, {"model": {"id": model}, "serve": {"host": "127.0.0.1"}})
+    from dataclasses import replace
+
+    import anyio
+
+    from pipeline.serve.keys import LOCAL
+    from pipeline.serve.mcp import create_mcp
+    from pipeline.serve.service import Service
+
+    service = Service(settings)
+    caller = replace(LOCAL, scope="read", streams=tuple(streams or ()))
+    service.load()
+    try:
+        anyio.run(create_mcp(service, caller).run_stdio_async)
+    finally:
+        service.close()
+    return 0
+
+
 def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 

@@ -1,6 +1,8 @@
 """The application: routes, errors in one shape, the gate around them."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.serve.errors import envelope, explain, headers_of
 from pipeline.serve.gate import Gate
+from pipeline.serve.mcp import create_mcp, create_mcp_app
 from pipeline.serve.routes import ask, clips, health, streams
 from pipeline.serve.service import Service
 from pipeline.values.plain import one_line
@@ -21,17 +24,27 @@ ROUTERS = (health.router, streams.router, clips.router, ask.router)
 
 def create_app(service: Service) -> Gate:
     """The service as an ASGI application."""
+    agents = create_mcp(service)
+    agents_app = create_mcp_app(agents)
+
+    @asynccontextmanager
+    async def run_agents(api: FastAPI) -> AsyncIterator[None]:
+        async with agents.session_manager.run():
+            yield
+
     api = FastAPI(
         title="aot-stream",
         summary="Questions about any window of any stream, answered from cached visual tokens.",
         version="1",
         docs_url=None,  # its page would load scripts of another site
         redoc_url=None,
+        lifespan=run_agents,
         separate_input_output_schemas=False,
     )
     api.state.service = service
     for router in ROUTERS:
         api.include_router(router)
+    api.router.routes.extend(agents_app.routes)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http)
     api.add_exception_handler(Exception, _failed)
