@@ -27,6 +27,7 @@ import torch
 from aot import ClipTokens
 from bench.facts import measured_commit
 from bench.query_answer import measure_first_token
+from bench.query_kept import measure_kept_prompt
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.embedded import stop_embedded
 from pipeline.store.redis.connection import iter_plain_values, wait_until_idle
@@ -55,10 +56,11 @@ class ReadFigures:
 
 
 def run_all(*, on_progress: Callable[[str], None] = lambda _: None) -> dict[str, object]:
-    """All four figures."""
-    return run(
+    """All figures, those of a kept prompt (`query_kept`) too."""
+    figures = run(
         first_token=partial(measure_first_token, on_progress=on_progress), on_progress=on_progress
     )
+    return figures | measure_kept_prompt(on_progress=on_progress)
 
 
 def run(

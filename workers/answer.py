@@ -14,6 +14,8 @@ class AnswerSettings:
     revision: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    kept_bytes: int = 0
+    """Of prompts that were read and are kept for further questions on the same window."""
 
 
 def open_answerer(settings: AnswerSettings) -> LanguageModel:
@@ -27,4 +29,5 @@ def open_answerer(settings: AnswerSettings) -> LanguageModel:
         revision=settings.revision,
         device=settings.device,
         dtype=settings.dtype,
+        kept_bytes=settings.kept_bytes,
     )

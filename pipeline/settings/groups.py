@@ -51,6 +51,9 @@ class ModelSettings(Group):
     revision: str | None = None
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    kept_prompts: ByteSize = Field(default=ByteSize(1 << 30), ge=0)
+    """Memory for windows that were read and may be asked about again: the next question on one
+    begins at once. 0 keeps none."""
 
 
 class IngestSettings(Group):
@@ -373,7 +376,11 @@ class Settings(BaseSettings):
 
         model = self.model
         return AnswerSettings(
-            model=model.id, revision=model.revision, device=model.device, dtype=model.dtype
+            model=model.id,
+            revision=model.revision,
+            device=model.device,
+            dtype=model.dtype,
+            kept_bytes=int(model.kept_prompts),
         )
 
     def answer_place(self) -> "AnswerPlace":

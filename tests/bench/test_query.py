@@ -3,6 +3,8 @@
 import json
 
 from bench.query import ReadFigures, run, summarise
+from bench.query_kept import measure_kept_prompt
+from bench.random_checkpoint import CheckpointSize
 from pipeline.values.types import ClipSpan
 
 
@@ -30,3 +32,10 @@ def test_the_ratio_is_plain_seconds_over_verified_seconds():
     assert result["get_ratio_rounds"] == [0.5, 1.5]
     assert result["get_ratio"] == 1.0
     assert result["verified_mb_s"] == 2.0
+
+
+def test_a_kept_prompt_is_measured_beside_a_text_alone():
+    figures = measure_kept_prompt(size=CheckpointSize(), clips=3, rounds=1)
+    assert figures["kept_first_token_s"] > 0
+    assert figures["kept_over_text"] > 0
+    assert figures["kept_window_s"] == 24.0

@@ -105,13 +105,20 @@ def open_language_model(
     revision: str | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
+    kept_bytes: int = 0,
 ) -> LanguageModel:
     """Load the language half of a checkpoint; of the vision tower's layers nothing is read.
 
-    Arguments and errors are those of `open_vision_encoder`.
+    `kept_bytes`: of prompts that were read and are kept for further questions on them, where the
+    family can. Other arguments and errors are those of `open_vision_encoder`.
     """
+    from workers.models.language import CachedTokensLanguageModel
+
     checkpoint, family = _open(model, revision)
-    return family.open_language(checkpoint, _device(device), _dtype(dtype))
+    half = family.open_language(checkpoint, _device(device), _dtype(dtype))
+    if isinstance(half, CachedTokensLanguageModel):
+        half.kept.max_bytes = kept_bytes
+    return half
 
 
 def _open(model: str | Path, revision: str | None) -> tuple[Checkpoint, Family]:

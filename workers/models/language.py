@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from aot import InvalidFeatures
 from workers.errors import PromptTooLong
 from workers.models.base import ModelIdentity, ReadingStyle, VisualSegment
+from workers.models.prefix import KeptPrompts, ReadPrompt, digest_of
 from workers.models.prompt import Prompt, PromptWriter
 from workers.models.runs import interleave
 from workers.models.streaming import stream_text
@@ -71,6 +72,8 @@ class CachedTokensLanguageModel:
         self._newline = newline
         self._as_output = as_output
         self._token_timeout_s = token_timeout_s
+        self.kept = KeptPrompts(0)
+        """Prompts that were read; none until it may hold some."""
 
     def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
         """See `LanguageModel.count_tokens`."""
@@ -88,8 +91,52 @@ class CachedTokensLanguageModel:
         prompt = self._writer.write(question, segments)
         limit = self._answer_limit(prompt, max_new_tokens)
         inputs = self._inputs(prompt, segments)
-        generate = functools.partial(self._half.generate, **inputs, max_new_tokens=limit)
-        return stream_text(generate, self._writer.tokenizer, self._token_timeout_s, stop)
+        generate = functools.partial(self._half.generate, max_new_tokens=limit)
+        if self._can_be_kept(prompt, inputs):
+            write = functools.partial(
+                self._generate_behind, generate, inputs, self._features(segments)
+            )
+        else:
+            write = functools.partial(generate, **inputs)
+        return stream_text(write, self._writer.tokenizer, self._token_timeout_s, stop)
+
+    def _can_be_kept(self, prompt: Prompt, inputs: dict[str, Any]) -> bool:
+        """Where tokens follow each other, and all that is seen stands before the question."""
+        # A family with positions or columns of its own has more of a prompt than keys and values.
+        plain = prompt.position_ids is None and self._as_output is as_one_video
+        return self.kept.max_bytes > 0 and plain and "mm_encoder_outputs" in inputs
+
+    def _generate_behind(
+        self,
+        generate: Callable[..., Any],
+        inputs: dict[str, Any],
+        features: Float[Tensor, "n d"],
+        **streaming: Any,
+    ) -> None:
+        """Write an answer behind what was read before, or is read now and kept."""
+        input_ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        length = int((input_ids[0] == self._writer.video_token_id).nonzero()[-1]) + 1
+        digest = digest_of(input_ids[:, :length], features)
+        read = self.kept.take(digest) or self._read(inputs, length)
+        try:
+            generate(input_ids=input_ids, attention_mask=mask, past_key_values=read, **streaming)
+        finally:
+            read.cut(length)
+            self.kept.give(digest, read)
+
+    @torch.no_grad()
+    def _read(self, inputs: dict[str, Any], length: int) -> ReadPrompt:
+        """The keys and values of a prompt's first `length` tokens."""
+        read = ReadPrompt(self._half.config.get_text_config().num_hidden_layers)
+        begin = {name: inputs[name][:, :length] for name in ("input_ids", "attention_mask")}
+        self._half(
+            **begin,
+            mm_encoder_outputs=inputs["mm_encoder_outputs"],
+            past_key_values=read,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return read
 
     def _answer_limit(self, prompt: Prompt, max_new_tokens: int | None) -> int:
         """Answer tokens to allow; an explicit number must fit, a default is cut to what does."""
