@@ -2,8 +2,8 @@
 
 Ten minutes of stream at 1 fps and a tenth of the tokens (75 clips of 160) are read to a model of
 Qwen2-0.5B's widths: for the first time, again with the prompt kept, and, for comparison, a question
-of the same words about nothing. All in turns in one run; medians of wall seconds to the first token,
-prompt and digest included, index and values not.
+of the same words about nothing. All in turns in one run; medians of wall seconds to the first
+token, prompt and digest included, index and values not.
 """
 
 import statistics

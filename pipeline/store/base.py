@@ -26,6 +26,7 @@ from pipeline.values.types import (
     StreamSegment,
     VerifyReport,
 )
+from pipeline.values.watch import Event, Watch, WatchState
 
 if TYPE_CHECKING:
     from workers.types import CompressedClip
@@ -236,7 +237,39 @@ class ClipWriter(Protocol):
         ...
 
 
-class ClipStore(StreamIndex, ClipReader, ClipWriter, Leases, Protocol):
+class Watches(Protocol):
+    """Standing questions beside their stream, and the events they make; both go with it."""
+
+    def put_watch(self, watch: Watch, state: WatchState) -> None:
+        """Have a question asked of every clip behind `state`. `UnknownStream`, and `Conflict` when
+        one of that id is there."""
+        ...
+
+    def list_watches(self, stream_id: str) -> list[tuple[Watch, WatchState]]:
+        """By their ids, each with what is known so far; none for a stream that is not there."""
+        ...
+
+    def remove_watch(self, stream_id: str, watch_id: str) -> None:
+        """Ask it no more; its events stay. `UnknownWatch`."""
+        ...
+
+    def advance_watch(
+        self, watch: Watch, before: WatchState, after: WatchState, event: Event | None
+    ) -> bool:
+        """Replace what is known, with the event that it makes: both or neither, and once.
+
+        False where it is `before` no more: somebody else asked about the clip, or the watch went.
+        """
+        ...
+
+    def list_events(
+        self, stream_id: str, *, after: str | None = None, limit: int = 100
+    ) -> list[tuple[str, Event]]:
+        """Events in the order they were found, each with a mark to go on `after`."""
+        ...
+
+
+class ClipStore(StreamIndex, ClipReader, ClipWriter, Leases, Watches, Protocol):
     """Compressed clips by stream and time."""
 
     @property

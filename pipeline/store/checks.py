@@ -16,8 +16,10 @@ from pipeline.values.errors import (
     SchemaMismatch,
     StoreWentBack,
     UnknownStream,
+    UnknownWatch,
 )
 from pipeline.values.types import ClipSpan, Lease, Position
+from pipeline.values.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -133,3 +135,15 @@ def lease_held_error(held: Lease) -> LeaseHeld:
 def unknown_stream_error(stream_id: str) -> UnknownStream:
     """The error of a stream that the store does not have."""
     return UnknownStream(f"no stream {stream_id!r} in the store; ingest it first, or list streams")
+
+
+def watch_exists_error(watch: Watch) -> Conflict:
+    """The error of a second watch of one id."""
+    return Conflict(
+        f"{watch.stream_id} has a watch {watch.watch_id!r} already; remove it, or take another id"
+    )
+
+
+def unknown_watch_error(stream_id: str, watch_id: str) -> UnknownWatch:
+    """The error of a watch that a stream does not have."""
+    return UnknownWatch(f"{stream_id} has no watch {watch_id!r}; see `aot watch ls`")

@@ -10,6 +10,8 @@
     aot:{id}:segments                hash    of a stream of many files: path -> where it lies
     aot:{id}:lease                   string  who writes, with a fencing token; expires
     aot:{id}:fence                   string  the last fencing token given
+    aot:{id}:watches                 hash    standing questions, each with what is known so far
+    aot:{id}:events                  stream  what they found
 
 The braces around the stream id stand in the key: they are Redis Cluster's hash tag, so that all
 keys of one stream lie in one slot and one MULTI can write them.
@@ -73,6 +75,14 @@ class Keys:
     def lease(self, stream_id: str) -> str:
         """Who writes a stream."""
         return self._of(stream_id, "lease")
+
+    def watches(self, stream_id: str) -> str:
+        """Standing questions of a stream."""
+        return self._of(stream_id, "watches")
+
+    def events(self, stream_id: str) -> str:
+        """What they found."""
+        return self._of(stream_id, "events")
 
     def fence(self, stream_id: str) -> str:
         """The highest fence given to a writer."""

@@ -20,6 +20,8 @@ from pipeline.store.checks import (
     require_own,
     require_range,
     unknown_stream_error,
+    unknown_watch_error,
+    watch_exists_error,
 )
 from pipeline.store.config import StoreConfig
 from pipeline.store.expiry import Removal, change_gaps, holds_clip, reach_of
@@ -41,6 +43,7 @@ from pipeline.values.types import (
     StreamSegment,
     StreamTotals,
 )
+from pipeline.values.watch import Event, Watch, WatchState
 
 
 class _Stream:
@@ -55,6 +58,8 @@ class _Stream:
         self.lease_ends_s = 0.0
         self.fence = 0
         self.open: tuple[Place, bytes] | None = None
+        self.watches: dict[str, tuple[Watch, WatchState]] = {}
+        self.events: list[Event] = []
 
 
 class MemoryStore(RecordWrites, VerifiedReads):
@@ -112,6 +117,46 @@ class MemoryStore(RecordWrites, VerifiedReads):
                 require_fingerprint(info.stream_id, stream.info.fingerprint, info.fingerprint)
             require_not_behind(info.stream_id, stream.position, after)
             stream.info = info
+
+    def put_watch(self, watch: Watch, state: WatchState) -> None:
+        with self._lock:
+            watches = self._known(watch.stream_id).watches
+            if watch.watch_id in watches:
+                raise watch_exists_error(watch)
+            watches[watch.watch_id] = watch, state
+
+    def list_watches(self, stream_id: str) -> list[tuple[Watch, WatchState]]:
+        with self._lock:
+            stream = self._streams.get(stream_id)
+            return (
+                [] if stream is None else [stream.watches[name] for name in sorted(stream.watches)]
+            )
+
+    def remove_watch(self, stream_id: str, watch_id: str) -> None:
+        with self._lock:
+            stream = self._streams.get(stream_id)
+            if stream is None or stream.watches.pop(watch_id, None) is None:
+                raise unknown_watch_error(stream_id, watch_id)
+
+    def advance_watch(
+        self, watch: Watch, before: WatchState, after: WatchState, event: Event | None
+    ) -> bool:
+        with self._lock:
+            stream = self._streams.get(watch.stream_id)
+            if stream is None or stream.watches.get(watch.watch_id) != (watch, before):
+                return False
+            stream.watches[watch.watch_id] = watch, after
+            stream.events += [event] if event is not None else []
+            return True
+
+    def list_events(
+        self, stream_id: str, *, after: str | None = None, limit: int = 100
+    ) -> list[tuple[str, Event]]:
+        with self._lock:
+            stream = self._streams.get(stream_id)
+            begin = 0 if after is None else int(after)
+            found = [] if stream is None else stream.events[begin : begin + limit]
+            return [(str(begin + number), event) for number, event in enumerate(found, 1)]
 
     def get_info(self, stream_id: str) -> StreamInfo:
         info = self._known(stream_id).info

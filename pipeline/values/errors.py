@@ -20,6 +20,7 @@
       UnknownStream          no such stream
       UnknownClip            the stream has no such clip
       UnknownModel           no such model answers
+      UnknownWatch           the stream has no such standing question
       NoFootage              the range holds no clip
       FingerprintMismatch    tokens of another model or other settings
       QueryTooLarge          more than the permitted number of clips, tokens or bytes
@@ -161,6 +162,12 @@ class UnknownStream(PipelineError):
 
 class UnknownClip(PipelineError):
     """The stream has no clip of that place."""
+
+    kind = "not_found"
+
+
+class UnknownWatch(PipelineError):
+    """The stream has no standing question of that id."""
 
     kind = "not_found"
 

@@ -92,19 +92,18 @@ class CachedTokensLanguageModel:
         limit = self._answer_limit(prompt, max_new_tokens)
         inputs = self._inputs(prompt, segments)
         generate = functools.partial(self._half.generate, max_new_tokens=limit)
-        if self._can_be_kept(prompt, inputs):
-            write = functools.partial(
-                self._generate_behind, generate, inputs, self._features(segments)
-            )
+        features = self._features(segments)
+        if features is not None and self._can_be_kept(prompt):
+            write = functools.partial(self._generate_behind, generate, inputs, features)
         else:
             write = functools.partial(generate, **inputs)
         return stream_text(write, self._writer.tokenizer, self._token_timeout_s, stop)
 
-    def _can_be_kept(self, prompt: Prompt, inputs: dict[str, Any]) -> bool:
+    def _can_be_kept(self, prompt: Prompt) -> bool:
         """Where tokens follow each other, and all that is seen stands before the question."""
         # A family with positions or columns of its own has more of a prompt than keys and values.
         plain = prompt.position_ids is None and self._as_output is as_one_video
-        return self.kept.max_bytes > 0 and plain and "mm_encoder_outputs" in inputs
+        return self.kept.max_bytes > 0 and plain and self._half._supports_mm_encoder_outputs()
 
     def _generate_behind(
         self,

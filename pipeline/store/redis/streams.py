@@ -176,7 +176,17 @@ class RedisStreams(RedisIndex, RedisLeases):
 
     def _unlink_facts(self, stream_id: str, lease: Lease | None) -> None:
         keys = self._keys
-        names = ("info", "clips", "gaps", "segments", "open_clip", "lease", "fence")
+        names = (
+            "info",
+            "clips",
+            "gaps",
+            "segments",
+            "open_clip",
+            "lease",
+            "fence",
+            "watches",
+            "events",
+        )
         last = [getattr(keys, name)(stream_id) for name in names]
 
         def unlink(pipe: Pipeline) -> None:
