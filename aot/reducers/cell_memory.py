@@ -7,7 +7,7 @@ on. Tensors in, tensors out; what is emitted and why is not decided here.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,8 +29,9 @@ class AdaptiveState(ClipState):
     """Tokens emitted so far."""
     filled: Int[Tensor, "c p"]
     """Slots in use of every cell, the first ones."""
-    anchors: Float[Tensor, "c m p d"]
-    """float32, or float64 where the features are."""
+    anchors: Float[Tensor, "c u p d"]
+    """float32, or float64 where the features are; of the first slots. On a CPU, where asking is
+    free, of those in use and at most one more; all columns together (`columns`) hold all."""
     inverse: Float[Tensor, "c m p"]
     """One over the anchor's length."""
     mass: Float[Tensor, "c m p"]
@@ -53,10 +54,21 @@ class AdaptiveState(ClipState):
         """Anchors that a cell can have."""
         return self.mass.shape[1]
 
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """See `ClipState.columns`: shapes are fixed there."""
+        return {**super().columns, "anchors": self.anchors_of(self.slots)}
+
+    def anchors_of(self, slots: int) -> Float[Tensor, "c s p d"]:
+        """Anchors of the first slots; a view of those there are, unless there are fewer."""
+        there = self.anchors.shape[1]
+        return self.anchors[:, :slots] if slots <= there else _copy_slots(self.anchors, slots)
+
     def first(self, slots: int) -> "AdaptiveState":
         """A view that leaves out later slots."""
-        names = ("anchors", "inverse", "mass", "emitted", "owed", "born")
-        return replace(self, **{name: getattr(self, name)[:, :slots] for name in names})
+        names = ("inverse", "mass", "emitted", "owed", "born")
+        columns = {name: getattr(self, name)[:, :slots] for name in names}
+        return replace(self, anchors=self.anchors_of(slots), **columns)
 
 
 def open_memory(
@@ -74,6 +86,7 @@ def open_memory(
     `blank` off leaves anchors what memory held, for a scan that makes all of them.
     """
     allocate = torch.zeros if blank else torch.empty
+    room = 1 if device.type == "cpu" else slots
     cells = grid[0] * grid[1]
     numbers = torch.zeros(2, clips, dtype=torch.int64, device=device)
     measures = torch.zeros(2, clips, slots, cells, dtype=dtype, device=device)
@@ -84,7 +97,7 @@ def open_memory(
         position=numbers[0],
         spent=numbers[1],
         filled=torch.zeros(clips, cells, dtype=torch.int64, device=device),
-        anchors=allocate(clips, slots, cells, width, dtype=dtype, device=device),
+        anchors=allocate(clips, room, cells, width, dtype=dtype, device=device),
         inverse=measures[0],
         mass=measures[1],
         emitted=marks[0],
@@ -97,9 +110,34 @@ def open_memory(
 def copy_memory(memory: AdaptiveState, *, anchors: bool) -> AdaptiveState:
     """A memory of one's own to write to, its anchors with it or still those of the other."""
     columns = {
-        name: value for name, value in memory.columns.items() if anchors or name != "anchors"
+        column.name: value.clone()
+        for column in fields(memory)
+        if column.name != "anchors" and isinstance(value := getattr(memory, column.name), Tensor)
     }
-    return replace(memory, **{name: value.clone() for name, value in columns.items()})
+    if anchors:
+        columns["anchors"] = _copy_slots(memory.anchors, _room(memory))
+    return replace(memory, **columns)
+
+
+def _make_room(memory: AdaptiveState) -> AdaptiveState:
+    """The memory with a place for what every cell may learn of a frame."""
+    room = _room(memory)
+    if room <= memory.anchors.shape[1]:
+        return memory
+    return replace(memory, anchors=_copy_slots(memory.anchors, room))
+
+
+def _room(memory: AdaptiveState) -> int:
+    return min(memory.slots, count_slots(memory, memory.slots) + 1)
+
+
+def _copy_slots(anchors: Float[Tensor, "c u p d"], slots: int) -> Float[Tensor, "c s p d"]:
+    """The first slots, zeros where there were none."""
+    there = min(slots, anchors.shape[1])
+    copied = anchors.new_empty(anchors.shape[0], slots, *anchors.shape[2:])
+    copied[:, :there] = anchors[:, :there]
+    copied[:, there:] = 0
+    return copied
 
 
 def count_slots(memory: AdaptiveState, most: int) -> int:
@@ -123,8 +161,9 @@ def compare(
     its share. The distance lets a shaken camera's background find itself in the next cell, at a
     price; `offset` is one and that price. Anchors that are owed do not count, unless all are.
     """
-    clips, slots, cells, width = memory.anchors.shape
-    product = torch.bmm(memory.anchors.reshape(clips, slots * cells, width), unit.mT)
+    anchors = memory.anchors_of(memory.slots)
+    clips, slots, cells, width = anchors.shape
+    product = torch.bmm(anchors.reshape(clips, slots * cells, width), unit.mT)
     cosine = product.view(clips, slots, cells, cells).mul_(memory.inverse[..., None])
     free = memory.free
     own = cosine.diagonal(dim1=2, dim2=3).masked_fill(free, -math.inf)
@@ -170,7 +209,7 @@ def learn(
     patience: float,
     drops: bool,
 ) -> AdaptiveState:
-    """The memory after a frame; its slots are written to.
+    """The memory after a frame; the slots it has are written to.
 
     A cell's most alike anchor becomes what was kept of the cell, or steps towards what was not, by
     one over its mass; what is like none of them is remembered as an anchor of its own.
@@ -182,6 +221,7 @@ def learn(
         drops: whether a cell may be full; then its oldest anchor goes, and the new one gets its
             mass.
     """
+    memory = _make_room(memory)
     kept, unkept = frame.kept, ~frame.kept
     nearest = own.max(dim=1)
     alike, arrived = nearest.values >= merge_similarity, unkept
@@ -231,9 +271,10 @@ def end_clips(
     least like the mean of all; where everything came out once, one comes again, so that no mass is
     lost; and nothing where there is no mass. `room` bounds what can be wanted.
     """
-    slots, cells = memory.anchors.shape[1:3]
+    slots, cells = memory.mass.shape[1:]
     used, mass = ~memory.free, memory.mass
-    unit = scale_tokens(memory.anchors, memory.inverse).flatten(1, 2)
+    anchors = memory.anchors_of(slots)
+    unit = scale_tokens(anchors, memory.inverse).flatten(1, 2)
     total = used.flatten(1).sum(dim=1)[:, None].clamp(min=1)
     mean = normalise(unit.sum(dim=1) / total)
     contrast = 1 - (unit @ mean[..., None])[..., 0]
@@ -246,7 +287,7 @@ def end_clips(
     index = ranked.indices[:, :room].masked_fill(~there, slots * cells).sort(dim=1).values
     index = index.clamp(max=slots * cells - 1)
     return PackedTokens(
-        tokens=take_rows(memory.anchors.flatten(1, 2), index).to(dtype),
+        tokens=take_rows(anchors.flatten(1, 2), index).to(dtype),
         frame=torch.zeros_like(index),
         cell=index % cells,
         mass=_hand_over(unit, (mass * used).flatten(1), index, there).float(),

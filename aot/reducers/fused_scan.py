@@ -48,7 +48,7 @@ def scan_fused(
     length, basis = frames.length, frames.unit
     weights = length.new_zeros(clips, slots, steps, cells)
     if not frames.opens:  # what the clips already know are vectors of the basis too
-        basis = torch.cat([scale_tokens(memory.anchors, memory.inverse), basis], dim=1)
+        basis = torch.cat([scale_tokens(memory.anchors_of(slots), memory.inverse), basis], dim=1)
         own = torch.eye(slots, device=length.device)[:, :, None]
         lengths = own * (1 / memory.inverse.clamp(min=_LEAST))[:, :, None]
         weights = torch.cat([lengths * (~memory.free)[:, :, None], weights], dim=2)
