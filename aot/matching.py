@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aot.clip_batch import AnchorState, Schedule, StepTokens
 from aot.config import AOTConfig
+from aot.kernels import runs_kernels
 from aot.transport import multiply_vector, scale_kernel
 
 #: The reference's guards against division by zero and against a cosine of exactly one.
@@ -162,6 +163,12 @@ def find_thinnest(best: Float[Tensor, "c k"], frame: LaterFrames) -> Bool[Tensor
 
     The quantile is interpolated linearly; tokens tied with it are not among them.
     """
+    if runs_kernels(best.device):
+        from aot.kernels import thinnest  # Triton is there now
+
+        if best.shape[1] <= thinnest.LARGEST_NUM_TOKENS:
+            columns = best, frame.sources, frame.edges, frame.between
+            return thinnest.find_thinnest(*columns, _TIE)
     rising = best.masked_fill(frame.absent, math.inf).sort(dim=1).values
     below, above = rising.gather(1, frame.edges).unbind(dim=1)
     quantile = torch.lerp(below, above, frame.between)

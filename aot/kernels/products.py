@@ -15,8 +15,8 @@ from torch import Tensor
 _SCALE = tl.constexpr(256.0)
 """Of vectors of length one, so that the lower halves of usual entries are not subnormal."""
 _ENTRIES = 4096
-_TILE = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 32}
-_WARPS, _STAGES = 8, 3
+_TILE = {"ROWS": 128, "COLUMNS": 64, "DEPTH": 32}
+_WARPS, _STAGES = 4, 3
 
 
 @triton.jit

@@ -12,8 +12,8 @@ from torch import Tensor
 
 LARGEST_NUM_ANCHORS = 4096
 """Anchors are held in registers, a row of the kernel at once."""
-_TILE_BYTES = 16384
-"""Of the kernel, worked on at once: 32 rows of 128 anchors in float32, in registers."""
+_TILE_BYTES = 32768
+"""Of the kernel, worked on at once: 64 rows of 128 anchors in float32, in registers."""
 #: As in the twin: denominators that no source reaches, and exponents that stay finite.
 _FLOOR, _LARGEST_SHIFT = tl.constexpr(1e-30), tl.constexpr(80.0)
 
@@ -28,6 +28,8 @@ def _scale(
     source_scaling,
     anchor_scaling,
     iterations,
+    unshifted,
+    weights,
     element_stride,
     source_stride,
     anchor_stride,
@@ -42,18 +44,22 @@ def _scale(
     """`r = u / (K c)`, then `c = v / (K^T r)`, until the mean change of `r` is below `tolerance`.
 
     `K` is read once an iteration: a tile of its rows gives their part of `r`, and with it at once
-    their part of `K^T r`. The `r` of the iteration before is made anew from the `c` before, on the
-    same tile, so that nothing passes between iterations but two rows of anchors in registers.
+    their part of `K^T r`. Between iterations `c` stays in registers; the unshifted `r` of the one
+    before, as the stop rule compares it, goes through memory: from one half of `unshifted` to the
+    other, so that no thread reads what another writes until all have come to the barrier.
     """
     element = tl.program_id(0)
+    half = tl.num_programs(0) * num_sources
     kernel += element.to(tl.int64) * element_stride
-    shift += element * num_sources
     source_marginal += element.to(tl.int64) * marginal_stride
+    shift += element * num_sources
     source_scaling += element * num_sources
+    unshifted += element * num_sources
+    weights += element * num_sources
+    anchor_marginal += element * num_anchors
     column = tl.arange(0, COLUMNS)
     is_anchor = column < num_anchors
-    v = tl.load(anchor_marginal + element * num_anchors + column, mask=is_anchor, other=0.0)
-    zero = v * 0.0
+    zero = tl.load(anchor_marginal + column, mask=is_anchor, other=0.0) * 0.0
 
     present = tl.sum(zero)
     for start in range(0, num_sources, ROWS):
@@ -61,35 +67,44 @@ def _scale(
         u = tl.load(source_marginal + row, mask=row < num_sources, other=0.0)
         present += tl.sum((u > 0).to(u.dtype))
     unit = 1.0 / tl.maximum(present, 1.0)
+    for start in range(0, num_sources, ROWS):
+        row = start + tl.arange(0, ROWS)
+        u = tl.load(source_marginal + row, mask=row < num_sources, other=0.0)
+        lift = tl.load(shift + row, mask=row < num_sources, other=0.0)
+        weight = tl.where(u > 0, unit * tl.exp(tl.minimum(lift, _LARGEST_SHIFT)), 0.0)
+        tl.store(weights + row, weight, mask=row < num_sources)
+        # As in the reference they start at one.
+        tl.store(unshifted + row, tl.where(u > 0, unit, 0.0), mask=row < num_sources)
+    tl.debug_barrier()
 
-    # Two values, not one with two names: Triton would take `before` for constant in the loop.
-    c, before = zero + 1.0, zero + 1.0
+    within = tl.arange(0, ROWS)[:, None] * source_stride + column[None, :] * anchor_stride
+    c = zero + 1.0
     done = 0
     active = done < max_iterations
     while active:
-        sums, change = zero, tl.sum(zero)
+        # Added up within threads; they come together once, after the last tile.
+        sums, change = tl.zeros((ROWS, COLUMNS), c.dtype), tl.zeros((ROWS,), c.dtype)
+        earlier, later = unshifted + (done % 2) * half, unshifted + ((done + 1) % 2) * half
         for start in range(0, num_sources, ROWS):
             row = start + tl.arange(0, ROWS)
             inside = row < num_sources
             tile = tl.load(
-                kernel + row[:, None] * source_stride + column[None, :] * anchor_stride,
+                kernel + start * source_stride + within,
                 mask=inside[:, None] & is_anchor[None, :],
                 other=0.0,
             )
             u = tl.load(source_marginal + row, mask=inside, other=0.0)
-            lift = tl.load(shift + row, mask=inside, other=0.0)
             r = u / tl.maximum(tl.sum(tile * c[None, :], 1), _FLOOR)
-            earlier = u / tl.maximum(tl.sum(tile * before[None, :], 1), _FLOOR)
-            weight = tl.where(u > 0, unit * tl.exp(tl.minimum(lift, _LARGEST_SHIFT)), 0.0)
-            # Unshifted, as the reference has them; they start at one.
-            earlier = tl.where(done == 0, tl.where(u > 0, unit, 0.0), earlier * weight)
-            change += tl.sum(tl.abs(r * weight - earlier))
-            sums += tl.sum(tile * r[:, None], 0)
+            sums += tile * r[:, None]
+            now = r * tl.load(weights + row, mask=inside, other=0.0)
+            change += tl.abs(now - tl.load(earlier + row, mask=inside, other=0.0))
+            tl.store(later + row, now, mask=inside)
             tl.store(source_scaling + row, r, mask=inside)
-        before = c
-        c = v / tl.maximum(sums, _FLOOR)
+        v = tl.load(anchor_marginal + column, mask=is_anchor, other=0.0)
+        c = v / tl.maximum(tl.sum(sums, 0), _FLOOR)
         done += 1
-        active = (change >= tolerance) & (done < max_iterations)
+        active = (tl.sum(change) >= tolerance) & (done < max_iterations)
+        tl.debug_barrier()
     tl.store(anchor_scaling + element * num_anchors + column, c, mask=is_anchor)
     tl.store(iterations + element, done)
 
@@ -118,6 +133,8 @@ def scale_kernel(
         source_marginal,
         anchor_marginal,
         *results,
+        kernel.new_empty(2, batch, num_sources),
+        kernel.new_empty(batch, num_sources),
         *kernel.stride(),
         source_marginal.stride(0),
         num_sources,
@@ -126,14 +143,19 @@ def scale_kernel(
         tolerance,
         ROWS=rows_at_once(columns, kernel.element_size()),
         COLUMNS=columns,
-        num_warps=8 if kernel.element_size() > 4 else 4,
+        num_warps=warps_for(kernel.element_size()),
     )
     return results
 
 
 def rows_at_once(columns: int, entry_bytes: int) -> int:
     """Rows of a tile, a power of two."""
-    return max(1, min(32, _TILE_BYTES // (columns * entry_bytes)))
+    return max(1, min(128, _TILE_BYTES // (columns * entry_bytes)))
+
+
+def warps_for(entry_bytes: int) -> int:
+    """As many as leave each thread the registers that its part of a tile takes."""
+    return 8 if entry_bytes > 4 else 16
 
 
 @scale_kernel.register_fake

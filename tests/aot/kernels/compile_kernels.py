@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from aot.kernels import attention, lengths, pooling, products, scan, sinkhorn
+from aot.kernels import attention, lengths, pooling, products, scan, sinkhorn, thinnest
 
 CAPABILITY = 90
 """Hopper's."""
@@ -66,20 +66,33 @@ def sinkhorn_variants() -> dict[str, dict]:
     numbers = dict.fromkeys((*strides, "num_sources", "num_anchors", "max_iterations"), "i32")
     columns = (
         "kernel", "shift", "source_marginal", "anchor_marginal", "source_scaling", "anchor_scaling",
+        "unshifted", "weights",
     )  # fmt: skip
     variants = {}
-    for size, width, warps in (
-        ("fp32", 128, 4),
-        ("fp32", 256, 4),
-        ("fp64", 128, 8),
-        ("fp64", 256, 8),
-    ):
+    for size, width in (("fp32", 128), ("fp32", 256), ("fp64", 128), ("fp64", 256), ("fp64", 1024)):
         types = dict.fromkeys(columns, f"*{size}") | numbers
         types |= {"iterations": "*i64", "tolerance": "fp32"}
         rows = sinkhorn.rows_at_once(width, int(size[2:]) // 8)
         constants = {"ROWS": rows, "COLUMNS": width}
-        variants[f"sinkhorn {size} {width}"] = measure(sinkhorn._scale, types, constants, warps)
+        variants[f"sinkhorn {size} {width}"] = measure(
+            sinkhorn._scale, types, constants, sinkhorn.warps_for(int(size[2:]) // 8)
+        )
     return variants
+
+
+def thinnest_variants() -> dict[str, dict]:
+    """Frames of 196 and of 729 tokens."""
+    types = dict.fromkeys(("best", "between"), "*fp64") | dict.fromkeys(
+        ("sources", "distinct"), "*u8"
+    )
+    strides = ("sources_stride", "edges_stride", "between_stride", "num_tokens")
+    types |= {"edges": "*i64", "tie": "fp32"} | dict.fromkeys(strides, "i32")
+    return {
+        f"thinnest {lanes}": measure(
+            thinnest._find_thinnest, types, {"LANES": lanes, "BLOCK": thinnest._ENTRIES // lanes}, 8
+        )
+        for lanes in (256, 1024)
+    }
 
 
 def scan_variants() -> dict[str, dict]:
@@ -161,4 +174,4 @@ def attention_variants() -> dict[str, dict]:
 
 if __name__ == "__main__":
     variants = sinkhorn_variants() | scan_variants() | product_variants() | attention_variants()
-    print(json.dumps(variants))
+    print(json.dumps(variants | thinnest_variants()))
