@@ -109,53 +109,64 @@ def match_frame(
     unrolled: int,
 ) -> Match:
     """Transport one frame of every clip onto the clip's anchors, as they are now."""
-    similarity = _cosine(frame, anchors)
-    share, settled = _shares(similarity, frame, targets, config, unrolled)
-    if config.keep_rule == "quantile":
-        distinct = find_thinnest(share.amax(dim=2), frame)
-    else:
-        distinct = frame.sources & _unexplained(share, similarity, frame, targets, config)
-    others = frame.sources ^ distinct
-    return Match(distinct, (share * others[:, :, None]).to(frame.tokens.dtype), settled)
-
-
-def _cosine(frame: LaterFrames, anchors: Float[Tensor, "c a d"]) -> Float[Tensor, "c k a"]:
-    exact = anchors.double()
-    norm = torch.linalg.vector_norm(exact, dim=2).clamp_(min=_NORM_FLOOR)
-    # Norms are divided out of the products, which are far smaller than the tokens.
-    product = torch.bmm(frame.tokens.double(), exact.mT).div_(frame.norm[:, :, None])
-    return product.div_(norm[:, None, :]).clamp_(-_COSINE_LIMIT, _COSINE_LIMIT)
-
-
-def _shares(
-    similarity: Float[Tensor, "c k a"],
-    frame: LaterFrames,
-    targets: Targets,
-    config: AOTConfig,
-    unrolled: int,
-) -> tuple[Float[Tensor, "c k a"], Bool[Tensor, " c"] | None]:
-    """What part of each source goes to each anchor: the plan with its rows scaled to one.
-
-    The source's scaling is common to a row, so it cancels.
-    """
-    score = similarity.masked_fill(targets.unreachable, -math.inf)
-    nearest = score.amax(dim=2)
+    similarity, nearest, kernel = sharpen(frame, anchors, targets)
     # The cost is taken from its minimum over the whole frame (reference): the stop rule of the
     # scaling looks at absolute values.
     most_alike = nearest.masked_fill(frame.absent, -2.0).amax(dim=1)
-    sharpness = frame.sharpness[:, None]
-    kernel = score.sub_(nearest[:, :, None]).mul_(sharpness[:, :, None]).exp_()
     scaling = scale_kernel(
         kernel,
-        (most_alike[:, None] - nearest) * sharpness,
+        (most_alike[:, None] - nearest) * frame.sharpness[:, None],
         frame.marginal,
         targets.marginal,
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
         unrolled=unrolled,
     )
-    plan = kernel.mul_(scaling.anchor[:, None, :])
-    return plan.div_(plan.sum(dim=2, keepdim=True).clamp_(min=1e-30)), scaling.settled
+    share, best = give_shares(kernel, scaling.anchor)
+    if config.keep_rule == "quantile":
+        distinct = find_thinnest(best, frame)
+    else:
+        distinct = frame.sources & _unexplained(best, similarity, frame, targets, config)
+    others = frame.sources ^ distinct
+    return Match(distinct, (share * others[:, :, None]).to(frame.tokens.dtype), scaling.settled)
+
+
+def sharpen(
+    frame: LaterFrames, anchors: Float[Tensor, "c a d"], targets: Targets
+) -> tuple[Float[Tensor, "c k a"], Float[Tensor, "c k"], Float[Tensor, "c k a"]]:
+    """Cosines of tokens and anchors, each token's highest, and the kernel of its transport, of
+    which every row's largest entry is one.
+    """
+    exact = anchors.double()
+    norm = torch.linalg.vector_norm(exact, dim=2).clamp_(min=_NORM_FLOOR)
+    # Norms are divided out of the products, which are far smaller than the tokens.
+    product = torch.bmm(frame.tokens.double(), exact.mT)
+    if runs_kernels(product.device):
+        from aot.kernels import shares  # Triton is there now
+
+        columns = product, frame.norm, norm, targets.count, frame.sharpness
+        return shares.sharpen(*columns, _COSINE_LIMIT)
+    similarity = product.div_(frame.norm[:, :, None]).div_(norm[:, None, :])
+    similarity.clamp_(-_COSINE_LIMIT, _COSINE_LIMIT)
+    score = similarity.masked_fill(targets.unreachable, -math.inf)
+    nearest = score.amax(dim=2)
+    kernel = score.sub_(nearest[:, :, None]).mul_(frame.sharpness[:, None, None]).exp_()
+    return similarity, nearest, kernel
+
+
+def give_shares(
+    kernel: Float[Tensor, "c k a"], anchor_scaling: Float[Tensor, "c a"]
+) -> tuple[Float[Tensor, "c k a"], Float[Tensor, "c k"]]:
+    """What part of each source goes to each anchor: the plan with its rows scaled to one; and
+    each one's largest part. The source's scaling is common to a row, so it cancels.
+    """
+    if runs_kernels(kernel.device):
+        from aot.kernels import shares
+
+        return shares.give_shares(kernel, anchor_scaling)
+    plan = kernel.mul_(anchor_scaling[:, None, :])
+    share = plan.div_(plan.sum(dim=2, keepdim=True).clamp_(min=1e-30))
+    return share, share.amax(dim=2)
 
 
 def find_thinnest(best: Float[Tensor, "c k"], frame: LaterFrames) -> Bool[Tensor, "c k"]:
@@ -176,7 +187,7 @@ def find_thinnest(best: Float[Tensor, "c k"], frame: LaterFrames) -> Bool[Tensor
 
 
 def _unexplained(
-    share: Float[Tensor, "c k a"],
+    best: Float[Tensor, "c k"],
     similarity: Float[Tensor, "c k a"],
     frame: LaterFrames,
     targets: Targets,
@@ -195,7 +206,7 @@ def _unexplained(
         nearest = similarity.masked_fill(targets.unreachable, -1.0).amax(dim=2)
         return 1 - nearest > config.keep_threshold
     count = targets.count[:, None]
-    gain = (share.amax(dim=2) * count).clamp_(min=_SUM_FLOOR).log() / frame.sharpness[:, None]
+    gain = (best * count).clamp_(min=_SUM_FLOOR).log() / frame.sharpness[:, None]
     return gain < config.keep_threshold * (1 - multiply_vector(similarity, targets.marginal))
 
 

@@ -16,7 +16,7 @@ _SCALE = tl.constexpr(256.0)
 """Of vectors of length one, so that the lower halves of usual entries are not subnormal."""
 _ENTRIES = 4096
 _TILE = {"ROWS": 128, "COLUMNS": 64, "DEPTH": 32}
-_WARPS, _STAGES = 4, 3
+_STAGES = 3
 
 
 @triton.jit
@@ -131,11 +131,17 @@ def multiply_halves(high: Tensor, low: Tensor, steps: int) -> Tensor:
     clips, basis, cells, width = high.shape
     rows, columns = (triton.cdiv(gram.shape[side], _TILE[name]) for side, name in _SIDES)
     launch: Any = _multiply[(rows, columns, clips)]
+    even = width % _TILE["DEPTH"] == 0
     launch(
-        high, low, gram, width, BASIS=basis, STEPS=steps, CELLS=cells,
-        EVEN=width % _TILE["DEPTH"] == 0, **_TILE, num_warps=_WARPS, num_stages=_STAGES,
+        high, low, gram, width, BASIS=basis, STEPS=steps, CELLS=cells, EVEN=even, **_TILE,
+        num_warps=warps_for(even=even), num_stages=_STAGES,
     )  # fmt: skip
     return gram
+
+
+def warps_for(*, even: bool) -> int:
+    """Of a tile; what is loaded by a mask takes registers that more threads have."""
+    return 4 if even else 8
 
 
 _SIDES = ((1, "ROWS"), (2, "COLUMNS"))

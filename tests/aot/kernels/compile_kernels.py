@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from aot.kernels import attention, lengths, pooling, products, scan, sinkhorn, thinnest
+from aot.kernels import attention, lengths, pooling, products, scan, shares, sinkhorn, thinnest
 
 CAPABILITY = 90
 """Hopper's."""
@@ -24,7 +24,7 @@ CAPABILITY = 90
 def measure(
     kernel: Any,
     types: dict[str, str],
-    constants: dict[str, int],
+    constants: Mapping[str, float],
     warps: int,
     stages: int = 3,
     aligned_numbers: Collection[str] = (),
@@ -37,7 +37,7 @@ def measure(
         for place, name in enumerate(names)
         if signature[name].startswith("*") or name in aligned_numbers
     }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=dict(constants), attrs=aligned)
     target = GPUTarget("cuda", CAPABILITY, 32)
     compiled = triton.compile(
         source, target=target, options={"num_warps": warps, "num_stages": stages}
@@ -78,6 +78,24 @@ def sinkhorn_variants() -> dict[str, dict]:
             sinkhorn._scale, types, constants, sinkhorn.warps_for(int(size[2:]) // 8)
         )
     return variants
+
+
+def shares_variants() -> dict[str, dict]:
+    """Frames of 196 and of 729 anchors."""
+    doubles = (
+        "product", "norm", "anchor_norm", "sharpness", "similarity", "nearest", "kernel",
+        "anchor_scaling", "share", "best",
+    )  # fmt: skip
+    strides = ("norm_stride", "sharpness_stride", "num_tokens", "num_anchors")
+    types = dict.fromkeys(doubles, "*fp64") | dict.fromkeys(strides, "i32")
+    types |= {"count": "*i64"}
+    return {
+        f"{kernel.__name__} {width}": measure(
+            kernel, types, constants | {"COLUMNS": width}, width // 128
+        )
+        for kernel, constants in ((shares._sharpen, {"LIMIT": 0.999}), (shares._give_shares, {}))
+        for width in (256, 1024)
+    }
 
 
 def thinnest_variants() -> dict[str, dict]:
@@ -132,7 +150,7 @@ def product_variants() -> dict[str, dict]:
     for cells, basis, even in ((196, 8, True), (729, 16, True), (196, 8, False)):
         sizes = {"BASIS": basis, "CELLS": cells}
         tile = {"STEPS": 8, "EVEN": even, **products._TILE}
-        how = products._WARPS, products._STAGES
+        how = products.warps_for(even=even), products._STAGES
         name = f"{cells} cells, basis {basis}, even {even}"
         variants[f"multiply {name}"] = measure(
             products._multiply, types, sizes | tile, *how, {"width"} if even else ()
@@ -174,4 +192,4 @@ def attention_variants() -> dict[str, dict]:
 
 if __name__ == "__main__":
     variants = sinkhorn_variants() | scan_variants() | product_variants() | attention_variants()
-    print(json.dumps(variants | thinnest_variants()))
+    print(json.dumps(variants | shares_variants() | thinnest_variants()))

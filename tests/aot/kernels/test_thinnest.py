@@ -41,10 +41,12 @@ def test_the_kernel_finds_what_the_sort_finds(monkeypatch, fraction, tied):
     if tied == "nearly":  # further apart than ties are, and closer
         best = best * (1 + torch.rand(CLIPS, TOKENS, dtype=torch.float64).sub(0.5) * 4e-8)
         best[:, ::2] *= 1 + 1e-11
+    found = 0
     for step in range(2):
         frame = frames.at(step)
         expected = find_thinnest(best, frame)
         monkeypatch.setattr(matching, "runs_kernels", lambda device: True)
         assert torch.equal(find_thinnest(best, frame), expected)
         monkeypatch.undo()
-    assert fraction in (0.0, 1.0) or tied or expected.any()
+        found += int(expected.sum())
+    assert found or tied is True or fraction == 0
