@@ -5,7 +5,8 @@
         proxy.cut("reset")           # once, for those that are open
 
 Faults that last: `stall` (bytes are taken and kept), `trickle` (a byte at a time), `refuse` (new
-connections are closed at once), `mute` (accepted, and nothing is ever forwarded). Cuts: `close`
+connections are closed at once), `mute` (accepted, and nothing is ever forwarded), `deaf` (what the
+server says is lost). Cuts: `close`
 (FIN both ways), `reset` (RST), `half` (FIN to the client alone, the other way stays).
 """
 
@@ -17,7 +18,7 @@ import time
 from contextlib import suppress
 from typing import Literal
 
-Fault = Literal["none", "stall", "trickle", "refuse", "mute"]
+Fault = Literal["none", "stall", "trickle", "refuse", "mute", "deaf"]
 Cut = Literal["close", "reset", "half"]
 
 POLL_S = 0.02
@@ -84,15 +85,22 @@ class FaultProxy:
             if self.fault == "refuse":
                 client.close()
                 continue
-            server = socket.create_connection(self._target)
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:  # nobody there: as a client without a proxy would see it
+                client.close()
+                continue
             with self._lock:
                 self._pairs.append((client, server))
             for ends in ((client, server), (server, client)):
-                thread = threading.Thread(target=self._forward, args=ends, daemon=True)
+                to_server = ends[1] is server
+                thread = threading.Thread(
+                    target=self._forward, args=(*ends, to_server), daemon=True
+                )
                 thread.start()
                 self._threads.append(thread)
 
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, to_server: bool) -> None:
         with source:
             try:
                 while not self._closing.is_set():
@@ -106,6 +114,8 @@ class FaultProxy:
                     data = source.recv(size)
                     if not data:
                         break
+                    if self.fault == "deaf" and not to_server:
+                        continue
                     time.sleep(POLL_S if self.fault == "trickle" else self.delay_s)
                     sink.sendall(data)
             except (OSError, ValueError):
