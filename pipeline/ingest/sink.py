@@ -18,7 +18,7 @@ from pipeline.ingest.identity import (
     require_same_source,
 )
 from pipeline.ingest.lease import new_writer, take_lease
-from pipeline.ingest.outbox import Outbox
+from pipeline.ingest.outbox import AWAY, Outbox
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.retention import Retention, RetentionRules
 from pipeline.store.spool import SpoolRules
@@ -183,7 +183,8 @@ class StoreSink:
     def put_open(self, clip: CompressedClip) -> int:
         """Show a live stream's open clip; see `LiveSink.put_open`.
 
-        A store that is away is not waited for: the clip itself comes soon, and waits.
+        A store that is away, or takes nothing, is not waited for: the clip itself comes soon, and
+        waits.
         """
         stream = self._stream
         if self._outbox is not None and self._outbox.is_away:
@@ -196,7 +197,7 @@ class StoreSink:
                 ),
                 limit_s=0.0,
             )
-        except StoreUnavailable as error:
+        except AWAY as error:
             logger.info("%s: the open clip is not shown: %s", clip.stream_id, error)
             return 0
 

@@ -37,6 +37,48 @@ def test_a_thing_that_comes_moves_and_goes_is_seen():
     assert seen == [False] * 4
 
 
+def test_an_edge_that_trembles_in_one_block_is_held_and_a_clear_change_there_is_not():
+    rng, cell = np.random.default_rng(6), SIDE // StillnessRule().cells
+    gate = StillnessGate()
+
+    def look(light):
+        frame = scene(rng, noise=0.0).astype(np.float32)
+        frame[:cell, :cell] += light
+        return gate.is_still(frame.clip(0, 255).astype(np.uint8))
+
+    seen = [look(light) for light in (0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0, 5.0, 30.0, 33.0)]
+
+    assert [at for at, still in enumerate(seen) if not still] == [0, 8]
+
+
+def test_what_comes_in_the_first_seconds_is_no_noise():
+    gate, rng = StillnessGate(), np.random.default_rng(7)
+    items = [None, (10, 10), (10, 30), (40, 60), None, (60, 20), (20, 60), None]
+
+    assert not any(gate.is_still(scene(rng, item=item)) for item in items)
+
+
+def test_a_colour_that_changes_at_the_same_lightness_is_seen():
+    gate = StillnessGate()
+    gray = np.full((SIDE, SIDE, 3), 120, np.uint8)
+    red = gray.copy()
+    red[20:40, 20:40] = (220, 77, 98)  # of the same luma
+    for _ in range(6):
+        gate.is_still(gray)
+
+    assert [gate.is_still(frame) for frame in (gray, red, red, gray)] == [True, False, True, False]
+
+
+def test_light_that_jumps_all_over_does_not_hide_what_comes_with_it():
+    gate, rng = StillnessGate(), np.random.default_rng(8)
+    lights = [0.0, 5.0, 1.0, 6.0, 2.0, 5.0, 0.0, 4.0]
+    for light in lights:
+        gate.is_still(scene(rng, light=light))
+
+    assert gate.is_still(scene(rng, light=4.0))
+    assert not gate.is_still(scene(rng, light=4.0, item=(30, 30)))
+
+
 def test_a_thing_that_stays_is_held():
     gate, rng = StillnessGate(), np.random.default_rng(2)
     for _ in range(20):
@@ -73,7 +115,7 @@ def test_a_restart_forgets_the_picture():
 
 
 @pytest.mark.parametrize("shape", [(96, 96, 3), (100, 50, 3), (10, 7, 3)])
-def test_cells_are_means_of_luma(shape):
+def test_cells_are_mean_colours(shape):
     gray = np.full(shape, 77, np.uint8)
 
     np.testing.assert_allclose(average_cells(gray, 24), 77.0, rtol=1e-5)
