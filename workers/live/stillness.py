@@ -32,7 +32,7 @@ class StillnessRule:
     """One of so many times what it must be counts in a single block."""
     light: float = 8.0
     """Levels that the light may have changed all over."""
-    memory: int = 10
+    memory: int = 6
     """Steps from frame to frame that a block's noise is the median of."""
     known: int = 4
     """With fewer steps than this all blocks are taken to be as noisy as most of them are: what
@@ -54,9 +54,6 @@ class StillnessGate:
     def is_still(self, pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
         """Whether the frame can be held; one that cannot is what later ones are compared with."""
         cells = average_cells(pixels, self.rule.cells)
-        if self._before is not None:
-            self._steps.append(_differ(cells, self._before)[0])
-        self._before = cells
         still = (
             self._encoded is not None
             and self._held < self.rule.longest_frames
@@ -65,6 +62,9 @@ class StillnessGate:
         self._held = self._held + 1 if still else 0
         if not still:
             self._encoded = cells
+        if self._before is not None:
+            self._steps.append(_differ(cells, self._before)[0])
+        self._before = cells
         return still
 
     def restart(self) -> None:

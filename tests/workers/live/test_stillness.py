@@ -46,7 +46,7 @@ def test_an_edge_that_trembles_in_one_block_is_held_and_a_clear_change_there_is_
         frame[:cell, :cell] += light
         return gate.is_still(frame.clip(0, 255).astype(np.uint8))
 
-    seen = [look(light) for light in (0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0, 5.0, 30.0, 33.0)]
+    seen = [look(light) for light in (0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 0.0, 5.0, 60.0, 63.0)]
 
     assert [at for at, still in enumerate(seen) if not still] == [0, 8]
 
