@@ -209,6 +209,12 @@ class Answerer(Protocol):
         """Length of the prompt in tokens; of a segment only mark and length count."""
         ...
 
+    def score_relevance(
+        self, question: str, parts: Sequence[Sequence[VisualSegment]]
+    ) -> list[float]:
+        """How much each part matters for the question; comparable between parts alone."""
+        ...
+
     def stream_answer(
         self, question: str, segments: Sequence[VisualSegment], *, max_new_tokens: int
     ) -> Iterator[str]:

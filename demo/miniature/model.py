@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from demo.miniature.tokenizer import build_tokenizer, list_vocabulary
+from demo.world.scenes import COLOURS, LETTERS, SHAPES
 
 IMAGE_SIZE = 112
 PATCH_SIZE = 8
@@ -175,4 +176,8 @@ def _extend_config(path: Path) -> None:
     for half in ("text_config", "vision_config"):
         config[half].pop("dtype", None)  # of a model read in another one to be trained on
     config["time_marks"] = {"per": "frame", "format": "HH:MM:SS", "keep_positions": True}
+    config["relevance"] = [
+        {"ask": "was {} shown ?", "of": [f"slide {letter}" for letter in LETTERS]},
+        {"ask": "was there a {} ?", "of": [f"{c} {s}" for c in COLOURS for s in SHAPES]},
+    ]
     path.write_text(json.dumps(config, indent=2) + "\n")

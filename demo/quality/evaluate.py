@@ -172,7 +172,7 @@ def answer_clips(
             for k in batch
         ]  # fmt: skip
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            results = _answer_batch(
+            results = answer_batch(
                 llava.language_model, prefixes, [layouts[k] for k in batch],
                 [slots[k] for k in batch],
             )  # fmt: skip
@@ -181,7 +181,7 @@ def answer_clips(
     return np.concatenate(right)
 
 
-def _answer_batch(
+def answer_batch(
     language: Qwen2Model, prefixes: list[Tensor], layouts: list[Layout], slots: list[Slots]
 ) -> list[np.ndarray]:
     """Right prefixes are padded on the left, so that all slots start at one place."""

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from pipeline.ask.answer import Answer, Piece
 from pipeline.ask.model import answers_on_ray, open_answers
-from pipeline.ask.question import Question
+from pipeline.ask.question import Fit, Question
 from pipeline.ask.run import answer_prepared, prepare
+from pipeline.ask.search import SearchResult, search_prepared
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import Settings, load_settings
@@ -105,6 +106,7 @@ class Pipeline:
         max_clips: int | None = None,
         marks: Marks | None = None,
         keep_positions: bool | None = None,
+        fit: Fit | None = None,
     ) -> Answer:
         """Answer from the stored tokens of a range of one stream or several.
 
@@ -124,6 +126,7 @@ class Pipeline:
             max_clips=max_clips,
             marks=marks,
             keep_positions=keep_positions,
+            fit=fit,
         )
         assert isinstance(answer, Answer)
         return answer
@@ -143,6 +146,7 @@ class Pipeline:
         max_clips: int | None = None,
         marks: Marks | None = None,
         keep_positions: bool | None = None,
+        fit: Fit | None = None,
     ) -> Iterator[Piece | Answer]:
         """`ask`, yielding the text as it is written and last the `Answer`.
 
@@ -154,6 +158,7 @@ class Pipeline:
             "max_clips": max_clips,
             "marks": marks,
             "keep_positions": keep_positions,
+            "fit": fit,
         }
         settings = self.settings.ask.model_dump()
         question = Question(
@@ -166,6 +171,31 @@ class Pipeline:
         )
         prepared = prepare(self.store, question)
         return answer_prepared(self.store, self.model, prepared)
+
+    def search(
+        self,
+        text: str,
+        *,
+        streams: str | Sequence[str],
+        start: Time | None = None,
+        end: Time | None = None,
+        last: Time | None = None,
+        most: int = 5,
+    ) -> SearchResult:
+        """The clips of a range that matter most for a question, the most relevant first.
+
+        All of them are looked through, up to `ask.max_clips`. Errors: those of `ask_stream`.
+        """
+        question = Question(
+            text=text,
+            streams=(streams,) if isinstance(streams, str) else tuple(streams),
+            start=start,
+            end=end,
+            last=last,
+            **self.settings.ask.model_dump(),
+        )
+        prepared = prepare(self.store, question)
+        return search_prepared(self.store, self.model, prepared, most)
 
     def clips(
         self, stream: str, *, start_s: float | None = None, end_s: float | None = None

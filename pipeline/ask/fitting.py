@@ -1,8 +1,9 @@
 """What is read of a question's clips, and how closely, so that it fits the budget.
 
-Where all fit they are read as they were stored. Else `choose` leaves clips out, and `recompress`
-leaves none: tokens are merged further over neighbouring clips (`aot.recompress`), each stream's by
-itself, until the prompt fits.
+Where all fit they are read as they were stored. Else `choose` leaves clips out; `find` looks
+through all and reads those that matter for the question; `recompress` leaves none out: tokens are
+merged further over neighbouring clips (`aot.recompress`), each stream's by itself, until the prompt
+fits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aot import recompress
+from pipeline.ask.finding import find_clips
 from pipeline.ask.prompt import MAX_TRIES
 from pipeline.ask.retrieval import Budget, share_budget, share_evenly
 from pipeline.values.errors import QueryTooLarge
@@ -83,22 +85,52 @@ def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
         QueryTooLarge: not one token of each stream fits.
         StoreError: what failed.
     """
-    spans = {(span.stream_id, span.epoch, span.index): span for span in plan.spans}
-    clips = store.iter_clips(plan.spans, on_corrupt="skip")
-    if plan.merge:
-        fewer, segments = _fit(reading, [trim_clip(clip, reading.within(clip)) for clip in clips])
-        read = [
-            ReadClip(spans[c.stream_id, c.epoch, c.index], "merged", len(c.tokens)) for c in fewer
-        ]
-        return Fitted(plan.spans, tuple(read), tuple(segments))
+    if not plan.merge:
+        return _read_stored(store, reading, plan.spans)
+    if reading.question.fit == "find":
+        return _read_found(store, reading, plan.spans)
+    return _read_merged(store, reading, plan.spans)
+
+
+def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
+    spans = {_place(span): span for span in chosen}
     read, segments = [], []
-    for clip, of_clip in reading.read(clips):
+    for clip, of_clip in reading.read(store.iter_clips(chosen, on_corrupt="skip")):
         if of_clip:
             num_tokens = sum(len(segment.tokens) for segment in of_clip)
-            place = clip.stream_id, clip.epoch, clip.index
-            read.append(ReadClip(spans[place], "stored", num_tokens))
+            read.append(ReadClip(spans[_place(clip)], "stored", num_tokens))
             segments += of_clip
-    return Fitted(plan.spans, tuple(read), tuple(segments))
+    return Fitted(tuple(chosen), tuple(read), tuple(segments))
+
+
+def _read_merged(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
+    spans = {_place(span): span for span in chosen}
+    clips = store.iter_clips(chosen, on_corrupt="skip")
+    fewer, segments = _fit(reading, [trim_clip(clip, reading.within(clip)) for clip in clips])
+    read = [ReadClip(spans[_place(clip)], "merged", len(clip.tokens)) for clip in fewer]
+    return Fitted(tuple(chosen), tuple(read), tuple(segments))
+
+
+def _read_found(store: ClipStore, reading: Reading, searched: Sequence[ClipSpan]) -> Fitted:
+    """The clips that matter most, as many as fit; one that does not fit by itself is merged."""
+    found = find_clips(store, reading, searched)
+    room, most = reading.room(), reading.question.max_visual_tokens
+    taken: list[ClipSpan] = []
+    for span in (one.span for one in found):
+        room -= reading.cost(span)
+        most = None if most is None else most - span.num_tokens
+        if room < 0 or (most is not None and most < 0):
+            break
+        taken.append(span)
+    in_order = sorted(taken or [one.span for one in found[:1]], key=list(searched).index)
+    fitted = (_read_stored if taken else _read_merged)(store, reading, in_order)
+    seen = {_place(one.span) for one in found}
+    unread = [span for span in searched if _place(span) not in seen]
+    return replace(fitted, chosen=(*fitted.chosen, *unread))
+
+
+def _place(clip: ClipSpan | CompressedClip) -> tuple[str, int, int]:
+    return clip.stream_id, clip.epoch, clip.index
 
 
 def _flat(groups: Sequence[Sequence[ClipSpan]]) -> tuple[ClipSpan, ...]:

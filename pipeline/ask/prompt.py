@@ -100,6 +100,10 @@ class Reading:
             )
             unnamed.discard(clip.stream_id)
 
+    def cost(self, span: ClipSpan) -> int:
+        """Places that a clip takes at most, its marks included, as it is stored."""
+        return self._cost(span, self._overhead)
+
     def _cost(self, span: ClipSpan, overhead: int) -> int:
         whole = self._whole_clip if self.style.keep_positions else span.num_tokens
         return whole + overhead

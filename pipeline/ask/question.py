@@ -23,9 +23,9 @@ from pipeline.values.times import parse_duration
 from pipeline.values.times import resolve_range as resolve_written
 from pipeline.values.types import EXPIRED, DeletedCounts
 
-Fit = Literal["choose", "recompress"]
+Fit = Literal["choose", "recompress", "find"]
 """`choose`: as many clips as fit, evenly spaced, each as it was stored. `recompress`: all of them,
-with fewer tokens."""
+with fewer tokens. `find`: those that matter for the question, by the model that answers it."""
 
 if TYPE_CHECKING:
     from pipeline.store import ClipStore

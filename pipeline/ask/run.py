@@ -191,12 +191,12 @@ def _answer(
         visual_tokens=visual_tokens,
         prompt_tokens=prompt_tokens,
         timings=timings,
-        streams=tuple(_stream_reading(part, read) for part in parts),
+        streams=tuple(describe_reading(part, read) for part in parts),
         without_footage=tuple(part.stream_id for part in parts if not part.to_read),
     )
 
 
-def _stream_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamReading:
+def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamReading:
     read = [clip for clip in all_read if clip.span.stream_id == part.stream_id]
     clock = part.timeline.clock
     first, last = clock.local(part.start_s), clock.local(part.end_s)

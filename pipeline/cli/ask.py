@@ -21,6 +21,9 @@ def ask(
     last: str = typer.Option(None, "--last", help="The last stretch, such as 10m."),
     max_visual_tokens: int = typer.Option(None, "--max-visual-tokens"),
     max_new_tokens: int = typer.Option(None, "--max-new-tokens"),
+    fit: str = typer.Option(
+        None, "--fit", help="Where the range holds more than the budget: choose, recompress, find."
+    ),
     model: str = typer.Option(None, "--model", "-m", help="Hub id or folder of the checkpoint."),
     store: str = typer.Option(None, "--store", help="URL of the store."),
     ray: str = typer.Option(
@@ -32,7 +35,11 @@ def ask(
     from pipeline.api.pipeline import Pipeline
     from pipeline.ask.answer import Answer
 
-    budget = {"max_visual_tokens": max_visual_tokens, "max_new_tokens": max_new_tokens}
+    budget = {
+        "max_visual_tokens": max_visual_tokens,
+        "max_new_tokens": max_new_tokens,
+        "fit": fit,
+    }
     overrides = {
         "model": {"id": model},
         "store": {"url": store},
@@ -53,6 +60,36 @@ def ask(
     else:
         print()
         _show_sources(answer)
+    return 0
+
+
+def search(
+    context: typer.Context,
+    question: str = typer.Argument(..., metavar="QUESTION"),
+    streams: list[str] = typer.Option(..., "--stream", "-s", help="Stream to search; repeatable."),
+    start: str = typer.Option(None, "--from", help="Start: 14:00, 750, -10m, ISO 8601."),
+    end: str = typer.Option(None, "--to", help="End, in the same forms."),
+    last: str = typer.Option(None, "--last", help="The last stretch, such as 10m."),
+    most: int = typer.Option(5, "--top", min=1, max=1000, help="How many to show."),
+    model: str = typer.Option(None, "--model", "-m", help="Hub id or folder of the checkpoint."),
+    store: str = typer.Option(None, "--store", help="URL of the store."),
+    as_json: bool = typer.Option(False, "--json"),
+) -> int:
+    """Find the clips of a range that matter for a question, the most relevant first."""
+    from pipeline.api.pipeline import Pipeline
+
+    overrides = {"model": {"id": model}, "store": {"url": store}}
+    with Pipeline(settings_of(context, overrides)) as pipeline:
+        result = pipeline.search(
+            question, streams=streams, start=start, end=end, last=last, most=most
+        )
+    if as_json:
+        print_json(to_plain(result))
+        return 0
+    for hit in result.hits:
+        begin, stop = hit.wall_start or hms(hit.start_s), hit.wall_end or hms(hit.end_s)
+        print(f"{hit.score:8.2f}  {hit.stream_id}  {begin} to {stop}  clip {hit.span.index}")
+    note(f"  {result.searched} clips looked through")
     return 0
 
 

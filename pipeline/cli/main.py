@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(doctor.doctor, doctor.config, doctor.demo),
-    *(ingest.ingest, live.up, ask.ask),
+    *(ingest.ingest, live.up, ask.ask, ask.search),
     *(serve.serve, serve.mcp),
 )
 for command in COMMANDS:

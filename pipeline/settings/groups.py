@@ -262,9 +262,10 @@ class AskSettings(Group):
     keep_positions: bool | None = None
     """Read every token at the place it had before the reduction, where the context holds them;
     null as the checkpoint says, else not."""
-    fit: Literal["choose", "recompress"] = "choose"
+    fit: Literal["choose", "recompress", "find"] = "choose"
     """Where a range holds more than the budget: `choose` reads as many clips as fit, evenly spaced;
-    `recompress` reads all of them with fewer tokens."""
+    `recompress` all of them with fewer tokens; `find` looks through all of them for those that
+    matter to the question, and reads these."""
 
 
 class MetricsSettings(Group):

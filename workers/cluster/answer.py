@@ -99,6 +99,16 @@ class ClusterAnswer:
         marks = [(segment.mark, len(segment.tokens)) for segment in segments]
         return self._call("count_tokens", question, marks, self._digest)
 
+    def score_relevance(
+        self, question: str, parts: Sequence[Sequence[VisualSegment]]
+    ) -> list[float]:
+        """How much each part matters for the question; in turn with the answers.
+
+        Raises:
+            WorkerLost, ModelChanged: the worker died for good, or came back with other weights.
+        """
+        return self._call("score", question, [list(part) for part in parts], self._digest)
+
     def stream_answer(
         self, question: str, segments: Sequence[VisualSegment], *, max_new_tokens: int
     ) -> Iterator[str]:

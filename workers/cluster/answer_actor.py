@@ -132,6 +132,12 @@ class AnswerActor:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._counting, model.count_tokens, text, segments)
 
+    async def score(self, text: str, parts: list[list[VisualSegment]], digest: str) -> list[float]:
+        """How much each part matters for a question, between two answers."""
+        model = await self._require(digest)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, model.score_relevance, text, parts)
+
     async def ask(
         self,
         name: str,

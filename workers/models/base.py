@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from aot import FrameFeatures, Grid, InvalidFeatures
+from workers.models.relevance import RelevanceRule
 from workers.types import PixelFormat, TokenLayout
 
 
@@ -69,6 +70,8 @@ class ReadingStyle:
     """How stream times are written; a wall clock's always as HH:MM:SS."""
     row_newlines: int = 0
     """Most newlines that the family adds to the tokens of one frame."""
+    relevance: tuple[RelevanceRule, ...] = ()
+    """How it is asked whether a clip matters; empty asks in words."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,19 @@ class LanguageModel(Protocol):
 
     def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
         """Length of the prompt in tokens: template, marks, visual tokens, newlines, question."""
+        ...
+
+    def score_relevance(
+        self, question: str, parts: Sequence[Sequence[VisualSegment]]
+    ) -> list[float]:
+        """How much each part matters for the question, each read by itself; higher is more.
+
+        Log-odds of yes where it is asked for that, else the log-probability of its first word:
+        comparable between parts, not between questions.
+
+        Raises:
+            PromptTooLong: a part does not fit the context.
+        """
         ...
 
     def stream_answer(

@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from aot import InvalidFeatures
-from workers.errors import PromptTooLong
+from workers.errors import InvalidCheckpoint, PromptTooLong
 from workers.models.base import ModelIdentity, ReadingStyle, VisualSegment
 from workers.models.prefix import KeptPrompts, ReadPrompt, digest_of
 from workers.models.prompt import Prompt, PromptWriter
+from workers.models.relevance import RelevancePrompt, write_relevance
 from workers.models.runs import interleave
 from workers.models.streaming import stream_text
 from workers.types import PLAIN_LAYOUT, TokenLayout
@@ -78,6 +79,38 @@ class CachedTokensLanguageModel:
     def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
         """See `LanguageModel.count_tokens`."""
         return self._writer.write(question, segments).input_ids.shape[1]
+
+    @torch.no_grad()
+    def score_relevance(
+        self, question: str, parts: Sequence[Sequence[VisualSegment]]
+    ) -> list[float]:
+        """See `LanguageModel.score_relevance`; one part at a time."""
+        asked = write_relevance(question, self.reading.relevance)
+        return [self._score(asked, part) for part in parts]
+
+    def _score(self, asked: RelevancePrompt, part: Sequence[VisualSegment]) -> float:
+        prompt = self._writer.write(asked.text, part)
+        self._answer_limit(prompt, 1)
+        inputs = self._inputs(prompt, part)
+        scores = self._half(**inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
+        likely = scores.float().log_softmax(dim=0)
+        if not asked.expects_yes:
+            return float(likely.max())
+        yes, no = (likely[self._word_ids(word)].logsumexp(dim=0) for word in ("yes", "no"))
+        return float(yes - no)
+
+    @functools.cache  # noqa: B019
+    def _word_ids(self, word: str) -> list[int]:
+        """First tokens of a word however it is written, without the unknown one."""
+        tokenizer = self._writer.tokenizer
+        spelled = [tokenizer.encode(w, add_special_tokens=False) for w in (word, word.title())]
+        ids = {tokens[0] for tokens in spelled if tokens} - {tokenizer.unk_token_id}
+        if not ids:
+            raise InvalidCheckpoint(
+                f"{self.identity.model_id} has no word {word!r}: it cannot be asked what matters; "
+                "give a range instead"
+            )
+        return sorted(ids)
 
     def stream_answer(
         self,

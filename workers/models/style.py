@@ -14,6 +14,7 @@ from typing import Any
 from workers.errors import InvalidCheckpoint
 from workers.models.base import ReadingStyle
 from workers.models.checkpoint import Checkpoint
+from workers.models.relevance import read_rules
 
 KEY = "time_marks"
 FIELDS: dict[str, Sequence[Any]] = {
@@ -32,6 +33,8 @@ def read_style(checkpoint: Checkpoint, default: ReadingStyle | None = None) -> R
             otherwise than it was trained, the model would answer wrongly without a word.
     """
     default = default or ReadingStyle()
+    rules = read_rules(checkpoint.config, checkpoint.model_id)
+    default = replace(default, relevance=rules)
     given = checkpoint.config.get(KEY)
     if given is None:
         return default

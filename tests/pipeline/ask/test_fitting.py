@@ -3,12 +3,13 @@
 import pytest
 
 from pipeline.ask.answer import LevelReading
-from pipeline.ask.run import Question, ask
+from pipeline.ask.run import Question, ask, prepare
+from pipeline.ask.search import search_prepared
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.values.errors import QueryTooLarge
+from pipeline.values.errors import InvalidQuery, QueryTooLarge
 from tests.pipeline.conftest import CLIPS, FPS
 from workers.models import open_language_model
 from workers.types import VideoSource
@@ -110,3 +111,40 @@ def test_more_clips_than_may_be_loaded_are_thinned_first(store, model):
     answer = ask(store, model, question(max_visual_tokens=6, max_clips=4))
 
     assert [span.index for span in answer.citations] == [0, 3, 6, 9]
+
+
+def test_the_clips_that_matter_are_found_and_read(store, model, monkeypatch):
+    """The model's own scores decide; here they are told by the mark of what it is shown."""
+
+    def score(question, parts):
+        return [1.0 if "00:00:06" in part[0].mark else 0.0 for part in parts]
+
+    monkeypatch.setattr(model, "score_relevance", score)
+    budget = max(span.num_tokens for span in store.list_spans("one"))
+
+    answer = ask(store, model, question(fit="find", max_visual_tokens=budget))
+
+    assert [span.index for span in answer.citations] == [3]
+    assert [level.detail for level in answer.streams[0].levels] == ["stored"]
+    assert not answer.partial
+
+
+def test_a_clip_that_is_found_and_does_not_fit_is_merged(store, model):
+    answer = ask(store, model, question(fit="find", max_visual_tokens=3))
+
+    assert (len(answer.citations), answer.visual_tokens) == (1, 3)
+    assert answer.streams[0].levels[0].detail == "merged"
+
+
+def test_a_search_ranks_the_clips_of_the_range(store, model):
+    prepared = prepare(store, question(streams=("one", "two"), start=4, end=12))
+
+    result = search_prepared(store, model, prepared, most=5)
+
+    scores = [hit.score for hit in result.hits]
+    assert (len(result.hits), result.searched) == (5, 8)
+    assert scores == sorted(scores, reverse=True)
+    assert {hit.span.index for hit in result.hits} <= {2, 3, 4, 5}
+    assert search_prepared(store, model, prepared, most=5) == result
+    with pytest.raises(InvalidQuery, match="0 results"):
+        search_prepared(store, model, prepared, most=0)
