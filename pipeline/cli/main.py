@@ -11,7 +11,7 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import ask, bench, clips, doctor, ingest, live, serve, store, streams
+from pipeline.cli import ask, bench, clips, doctor, ingest, live, models, serve, store, streams
 from pipeline.cli.arguments import EVERYWHERE, arrange
 from pipeline.cli.output import Common, print_json, warn_of_variables
 from pipeline.values.errors import KINDS, kind_of
@@ -27,7 +27,7 @@ app = typer.Typer(
     help="Video streams in; compressed visual tokens kept; questions answered from them.",
 )
 COMMANDS = (
-    *(doctor.doctor, doctor.config, doctor.demo),
+    *(doctor.doctor, doctor.config, doctor.demo, models.models),
     *(ingest.ingest, live.up, ask.ask, ask.search),
     *(serve.serve, serve.mcp),
 )

@@ -25,18 +25,31 @@ from workers.models.base import (
     VisionEncoder,
     VisualSegment,
 )
+from workers.models.catalog import (
+    KNOWN,
+    KnownCheckpoint,
+    TokenCost,
+    example_of,
+    is_downloaded,
+    nearest_family,
+)
 from workers.models.checkpoint import Checkpoint, open_checkpoint
 
 __all__ = [
     "FAMILIES",
+    "KNOWN",
     "Family",
+    "KnownCheckpoint",
     "LanguageModel",
     "Marks",
     "ModelIdentity",
     "Places",
     "ReadingStyle",
+    "TokenCost",
     "VisionEncoder",
     "VisualSegment",
+    "is_downloaded",
+    "measure_model",
     "open_language_model",
     "open_vision_encoder",
 ]
@@ -62,6 +75,10 @@ class Family(Protocol):
         self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     ) -> LanguageModel:
         """Load the language half."""
+        ...
+
+    def measure(self, checkpoint: Checkpoint) -> TokenCost:
+        """What its tokens cost, by its config alone."""
         ...
 
 
@@ -121,6 +138,17 @@ def open_language_model(
     return half
 
 
+def measure_model(model: str | Path, *, revision: str | None = None) -> tuple[str, TokenCost]:
+    """The family of a checkpoint and what its tokens cost; no weight is read.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, NoVisionTower, UnsafeWeights, InvalidCheckpoint: as when it
+            is opened.
+    """
+    checkpoint, family = _open(model, revision)
+    return checkpoint.model_type, family.measure(checkpoint)
+
+
 def _open(model: str | Path, revision: str | None) -> tuple[Checkpoint, Family]:
     checkpoint = open_checkpoint(model, revision)
     checkpoint.require_full_precision()
@@ -133,9 +161,11 @@ def _open(model: str | Path, revision: str | None) -> tuple[Checkpoint, Family]:
             f"{checkpoint.model_id} is a {checkpoint.model_type} without a vision tower, expected "
             f"a video-language model ({', '.join(FAMILIES)}); choose another"
         )
+    nearest = nearest_family(checkpoint.model_type)
     raise UnsupportedModel(
         f"{checkpoint.model_id} has model_type {checkpoint.model_type!r}, expected one of "
-        f"{', '.join(FAMILIES)}; choose another, or add an adapter to workers.models.FAMILIES"
+        f"{', '.join(FAMILIES)}; the nearest is {nearest}, such as {example_of(nearest)}; `aot "
+        "models` lists more"
     )
 
 

@@ -210,7 +210,7 @@ def test_a_text_model(opener, folder):
 
 
 @OPENERS
-@pytest.mark.parametrize("model_type", ["never_heard_of", "qwen2_5_vl", None])
+@pytest.mark.parametrize("model_type", ["never_heard_of", "qwen2_vl", None])
 def test_a_type_without_an_adapter(opener, folder, model_type):
     edit(folder / "config.json", model_type=model_type)
 

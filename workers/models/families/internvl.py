@@ -24,6 +24,7 @@ from aot import FrameFeatures, Grid
 from workers.errors import InvalidCheckpoint, UnsupportedModel
 from workers.models.attention import PROBED_SDPA, probe_attention
 from workers.models.base import ModelIdentity, ReadingStyle
+from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
 from workers.models.families.llava_onevision import (
     FRAMES_PER_PASS_ACCELERATOR,
@@ -158,6 +159,14 @@ def open_language(
     ).to(device)
     identity = identify(checkpoint, settings, dtype)
     return CachedTokensLanguageModel(half, writer, None, identity, reading, as_output=_as_images)
+
+
+def measure(checkpoint: Checkpoint) -> TokenCost:
+    """See `Family.measure`."""
+    config, _ = _open_config(checkpoint)
+    vision, text = config.vision_config, config.get_text_config()
+    side = round(vision.image_size[0] // vision.patch_size[0] * config.downsample_ratio)
+    return TokenCost(side**2, text.hidden_size, text.max_position_embeddings)
 
 
 def _open_config(checkpoint: Checkpoint) -> tuple[Any, PixelSettings]:

@@ -9,6 +9,7 @@ Only the needed half is read from disk: each is a model without the other's laye
 place in the model is skipped by transformers' own loading, which also renames older layouts.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -27,9 +28,11 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 )
 
 from aot import FrameFeatures, Grid
+from aot.pooling import pooled_grid
 from workers.errors import InvalidCheckpoint, UnsupportedModel
 from workers.models.attention import PROBED_SDPA, probe_attention
 from workers.models.base import ModelIdentity
+from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
 from workers.models.families.passes import encode_in_passes
 from workers.models.language import CachedTokensLanguageModel
@@ -151,6 +154,15 @@ def open_language(
     newline = half.model.image_newline
     identity = identify(checkpoint, settings, dtype)
     return CachedTokensLanguageModel(half, writer, newline, identity, reading)
+
+
+def measure(checkpoint: Checkpoint) -> TokenCost:
+    """See `Family.measure`."""
+    config, _ = _open_config(checkpoint)
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    text = config.get_text_config()
+    cells = math.prod(pooled_grid((side, side), "bilinear"))
+    return TokenCost(cells, text.hidden_size, text.max_position_embeddings)
 
 
 def attention_layers(num_layers: int, chosen: Sequence[int] | None = None) -> tuple[int, int]:

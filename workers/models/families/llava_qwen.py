@@ -6,6 +6,7 @@ for LLaVA-Video) and where the learned newline stands (behind every row for LLaV
 neither a processor nor a token for video: both are constants of the repository that trained them.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from aot.pooling import pooled_grid
 from workers.errors import InvalidCheckpoint, UnsupportedModel, one_line
 from workers.models.attention import PROBED_SDPA
 from workers.models.base import ReadingStyle
+from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
 from workers.models.families.llava_onevision import (
     LlavaOnevisionVision,
@@ -104,6 +106,16 @@ def open_language(
     newline = None if isinstance(runs, PlainRuns) else half.model.image_newline
     return CachedTokensLanguageModel(
         half, writer, newline, identify(checkpoint, settings, dtype), reading
+    )
+
+
+def measure(checkpoint: Checkpoint) -> TokenCost:
+    """See `Family.measure`."""
+    config = _open_config(checkpoint)
+    text, grid = config.get_text_config(), _read_grid(checkpoint, config)
+    rows = grid[0] if isinstance(_runs(checkpoint, config), RowRuns) else 0
+    return TokenCost(
+        math.prod(grid), text.hidden_size, text.max_position_embeddings, row_newlines=rows
     )
 
 

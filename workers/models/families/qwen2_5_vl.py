@@ -22,8 +22,13 @@ from transformers.vision_utils import get_vision_window_index
 
 from workers.errors import InvalidCheckpoint
 from workers.models.attention import PROBED_SDPA
+from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
-from workers.models.families.qwen_vision import PatchVision, read_patch_settings
+from workers.models.families.qwen_vision import (
+    PatchVision,
+    measure_patches,
+    read_patch_settings,
+)
 from workers.models.language import CachedTokensLanguageModel
 from workers.models.loading import identify, load_config, load_half, open_prompt_writer
 from workers.models.style import read_style
@@ -119,6 +124,12 @@ def full_attention_layers(vision: Any, chosen: Sequence[int] | None = None) -> t
             "beyond a window; mend config.json"
         )
     return chosen[0], chosen[1]
+
+
+def measure(checkpoint: Checkpoint) -> TokenCost:
+    """See `Family.measure`."""
+    config, settings, layout = _open_config(checkpoint)
+    return measure_patches(config, settings, layout)
 
 
 def _open_config(checkpoint: Checkpoint) -> tuple[Any, Any, TokenLayout]:

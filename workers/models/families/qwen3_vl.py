@@ -21,9 +21,14 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 
 from workers.models.attention import PROBED_SDPA
 from workers.models.base import ReadingStyle
+from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
 from workers.models.families.llava_onevision import attention_layers
-from workers.models.families.qwen_vision import PatchVision, read_patch_settings
+from workers.models.families.qwen_vision import (
+    PatchVision,
+    measure_patches,
+    read_patch_settings,
+)
 from workers.models.language import CachedTokensLanguageModel
 from workers.models.loading import identify, load_config, load_half, open_prompt_writer
 from workers.models.style import read_style
@@ -98,6 +103,12 @@ def open_language(
     return CachedTokensLanguageModel(
         half, writer, None, identity, reading, layout=layout, as_output=as_videos
     )
+
+
+def measure(checkpoint: Checkpoint) -> TokenCost:
+    """See `Family.measure`."""
+    config, settings, layout = _open_config(checkpoint)
+    return measure_patches(config, settings, layout)
 
 
 def _open_config(checkpoint: Checkpoint) -> tuple[Any, Any, TokenLayout]:

@@ -19,6 +19,7 @@ from aot import FrameFeatures, Grid, InvalidFeatures
 from workers.errors import InvalidCheckpoint
 from workers.models.attention import probe_attention
 from workers.models.base import ModelIdentity
+from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
 from workers.models.families.passes import encode_in_passes
 from workers.models.pixels import PixelSettings, normalisation, read_processor
@@ -124,6 +125,15 @@ def patchify(
     )
     ordered = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
     return ordered.reshape(-1, channels * frames * patch * patch)
+
+
+def measure_patches(config: Any, settings: PixelSettings, layout: TokenLayout) -> TokenCost:
+    """What frames of these settings cost."""
+    vision, text = config.vision_config, config.get_text_config()
+    unit = vision.patch_size * vision.spatial_merge_size
+    cells = settings.format.height // unit * (settings.format.width // unit)
+    width = sum(layout.parts) or vision.out_hidden_size
+    return TokenCost(cells, width, text.max_position_embeddings, layout.frames)
 
 
 def read_patch_settings(checkpoint: Checkpoint, vision: Any) -> PixelSettings:
