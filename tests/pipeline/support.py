@@ -6,8 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from pipeline.store import ClipStore
 from pipeline.values.errors import UnknownStream
 from pipeline.values.types import ClipSpan
+from tests.waits import HANG_S
 
 _WATCH = """
 cat >/dev/null                      # until the test's process ends, however it does
@@ -78,10 +78,21 @@ def rows(store: ClipStore, stream_id: str) -> list[ClipSpan]:
     return store.list_spans(stream_id)
 
 
+@contextmanager
+def running(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """`aot ...`, started; it does not outlive a test that fails."""
+    process = start_aot(*arguments, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=HANG_S)
+
+
 def aot(*arguments: str | Path, **options: Any) -> Ran:
     """`aot ...` in a process of its own."""
     process = start_aot(*arguments, **options)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=HANG_S)
     return Ran(process.returncode, out, err)
 
 
@@ -107,11 +118,3 @@ def start_aot(
         cwd=Path(__file__).parents[2],
         env={**os.environ, **(environment or {})},
     )
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Poll until something holds."""
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until_s, f"not within {timeout_s} s"
-        time.sleep(0.01)

@@ -13,7 +13,8 @@ from pipeline.store.embedded import stop_embedded
 from pipeline.store.redis.connection import connect
 from tests.pipeline import broken
 from tests.pipeline.conftest import CLIPS
-from tests.pipeline.support import digests, mounted, wait_until
+from tests.pipeline.support import digests, mounted
+from tests.waits import wait_until
 
 
 def error_of(ran) -> str:

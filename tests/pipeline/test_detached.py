@@ -8,8 +8,9 @@ import psutil
 import pytest
 import ray
 
-from tests.pipeline.support import aot, digests, wait_until
+from tests.pipeline.support import aot, digests
 from tests.videos import write_video
+from tests.waits import wait_until
 from workers.cluster.cluster import ClusterSettings, open_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -78,7 +79,7 @@ def test_a_detached_ingest_is_paused_resumed_watched_and_removed(detached, opene
 
     resumed = aot("streams", "resume", "long", "--json")
     assert resumed.code == 0, resumed.err
-    wait_until(lambda: status(opened) == "complete", timeout_s=200)
+    wait_until(lambda: status(opened) == "complete")
     assert [span.index for span in opened.list_spans("long")] == list(range(CLIPS))
     assert opened.verify("long").ok
 

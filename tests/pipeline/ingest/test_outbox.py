@@ -18,7 +18,8 @@ from pipeline.store.spool import SpoolRules, measure
 from pipeline.values.errors import LeaseLost
 from tests.pipeline.ingest.test_outage import INFO, kill, set_back
 from tests.pipeline.ingest.test_sink import clip
-from tests.pipeline.support import digests, wait_until
+from tests.pipeline.support import digests
+from tests.waits import wait_until
 from workers.errors import SinkFull
 from workers.seams import SessionReport
 from workers.types import StreamGap

@@ -10,8 +10,9 @@ import pytest
 import ray
 
 from tests.pipeline.live.runs import STREAM, Ledger, check_line, decoder_of
-from tests.pipeline.support import aot, wait_until
+from tests.pipeline.support import aot
 from tests.pipeline.test_detached import detached  # noqa: F401
+from tests.waits import wait_until
 from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.cluster.session import find_session
 

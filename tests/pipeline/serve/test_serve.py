@@ -12,7 +12,8 @@ import pytest
 
 from tests.pipeline.conftest import CLIPS
 from tests.pipeline.serve.conftest import serving, with_serve
-from tests.pipeline.support import start_aot, wait_until
+from tests.pipeline.support import start_aot
+from tests.waits import wait_until
 
 LONG = {
     "model": "aot",

@@ -3,7 +3,6 @@
 import random
 import socket
 import subprocess
-import time
 
 import pytest
 import redis
@@ -13,6 +12,7 @@ from pipeline.store.embedded import find_server
 from pipeline.values.errors import InvalidSettings, StoreRefused
 from pipeline.values.types import Gap
 from tests.pipeline.store.test_redis import fill
+from tests.waits import wait_until
 
 SLOTS = 16384
 
@@ -33,18 +33,6 @@ def free_ports(count):
     return ports
 
 
-def wait_for(condition, limit_s=40.0):
-    until_s = time.monotonic() + limit_s
-    while True:
-        try:
-            if condition():
-                return
-        except redis.RedisError:
-            pass
-        assert time.monotonic() < until_s, "not in time"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def start(tmp_path):
     """`start(port, *options)`: a server on loopback that ends with the test."""
@@ -59,7 +47,7 @@ def start(tmp_path):
         )
         running.append(process)
         client = redis.Redis(port=port)
-        wait_for(client.ping)
+        wait_until(client.ping)
         return client
 
     yield run
@@ -80,9 +68,9 @@ def cluster_url(start):
     for port in ports[1:]:
         nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port)
     known = lambda node: len(node.execute_command("CLUSTER SLOTS")) == 3  # noqa: E731
-    wait_for(lambda: all(known(node) for node in nodes))
+    wait_until(lambda: all(known(node) for node in nodes))
     is_up = lambda node: node.cluster("INFO")["cluster_state"] == "ok"  # noqa: E731
-    wait_for(lambda: all(is_up(node) for node in nodes))
+    wait_until(lambda: all(is_up(node) for node in nodes))
     return f"redis://127.0.0.1:{ports[0]}/0"
 
 
@@ -126,15 +114,15 @@ def test_sentinels_name_the_primary_also_after_a_failover(start, tmp_path, info,
     )
     try:
         asked = redis.Redis(port=sentinel)
-        wait_for(lambda: asked.execute_command("SENTINEL", "REPLICAS", "main"))
-        wait_for(lambda: replica.info("replication")["master_link_status"] == "up")
+        wait_until(lambda: asked.execute_command("SENTINEL", "REPLICAS", "main"))
+        wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
         url = f"sentinel://127.0.0.1:{sentinel}/main/0"
         with open_store(StoreConfig(url)) as store:
             lease, spans = fill(store, info, [make_clip(0)])
             redis.Redis(port=first).execute_command("WAIT", 1, 5000)
-            wait_for(lambda: asked.execute_command("SENTINEL", "FAILOVER", "main"))
-            wait_for(lambda: replica.info("replication")["role"] == "master")
-            wait_for(lambda: asked.sentinel_get_master_addr_by_name("main")[1] == second)
+            wait_until(lambda: asked.execute_command("SENTINEL", "FAILOVER", "main"))
+            wait_until(lambda: replica.info("replication")["role"] == "master")
+            wait_until(lambda: asked.sentinel_get_master_addr_by_name("main")[1] == second)
         with open_store(StoreConfig(url)) as store:
             assert store.list_spans("lobby") == spans
             assert [clip.index for clip in store.iter_clips(spans)] == [0]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -11,6 +10,7 @@ import ray
 import torch
 
 from tests.checkpoints import write_tiny_checkpoint
+from tests.waits import wait_until
 from workers.answer import AnswerSettings, open_answerer
 from workers.cluster.answer import AnswerPlace
 from workers.cluster.answer_actor import MAX_OPEN
@@ -64,13 +64,6 @@ def answers(cluster, model):
 
 def pulse(answers):
     return ray.get(answers._actor.pulse.remote(), timeout=30)
-
-
-def wait_until(condition, timeout_s=60.0) -> None:
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until_s, f"not within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def kill(answers) -> None:

@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from tests.checkpoints import write_tiny_checkpoint
+from tests.waits import wait_until
 from tests.workers.session_support import FolderSink, digests, open_canned
 from workers.cluster.cluster import ClusterSettings, open_cluster, start_local_cluster
 from workers.compress import CompressSettings
@@ -107,13 +108,6 @@ def command(local, model, tmp_path):
     for process in processes:
         process.kill()
         process.communicate(timeout=200)
-
-
-def wait_until(condition, timeout_s: float = 60.0) -> None:
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until_s, f"not within {timeout_s} s"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("end", ["leave", "kill"])

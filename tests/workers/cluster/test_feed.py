@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 import ray
 
+from tests.waits import wait_until
 from tests.workers import session_support
 from tests.workers.session_support import StandIn, make_clip
 from workers.cluster.cluster import ClusterSettings, open_cluster
@@ -104,13 +105,6 @@ def run_together(groups_and_clips):
     return results
 
 
-def wait_for(condition, timeout_s=10.0):
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until_s, f"not within {timeout_s} s"
-        time.sleep(0.02)
-
-
 def pid_of(actor) -> int:
     return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=200)
 
@@ -130,11 +124,11 @@ def test_no_more_clips_are_pulled_than_may_be_in_flight(calm):
 
     stream = calm(clips_in_flight=3).compress_stream(pull())
     next(stream)
-    wait_for(lambda: len(pulled) == 3)
+    wait_until(lambda: len(pulled) == 3)
     time.sleep(0.2)
     assert pulled == [0, 1, 2]
     next(stream)
-    wait_for(lambda: len(pulled) == 4)
+    wait_until(lambda: len(pulled) == 4)
     stream.close()
 
 
@@ -271,7 +265,7 @@ def test_a_restarted_worker_loads_again_until_its_model_is_back(feed, tmp_path):
     next(stream)
     away.touch()
     os.kill(pid_of(group._pool.handles[0]), 9)
-    wait_for(lambda: "away" in group._health.workers[0].problem, 30)
+    wait_until(lambda: "away" in group._health.workers[0].problem)
     away.unlink()
     assert [result.index for result in stream] == list(range(1, 30))
 

@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 import ray
 
+from tests.waits import wait_until
 from tests.workers import session_support
 from tests.workers.session_support import INFO, FolderSinkFactory, StandIn, open_canned
 from workers.cluster.cluster import ClusterSettings, open_cluster
@@ -49,13 +50,6 @@ def opened(name, *, workers=1, model="standin:", detached=True, tenant="me", cpu
 
 def actors(name: str = "") -> list[str]:
     return [found for found in ray.util.list_named_actors() if found.startswith(name)]
-
-
-def wait_until(condition, timeout_s=60.0):
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until_s, f"not within {timeout_s} s"
-        time.sleep(0.1)
 
 
 def test_a_pool_starts_with_the_workers_that_have_a_place(name):
@@ -101,7 +95,7 @@ def test_a_session_that_died_without_leaving_holds_no_worker(name):
     opened(name, tenant="dead")
     pool = opened(f"{name}y", tenant="alive")
     group = ClusterWorkers(pool, PoolSettings(), tenant="alive")
-    wait_until(lambda: actors(name) == [f"{name}y-0"], timeout_s=90)
+    wait_until(lambda: actors(name) == [f"{name}y-0"])
     time.sleep(5)
     assert actors(name) == [f"{name}y-0"]
     group.close()
@@ -153,6 +147,6 @@ def test_two_models_whose_sessions_overlap_leave_nothing_behind(cluster, tmp_pat
     ]
     wait_until(lambda: len(actors("compress-shared")) == 2)
     assert list(sessions[0].watch())[-1].state == "complete"
-    wait_until(lambda: len(actors("compress-shared")) == 1, 30)
+    wait_until(lambda: len(actors("compress-shared")) == 1)
     assert list(sessions[1].watch())[-1].state == "complete"
-    wait_until(lambda: actors("compress-shared") == [], 30)
+    wait_until(lambda: actors("compress-shared") == [])
