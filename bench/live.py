@@ -214,7 +214,6 @@ class _Window:
         self._count, self._seconds = count, seconds
         self._camera_pid, self._store_pid = camera_pid, store_pid
         self._last: dict[str, LiveProgress] = {}
-        self._encoded_before: dict[str, int] = {}
         self._began_s = self._ended_s = 0.0
         self._cpu: list[tuple[float, float]] = []
         self._fresh_s: list[float] = []
@@ -234,7 +233,6 @@ class _Window:
             if len(ready) == self._count:
                 self._began_s = time.monotonic()
                 self._cpu.append(self._measure_cpu())
-                self._encoded_before = {name: p.encoded for name, p in self._last.items()}
             return
         self._rungs[value.rung] = None
         if before is not None and value.encoded > before.encoded and value.freshness_s is not None:

@@ -38,11 +38,6 @@ class Timing:
     ours_s: float
     baseline_s: float
 
-    @property
-    def speedup(self) -> float:
-        """CPU time of the baseline over ours."""
-        return self.baseline_s / self.ours_s
-
 
 def run(
     *,

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import Qwen2Model
 
@@ -78,18 +78,6 @@ def write_marks(times_s: Float[np.ndarray, " t"], vocabulary: Vocabulary) -> np.
 def prefix_length(frames: int) -> int:
     """Positions of the video part."""
     return 1 + frames * FRAME_LENGTH
-
-
-@lru_cache(maxsize=16)
-def block_mask(frames: int, slots: int) -> Bool[Tensor, "1 1 l l"]:
-    """Who sees whom: causal, and no slot sees another."""
-    prefix = prefix_length(frames)
-    length = prefix + slots * SLOT_LENGTH
-    mask = torch.ones(length, length, dtype=torch.bool).tril()
-    for slot in range(slots):
-        start = prefix + slot * SLOT_LENGTH
-        mask[start : start + SLOT_LENGTH, prefix:start] = False
-    return mask[None, None]
 
 
 @lru_cache(maxsize=16)

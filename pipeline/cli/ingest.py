@@ -1,29 +1,20 @@
-"""`aot ingest`: videos into the store, with a view of how far it is."""
+"""`aot ingest`: videos into the store."""
 
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
-from pipeline.cli.output import (
-    hms,
-    megabytes,
-    note,
-    print_json,
-    settings_of,
-)
-from pipeline.values.plain import escape, one_line, to_plain
+from pipeline.cli.output import settings_of
+from pipeline.cli.progress import start_detached, watch
 
 if TYPE_CHECKING:
     from pipeline.ingest.request import IngestRequest
     from pipeline.settings import Settings
-    from workers.session import Progress
 
 
 def ingest(
@@ -85,27 +76,12 @@ def ingest(
         "ray": {"workers": workers, **_ray(ray)},
         "store": {"url": store},
     }
-    from pipeline.ingest.request import find_videos
-    from pipeline.values.errors import InvalidQuery
-
     settings = settings_of(context, overrides)
-    found = [file for url in urls for file in find_videos(url, recursive=recursive or join)]
-    files = list(dict.fromkeys(found))
-    if resume and restart:
-        raise InvalidQuery("got --resume and --restart; the one goes on, the other starts anew")
-    requests = [
-        replace(
-            request,
-            resume=resume,
-            restart=restart,
-            zone=_zone(zone or settings.ingest.zone, start_time),
-        )
-        for request in (
-            [_joined(settings, urls, files, stream, start_time)]
-            if join
-            else _requests(settings, files, stream, start_time)
-        )
-    ]
+    asked = _Asked(urls, stream, start_time, zone, recursive, join, resume, restart)
+    return _run(settings, _make_requests(settings, asked), detach, as_json)
+
+
+def _run(settings: "Settings", requests: list["IngestRequest"], detach: bool, as_json: bool) -> int:
     from pipeline.ingest.live import are_live
 
     live = are_live(requests)
@@ -126,64 +102,75 @@ def _ray(choice: str | None) -> dict[str, Any]:
     return {"enabled": False} if choice == "off" else {"enabled": True, "address": choice}
 
 
-def _requests(
-    settings: "Settings",
-    files: list[str],
-    stream: str | None,
-    start_time: str | None,
-) -> list["IngestRequest"]:
-    from pipeline.ingest.request import IngestRequest, stream_names
+@dataclass(frozen=True)
+class _Asked:
+    """Which videos, and as what they are to be stored."""
+
+    urls: Sequence[str]
+    stream: str | None
+    start_time: str | None
+    zone: str | None
+    recursive: bool
+    join: bool
+    resume: bool
+    restart: bool
+
+
+def _make_requests(settings: "Settings", asked: _Asked) -> list["IngestRequest"]:
+    from pipeline.ingest.request import IngestRequest, find_videos
     from pipeline.values.errors import InvalidQuery
     from pipeline.values.times import parse_wall_time
     from workers.types import VideoSource
 
-    if stream is not None and len(files) > 1:
-        raise InvalidQuery(
-            f"got one stream id for {len(files)} videos; leave --stream out, or join them: --join"
-        )
-    if start_time is not None and len(files) > 1:
-        raise InvalidQuery(
-            f"got one start time for {len(files)} videos, which did not all begin at {start_time}; "
-            "ingest them one by one, each with its own --start-time, or as one stream with --join"
-        )
-    wall_start_s = None if start_time is None else parse_wall_time(start_time)
-    names = [stream] if stream is not None else stream_names(files)
-    fps, max_hold_s = settings.ingest.fps, settings.ingest.max_hold_s
+    below = asked.recursive or asked.join
+    files = [file for url in asked.urls for file in find_videos(url, recursive=below)]
+    files = list(dict.fromkeys(files))
+    if asked.resume and asked.restart:
+        raise InvalidQuery("got --resume and --restart; the one goes on, the other starts anew")
+    named = _name_joined(asked, files) if asked.join else _name_each(asked, files)
+    start, fps, hold_s = asked.start_time, settings.ingest.fps, settings.ingest.max_hold_s
+    wall_start_s = None if start is None else parse_wall_time(start)
     return [
         IngestRequest(
-            VideoSource(file, name, fps, wall_start_s=wall_start_s, max_hold_s=max_hold_s)
+            VideoSource(url, name, fps, wall_start_s=wall_start_s, max_hold_s=hold_s),
+            resume=asked.resume,
+            restart=asked.restart,
+            zone=_zone(asked.zone or settings.ingest.zone, start),
+            files=tuple(map(os.path.abspath, files)) if asked.join else (),
         )
-        for file, name in zip(files, names, strict=True)
+        for url, name in named
     ]
 
 
-def _joined(
-    settings: "Settings",
-    urls: list[str],
-    files: list[str],
-    stream: str | None,
-    start_time: str | None,
-) -> "IngestRequest":
-    """One stream of all files; it is called after the folder that holds them."""
-    from pipeline.ingest.request import IngestRequest, stream_name
+def _name_each(asked: _Asked, files: Sequence[str]) -> list[tuple[str, str]]:
+    """Every file with the stream that it is to be."""
+    from pipeline.ingest.request import stream_names
     from pipeline.values.errors import InvalidQuery
-    from pipeline.values.times import parse_wall_time
-    from workers.types import VideoSource
+
+    if asked.stream is not None and len(files) > 1:
+        raise InvalidQuery(
+            f"got one stream id for {len(files)} videos; leave --stream out, or join them: --join"
+        )
+    if asked.start_time is not None and len(files) > 1:
+        raise InvalidQuery(
+            f"got one start time for {len(files)} videos, which did not all begin at "
+            f"{asked.start_time}; ingest them one by one, each with its own --start-time, or as "
+            "one stream with --join"
+        )
+    names = [asked.stream] if asked.stream is not None else stream_names(files)
+    return list(zip(files, names, strict=True))
+
+
+def _name_joined(asked: _Asked, files: Sequence[str]) -> list[tuple[str, str]]:
+    """The folder that holds all files with the stream that they are to be together."""
+    from pipeline.ingest.request import stream_name
+    from pipeline.values.errors import InvalidQuery
 
     if any("://" in file for file in files):
         raise InvalidQuery("got a URL to --join; it takes files and folders of one camera")
-    paths = [os.path.abspath(file) for file in files]
-    given = [os.path.abspath(url) for url in urls]
+    given = [os.path.abspath(url) for url in asked.urls]
     folder = os.path.commonpath([g if os.path.isdir(g) else os.path.dirname(g) for g in given])
-    ingest = settings.ingest
-    source = VideoSource(
-        folder,
-        stream if stream is not None else stream_name(folder),
-        ingest.fps,
-        wall_start_s=None if start_time is None else parse_wall_time(start_time),
-        max_hold_s=ingest.max_hold_s,
-    )
-    return IngestRequest(source, files=tuple(paths))
+    return [(folder, asked.stream if asked.stream is not None else stream_name(folder))]
 
 
 def _zone(zone: str | None, start_time: str | None) -> str | None:
@@ -202,108 +189,3 @@ def _zone(zone: str | None, start_time: str | None) -> str | None:
                 "+02:00"
             ) from None
     return zone
-
-
-def start_detached(settings: "Settings", requests: list["IngestRequest"], as_json: bool) -> int:
-    """Start sessions that outlive this command; its exit code."""
-    from pipeline.ingest.on_ray import detach
-
-    started = detach(settings, requests, keep_going=len(requests) > 1)
-    if as_json:
-        print_json({"detached": started})
-    elif started:
-        print(f"started {', '.join(started)}; `aot streams` shows how far they are")
-    return 0 if len(started) == len(requests) else 1
-
-
-def watch(progress: Iterable["Progress"], as_json: bool) -> int:
-    """Show how far it is; say at the end, however it comes, what became of every video."""
-    last: dict[str, Progress] = {}
-    try:
-        with _view() as show:
-            for value in progress:
-                last[value.stream_id] = value
-                show(value)
-    finally:
-        for value in last.values():
-            _print_result(value if value.done else replace(value, state="stopped"), as_json)
-    failed = [value.stream_id for value in last.values() if value.state == "failed"]
-    if len(last) > 1:
-        some = f"; not: {', '.join(failed)}" if failed else ""
-        note(f"{len(last) - len(failed)} of {len(last)} videos stored{some}")
-    return 1 if failed else 0
-
-
-def _print_result(value: "Progress", as_json: bool) -> None:
-    if as_json:
-        print_json(_as_json(value))
-    else:
-        print(_summary(value))
-
-
-def _as_json(value: "Progress") -> dict[str, Any]:
-    fields = {**to_plain(value), "retention": value.retention, "x_realtime": value.x_realtime}
-    if value.error is not None:
-        fields["error"] = {"code": _code(value.error), "message": _message(value.error)}
-    return fields
-
-
-def _code(error: Exception) -> str:
-    from aot.errors import AOTError
-    from pipeline.values.errors import PipelineError
-    from workers.errors import WorkerError
-
-    if isinstance(error, (PipelineError, WorkerError, AOTError)):
-        return error.code
-    return "InternalError"
-
-
-def _message(error: Exception) -> str:
-    kind = f"{type(error).__name__}: " if _code(error) == "InternalError" else ""
-    return kind + one_line(error)
-
-
-def _summary(value: "Progress") -> str:
-    if value.error is not None:
-        return f"{value.stream_id}: failed: {_code(value.error)}: {_message(value.error)}"
-    if value.state == "complete" and not value.clips and value.resumed_s is not None:
-        return f"{value.stream_id}: already complete, {hms(value.position_s)} stored"
-    return (
-        f"{value.stream_id}: {value.state}, {value.clips} clips of {hms(value.footage_s)}, "
-        f"{value.tokens_out} of {value.tokens_in} tokens ({value.retention:.1%}), "
-        f"{megabytes(value.stored_bytes)}, {value.x_realtime:.1f}x real time"
-        + (f", {value.gaps} gaps" if value.gaps else "")
-        + (f", {value.damaged} damaged frames" if value.damaged else "")
-        + (", truncated: the source ends before its end" if value.truncated else "")
-    )
-
-
-@contextmanager
-def _view() -> Iterator[Any]:
-    """A progress bar on a terminal; nothing where stderr is a file."""
-    if not sys.stderr.isatty():
-        yield lambda value: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[facts]}"),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(value: "Progress") -> None:
-            name = escape(value.stream_id)
-            if value.stream_id not in tasks:
-                tasks[value.stream_id] = bars.add_task(name, total=None, facts="starting")
-            facts = (
-                f"{value.x_realtime:.1f}x  {value.retention:.1%}  {megabytes(value.stored_bytes)}"
-            )
-            task = tasks[value.stream_id]
-            bars.update(task, completed=value.position_s, total=value.total_s, facts=facts)
-
-        yield show

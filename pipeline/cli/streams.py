@@ -2,7 +2,6 @@
 
 import typer
 
-from pipeline.cli.ingest import start_detached, watch
 from pipeline.cli.output import (
     confirm,
     hms,
@@ -12,6 +11,7 @@ from pipeline.cli.output import (
     print_table,
     settings_of,
 )
+from pipeline.cli.progress import start_detached, watch
 from pipeline.values.plain import to_plain
 
 app = typer.Typer(help="Streams: list, show, pause, resume, remove.", invoke_without_command=True)

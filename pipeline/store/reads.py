@@ -14,10 +14,10 @@ from pipeline.store.keys import record_id
 from pipeline.values.errors import (
     CorruptValue,
     MissingValue,
-    PipelineError,
     SchemaMismatch,
     UnknownStream,
 )
+from pipeline.values.plain import one_line
 from pipeline.values.types import BrokenStream, ClipSpan, StreamOverview, VerifyReport
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class VerifiedReads(ABC):
             except UnknownStream:
                 continue  # deleted since, or an id that a crash left behind: nothing to show
             except (CorruptValue, SchemaMismatch) as error:
-                yield BrokenStream(stream_id, one_line(error))
+                yield BrokenStream(stream_id, f"{error.code}: {one_line(error)}")
 
     def iter_spans(
         self, stream_id: str, start_s: float | None = None, end_s: float | None = None
@@ -181,8 +181,3 @@ def decode_span(span: ClipSpan, blob: bytes | memoryview) -> "ClipRecord":
             f"{span.end_s}; `aot clips repair {span.stream_id}` and ingest again"
         )
     return record
-
-
-def one_line(error: PipelineError) -> str:
-    """Code and text."""
-    return f"{error.code}: {' '.join(str(error).split())}"

@@ -49,15 +49,6 @@ def resolve_range(
     return start_s, end_s
 
 
-def parse_time(text: str, clock: StreamClock, *, after_s: float | None = None) -> float:
-    """Seconds of the stream for a time as written; of a time of day the first after `after_s`.
-
-    Raises:
-        InvalidQuery: it is none of the forms, or a date on a stream without a wall clock.
-    """
-    return _seconds(text, clock, _is_players(text, None, clock), after_s=after_s)
-
-
 def parse_duration(text: str) -> float:
     """Seconds of `90`, `90s`, `10m`, `1.5h`, `2d`, with or without a minus before it."""
     match = _DURATION.fullmatch(text.strip())

@@ -6,7 +6,7 @@ import torch
 from aot import AOTConfig, ClipCompressor
 from bench.baseline import reduce_in_reference_order
 from bench.features import make_features, split_clips
-from bench.reduce import run, table
+from bench.reduce import format_figures, run
 
 
 def test_baseline_and_reduction_keep_the_same_tokens():
@@ -27,4 +27,4 @@ def test_the_bench_gives_every_figure_and_a_table():
     assert result["bench"] == "reduce"
     assert result["commit"]
     assert result["device"]
-    assert "3584" in table(result)
+    assert "3584" in format_figures(result)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from demo.miniature.attention import attend
-from demo.miniature.sequence import SLOT_LENGTH, block_mask, prefix_length
+from demo.miniature.sequence import SLOT_LENGTH, prefix_length
 from demo.training.batches import draw_window
 from demo.training.crops import (
     BLANK,
@@ -35,6 +35,7 @@ from demo.training.pool import SeenScene
 from demo.world.labels import IGNORE
 from demo.world.questions import KINDS, Question
 from demo.world.scenes import generate_scene, scatter_scene
+from tests.demo.masks import block_mask
 
 
 @pytest.mark.parametrize(("frames", "slots"), [(1, 1), (3, 4)])

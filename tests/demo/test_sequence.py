@@ -8,7 +8,6 @@ from aot import make_reducer
 from demo.miniature.model import load_model
 from demo.miniature.reading import gather, lay_out, sort_clip
 from demo.miniature.sequence import (
-    block_mask,
     embed_videos,
     open_vocabulary,
     position_ids,
@@ -17,6 +16,7 @@ from demo.miniature.sequence import (
     write_slots,
 )
 from demo.quality.evaluate import choose_seeds, evaluate, watch_scenes
+from tests.demo.masks import block_mask
 from tests.scores import scores
 from workers.models import open_language_model
 from workers.reading import read_clip

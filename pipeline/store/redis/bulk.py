@@ -18,11 +18,10 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import redis
@@ -73,7 +72,7 @@ class BulkReader:
 
     def _receive_all(self) -> None:
         spans: deque[ClipSpan] = deque()
-        with self._receiver as receiver:
+        with closing(self._receiver) as receiver:
             while not self._closed:
                 while not spans or not self._asked.empty():
                     span = self._asked.get()
@@ -92,17 +91,6 @@ class BulkReader:
         self._asked.put(None)
         if self._thread is not threading.current_thread():  # where a garbage collection calls
             self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Receiver:
@@ -138,7 +126,7 @@ class _Receiver:
             logger.debug("bulk connection closed (%s); read by a GET instead", error)
         finally:
             if record is None:
-                self._close()
+                self.close()
             else:
                 self._num_asked -= 1
         return record
@@ -183,7 +171,7 @@ class _Receiver:
                 return None
         return reply[_RECORD_AT:end] if reply[end:] == _END else None
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Give the connection back, cut where something is still on its way over it."""
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -194,14 +182,3 @@ class _Receiver:
                     self._socket.settimeout(self._timeout_s)
             self._pool.release(connection)
         self._socket, self._num_asked = None, 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._close()

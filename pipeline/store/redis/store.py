@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ class RedisStore(RedisExpiry, RedisWatches, VerifiedReads):
 
         asked: deque[ClipSpan] = deque()
         client: Any = self._client
-        with BulkReader(client, self._keys) as reader:
+        with closing(BulkReader(client, self._keys)) as reader:
             for span in spans:
                 reader.ask(span)
                 asked.append(span)

@@ -9,7 +9,6 @@ from pipeline.values.clock import StreamClock
 from pipeline.values.errors import InvalidQuery
 from pipeline.values.times import (
     parse_duration,
-    parse_time,
     parse_wall_time,
     parse_zone,
     resolve_range,
@@ -25,6 +24,11 @@ def _zone(monkeypatch):
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+def parse_time(text: str, clock: StreamClock) -> float:
+    """Where a range begins that begins at `text`."""
+    return resolve_range(text, None, clock)[0]
 
 
 def wall(text: str) -> float:
