@@ -170,8 +170,8 @@ class ClipState:
         first = states[0]
         if len(states) == 1:
             return first
-        names = first.columns
-        joined = {name: torch.cat([getattr(state, name) for state in states]) for name in names}
+        columns = [state.columns for state in states]
+        joined = {name: torch.cat([each[name] for each in columns]) for name in columns[0]}
         return replace(first, **joined)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ class AdaptiveState(ClipState):
     """Slots in use of every cell, the first ones."""
     anchors: Float[Tensor, "c u p d"]
     """float32, or float64 where the features are; of the first slots. On a CPU, where asking is
-    free, of those in use and at most one more; all columns together (`columns`) hold all."""
+    free, of those in use; all columns together (`columns`) hold all."""
     inverse: Float[Tensor, "c m p"]
     """One over the anchor's length."""
     mass: Float[Tensor, "c m p"]
@@ -115,20 +115,16 @@ def copy_memory(memory: AdaptiveState, *, anchors: bool) -> AdaptiveState:
         if column.name != "anchors" and isinstance(value := getattr(memory, column.name), Tensor)
     }
     if anchors:
-        columns["anchors"] = _copy_slots(memory.anchors, _room(memory))
+        columns["anchors"] = _copy_slots(memory.anchors, count_slots(memory, memory.slots))
     return replace(memory, **columns)
 
 
-def _make_room(memory: AdaptiveState) -> AdaptiveState:
-    """The memory with a place for what every cell may learn of a frame."""
-    room = _room(memory)
-    if room <= memory.anchors.shape[1]:
+def _make_room(memory: AdaptiveState, target: Int[Tensor, "c p"]) -> AdaptiveState:
+    """The memory with a place for what every cell learns of a frame."""
+    there = memory.anchors.shape[1]
+    if there == memory.slots or there > int(target.max()):
         return memory
-    return replace(memory, anchors=_copy_slots(memory.anchors, room))
-
-
-def _room(memory: AdaptiveState) -> int:
-    return min(memory.slots, count_slots(memory, memory.slots) + 1)
+    return replace(memory, anchors=_copy_slots(memory.anchors, there + 1))
 
 
 def _copy_slots(anchors: Float[Tensor, "c u p d"], slots: int) -> Float[Tensor, "c s p d"]:
@@ -221,13 +217,13 @@ def learn(
         drops: whether a cell may be full; then its oldest anchor goes, and the new one gets its
             mass.
     """
-    memory = _make_room(memory)
     kept, unkept = frame.kept, ~frame.kept
     nearest = own.max(dim=1)
     alike, arrived = nearest.values >= merge_similarity, unkept
     if frame.active is not None:  # a frame that is not there moves an anchor by nothing
         alike, arrived = alike | ~frame.active[:, None], unkept & frame.active[:, None]
     target = torch.where(alike, nearest.indices, _place_of_new(memory, drops))
+    memory = _make_room(memory, target)
     target, new = target[:, None], ~alike
 
     def at(values: Tensor) -> Tensor:

@@ -5,11 +5,27 @@ import math
 import pytest
 import torch
 
-from aot import AOTConfig, FrameFeatures, InvalidConfig, InvalidFeatures, TokenKind
+from aot import (
+    AOTConfig,
+    FrameFeatures,
+    InvalidConfig,
+    InvalidFeatures,
+    TokenKind,
+    stack_clips,
+    unpack,
+)
 from aot.reducers.adaptive import AdaptiveReducer, AdaptiveRule
-from aot.reducers.cell_memory import Frame, compare, learn, learn_first, open_memory
+from aot.reducers.cell_memory import (
+    AdaptiveState,
+    Frame,
+    compare,
+    learn,
+    learn_first,
+    open_memory,
+)
 from aot.reducers.cells import CellBatch, choose_unlike, leave_over, normalise
 from aot.reducers.saliency import find_contrast, measure_distances, weigh_frames, weigh_novelty
+from tests.aot.support import features
 
 GRID = (6, 6)
 CONFIG = AOTConfig(pooling="none", clip_frames=8)
@@ -346,3 +362,21 @@ def test_a_tight_budget_tells_every_thing_of_a_frame():
     assert len(frame[0.0]) == len(frame[0.5]) < 8
     assert 30 not in frame[0.0]
     assert 30 in frame[0.5]
+
+
+def test_clips_that_remember_more_and_less_stack_and_travel():
+    reducer = AdaptiveReducer(AOTConfig(clip_frames=8), 0.2)
+    quiet, busy = (features(6, (12, 12), 16, seed=3, change=change) for change in (0.1, 2.0))
+    more = features(2, (12, 12), 16, seed=4, change=2.0)
+    states = [reducer.push(clip)[1] for clip in (quiet, busy)]
+    assert states[0].anchors.shape[1] < states[1].anchors.shape[1]
+
+    expected = [reducer.push(more, state) for state in states]
+    stacked = AdaptiveState.from_tensors(AdaptiveState.stack(states).tensors())
+    packed, after = reducer.push_batch(stack_clips([more, more]), stacked)
+
+    for (tokens, state), ours, end in zip(expected, unpack(packed), after.split(), strict=True):
+        assert torch.equal(ours.cell, tokens.cell)
+        torch.testing.assert_close(ours.tokens, tokens.tokens)
+        assert torch.equal(reducer.finish(end).mass, reducer.finish(state).mass)
+        assert end.columns["anchors"].shape == state.columns["anchors"].shape
