@@ -44,7 +44,7 @@ def pause(settings: Settings, stream_id: str) -> str | None:
 
 
 def remove(settings: Settings, stream_id: str) -> DeletedCounts:
-    """Remove a stream with all its records, and what this machine has spooled of it.
+    """Remove a stream with all its records, and what this machine has spooled and logged of it.
 
     A detached session of it is ended; whoever else writes it is refused from then on.
 
@@ -59,6 +59,9 @@ def remove(settings: Settings, stream_id: str) -> DeletedCounts:
             logger.info("%s: its writer is in no cluster: %s", stream_id, error)
     with open_store(config) as store:
         removed = store.delete_stream(stream_id)
+    logs = settings.stream_logs()
+    if logs is not None:
+        logs.remove(stream_id)
     if rules is not None:
         discard(rules, name_store(config.url, config.namespace), stream_id)
     return removed

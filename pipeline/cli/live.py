@@ -68,6 +68,9 @@ def watch_live(
     failed: dict[str, Exception] = {}
     with ExitStack() as stack:
         stack.callback(_tell_all, last, as_json)
+        logs = settings.stream_logs()
+        if logs is not None:
+            logs.keep()
         metrics = _serve_metrics(settings, stack)
         for news in ingest_live(
             settings, requests, stop=threading.Event(), keep=keep, look=look, metrics=metrics

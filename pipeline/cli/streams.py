@@ -1,9 +1,12 @@
 """`aot streams`: what is stored, what is running, and how to end it."""
 
+from collections import deque
+
 import typer
 
 from pipeline.cli.output import (
     confirm,
+    escape,
     hms,
     local_time,
     megabytes,
@@ -14,7 +17,9 @@ from pipeline.cli.output import (
 from pipeline.cli.progress import start_detached, watch
 from pipeline.values.plain import to_plain
 
-app = typer.Typer(help="Streams: list, show, pause, resume, remove.", invoke_without_command=True)
+app = typer.Typer(
+    help="Streams: list, show, watch, pause, resume, remove.", invoke_without_command=True
+)
 _JSON = "pipeline.cli.streams.json"
 """Under which a group's `--json` is kept for its commands."""
 
@@ -124,6 +129,44 @@ def resume(
     from pipeline.ingest.run import ingest
 
     return watch(ingest(settings, [request]), _wants_json(context, as_json))
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    name: str,
+    lines: int = typer.Option(50, "--lines", "-n", min=1, help="At most so many, the last ones."),
+    as_json: bool = typer.Option(False, "--json"),
+) -> int:
+    """What happened to an endless source that this machine reads, or read."""
+    settings = settings_of(context)
+    kept = settings.stream_logs()
+    found = [] if kept is None else list(deque(kept.read(name), maxlen=lines))
+    if not found:
+        with _store(context) as store:
+            store.get_info(name)  # says where there is no such stream
+    if _wants_json(context, as_json):
+        print_json({"stream_id": name, "lines": found})
+        return 0
+    for line in found:
+        shown = (str(line.get(key, "")) for key in ("time", "level", "message"))
+        print(escape(" ".join(shown)))
+    return 0
+
+
+@app.command()
+def top(
+    context: typer.Context,
+    every_s: float = typer.Option(2.0, "--every", min=0.2, help="Seconds between two looks."),
+    once: bool = typer.Option(False, "--once", help="One look, and no more."),
+    as_json: bool = typer.Option(False, "--json", help="One line of JSON a look."),
+) -> int:
+    """All streams as they run: lag, rates, coverage, gaps; until interrupted."""
+    from pipeline.cli.top import watch_streams
+
+    with _store(context) as store:
+        watch_streams(store, every_s, once=once, as_json=_wants_json(context, as_json))
+    return 0
 
 
 @app.command("rm")

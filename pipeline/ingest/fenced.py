@@ -5,6 +5,7 @@ had the stream in between, which its fencing token tells. A store that came back
 acknowledged is noticed at the next write. Knows of no session and no source.
 """
 
+import contextvars
 import logging
 import threading
 from collections.abc import Callable
@@ -48,7 +49,10 @@ class FencedStream:
         self._writer, self._heal = writer, heal
         self._told: Place | None = None
         self._closed = threading.Event()
-        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
+        context = contextvars.copy_context()  # its lines are about the same stream
+        self._renewer = threading.Thread(
+            target=context.run, args=(self._renew,), name="lease", daemon=True
+        )
         self._renewer.start()
 
     @property

@@ -17,6 +17,7 @@ from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import Settings, stream_url
+from pipeline.settings.logs import about_stream
 from pipeline.store import open_store
 from pipeline.values.errors import InvalidQuery, PipelineError
 from workers.decode.policy import SourcePolicy, check_url, is_network_url
@@ -214,6 +215,8 @@ def _run_kept(
     stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
+    """Again and again, until it is told to stop."""
+
     def hear(value: LiveProgress | LiveEnd) -> None:
         ends.append(value) if isinstance(value, LiveEnd) else tell(value)
 
@@ -235,25 +238,40 @@ def _run_one(
     stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
-    stream_id, job = wanted.request.source.stream_id, shared.job
-    try:
-        request = as_begun(job, wanted.request)
-        sink = live_sink(job, request, shared.info).open()
-        if shared.metrics is not None:
-            shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
+    """One session from its start to its end, which is told whatever it is."""
+    stream_id = wanted.request.source.stream_id
+    with about_stream(stream_id):
         try:
-            source = open_source(wanted.settings, request, stop)
-            live = live_settings(wanted.settings, request)
-            for progress in run_live_session(
-                request.source, live, shared.info, shared.pusher, sink, source, stop=stop
-            ):
-                tell(progress)
-        finally:
-            sink.close()
-        tell(LiveEnd(stream_id))
-    except Exception as error:
-        logger.error("stream %s failed: %s", stream_id, error)
-        tell(LiveEnd(stream_id, error))
+            logger.info("stream %s begins", stream_id)
+            _run_session(shared, wanted, stop, tell)
+        except Exception as error:
+            logger.error("stream %s failed: %s", stream_id, error)
+            tell(LiveEnd(stream_id, error))
+        else:
+            logger.info("stream %s has ended", stream_id)
+            tell(LiveEnd(stream_id))
+
+
+def _run_session(
+    shared: _Shared,
+    wanted: Wanted,
+    stop: MemberStop,
+    tell: Callable[[LiveProgress | LiveEnd], None],
+) -> None:
+    stream_id, job = wanted.request.source.stream_id, shared.job
+    request = as_begun(job, wanted.request)
+    sink = live_sink(job, request, shared.info).open()
+    if shared.metrics is not None:
+        shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
+    try:
+        source = open_source(wanted.settings, request, stop)
+        live = live_settings(wanted.settings, request)
+        for progress in run_live_session(
+            request.source, live, shared.info, shared.pusher, sink, source, stop=stop
+        ):
+            tell(progress)
+    finally:
+        sink.close()
 
 
 def as_begun(job: IngestJob, request: IngestRequest) -> IngestRequest:

@@ -6,6 +6,7 @@ back without its last writes. The next writer stores what a killed one left, unl
 wrote the stream meanwhile: then it is refused. Knows of no source.
 """
 
+import contextvars
 import hashlib
 import logging
 import threading
@@ -236,7 +237,10 @@ class Outbox:
         logger.warning(
             "%s: the store is away, clips are kept on disk: %s", self._stream.stream_id, error
         )
-        self._drainer = threading.Thread(target=self._drain, name="spool", daemon=True)
+        context = contextvars.copy_context()  # its lines are about the same stream
+        self._drainer = threading.Thread(
+            target=context.run, args=(self._drain,), name="spool", daemon=True
+        )
         self._drainer.start()
 
     def _drain(self) -> None:

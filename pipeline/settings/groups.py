@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pipeline.settings.base import Group, parse_length
 from pipeline.settings.serve import ServeSettings
+from pipeline.settings.stream_logs import StreamLogs
 from pipeline.store import StoreConfig, embedded_folder
 from pipeline.store.retention import RetentionRules
 from pipeline.store.spool import SpoolRules
@@ -282,6 +283,11 @@ class LogSettings(Group):
     level: Literal["debug", "info", "warning", "error"] = "warning"
     format: Literal["text", "json"] = "text"
     """`json` writes one object a line, for machines that collect logs."""
+    folder: Path | None = None
+    """Where sessions of endless sources keep what happens, a file a stream, for `aot streams logs`;
+    null takes `logs` in an embedded store's folder, else ~/.local/share/aot-stream/logs."""
+    max_bytes: ByteSize = Field(default=ByteSize(1_000_000), ge=0)
+    """Of a stream's file, of which the last two are kept; 0 keeps none."""
 
 
 class Settings(BaseSettings):
@@ -347,12 +353,19 @@ class Settings(BaseSettings):
         spool = self.spool
         if not spool.max_bytes:
             return None
-        folder = spool.folder
-        if folder is None:
-            is_embedded = self.store.url.startswith("embedded:")
-            home = embedded_folder(self.store.url) if is_embedded else Path(DATA_FOLDER)
-            folder = home / "spool"
+        folder = spool.folder or self._data_folder() / "spool"
         return SpoolRules(str(folder.expanduser()), int(spool.max_bytes))
+
+    def stream_logs(self) -> StreamLogs | None:
+        """Where what happens to endless sources is kept; None where it is not."""
+        if not self.log.max_bytes:
+            return None
+        folder = self.log.folder or self._data_folder() / "logs"
+        return StreamLogs(folder.expanduser(), int(self.log.max_bytes))
+
+    def _data_folder(self) -> Path:
+        is_embedded = self.store.url.startswith("embedded:")
+        return embedded_folder(self.store.url) if is_embedded else Path(DATA_FOLDER)
 
     def compress_settings(self) -> "CompressSettings":
         """What decides a clip's tokens."""
