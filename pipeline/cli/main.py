@@ -11,7 +11,19 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import ask, bench, clips, doctor, ingest, live, models, serve, store, streams
+from pipeline.cli import (
+    ask,
+    bench,
+    clips,
+    doctor,
+    ingest,
+    live,
+    models,
+    serve,
+    store,
+    streams,
+    watch,
+)
 from pipeline.cli.arguments import EVERYWHERE, arrange
 from pipeline.cli.output import Common, print_json, warn_of_variables
 from pipeline.values.errors import KINDS, kind_of
@@ -38,6 +50,7 @@ for name, group in (
     ("clips", clips.app),
     ("store", store.app),
     ("keys", serve.keys),
+    ("watch", watch.app),
     ("bench", bench.app),
 ):
     app.add_typer(group, name=name, epilog=EVERYWHERE)

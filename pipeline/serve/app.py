@@ -13,13 +13,13 @@ from starlette.exceptions import HTTPException
 from pipeline.serve.errors import envelope, explain, headers_of
 from pipeline.serve.gate import Gate
 from pipeline.serve.mcp import create_mcp, create_mcp_app
-from pipeline.serve.routes import ask, clips, health, streams
+from pipeline.serve.routes import ask, clips, health, streams, watches
 from pipeline.serve.service import Service
 from pipeline.values.plain import one_line
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (health.router, streams.router, clips.router, ask.router)
+ROUTERS = (health.router, streams.router, clips.router, watches.router, ask.router)
 
 
 def create_app(service: Service) -> Gate:

@@ -125,6 +125,7 @@ def listen(settings: Settings) -> socket.socket:
 def run(service: Service, at: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; what is under way has `serve.drain_s`."""
     service.load()
+    service.watch()
     try:
         with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is drained
             make_server(service).run(sockets=[at])

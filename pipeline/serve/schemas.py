@@ -53,6 +53,8 @@ class Options(_Body):
     max_clips: Budget | None = None
     marks: Literal["clip", "frame"] | None = None
     keep_positions: bool | None = None
+    fit: Literal["choose", "recompress", "find"] | None = None
+    """What is done where the range holds more than the budget."""
 
 
 class Ask(_Body):
@@ -99,3 +101,15 @@ class Chat(BaseModel):
     n: Annotated[int, Field(ge=1, le=1)] | None = None
     aot: Options = Options()
     """Ours, by `extra_body`."""
+
+
+class NewWatch(_Body):
+    """A question to ask of every new clip; `pipeline.values.watch.Watch` says what each is."""
+
+    watch_id: StreamId
+    question: Text
+    expect: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "yes"
+    window_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = None
+    raise_after: Annotated[int, Field(ge=1, le=1000)] = 1
+    clear_after: Annotated[int, Field(ge=1, le=1000)] = 1
+    cooldown_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0

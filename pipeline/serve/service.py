@@ -15,6 +15,7 @@ from pipeline.serve.evidence import Written, evidence_of
 from pipeline.serve.keys import LOCAL, Key, KeyBook
 from pipeline.serve.metrics import ServiceMetrics
 from pipeline.serve.sessions import Sessions
+from pipeline.serve.watching import Evaluator, Watcher
 from pipeline.settings import Settings
 from pipeline.store import open_store
 from pipeline.values.errors import AnswerStopped, InvalidSettings, NotAllowed
@@ -41,7 +42,9 @@ class Service:
         self.answers = AnswerQueue(settings, self.store)
         self.metrics = ServiceMetrics()
         self.metrics.open_questions.set_function(lambda: self.answers.num_open)
+        self.evaluator = Evaluator(settings, self.store, self.answers)
         self.sessions = Sessions(settings)
+        self._watcher: Watcher | None = None
         self.ending = threading.Event()
         self.load_error: Exception | None = None
 
@@ -80,6 +83,10 @@ class Service:
                 self.load_error = error
 
         threading.Thread(target=load, name="load", daemon=True).start()
+
+    def watch(self) -> None:
+        """Follow the streams that have standing questions."""
+        self._watcher = Watcher(self.evaluator)
 
     async def stream(
         self, caller: Key, asked: Asked, gone: asyncio.Future[Any] | None = None
@@ -129,5 +136,7 @@ class Service:
         """Stop answers and sessions, and let the store go."""
         self.ending.set()
         self.sessions.close()
+        if self._watcher is not None:
+            self._watcher.close()
         self.answers.close()
         self.store.close()

@@ -123,9 +123,9 @@ class CachedTokensLanguageModel:
         """See `LanguageModel.stream_answer`."""
         prompt = self._writer.write(question, segments)
         limit = self._answer_limit(prompt, max_new_tokens)
-        inputs = self._inputs(prompt, segments)
-        generate = functools.partial(self._half.generate, max_new_tokens=limit)
         features = self._features(segments)
+        inputs = self._inputs(prompt, segments, features)
+        generate = functools.partial(self._half.generate, max_new_tokens=limit)
         if features is not None and self._can_be_kept(prompt):
             write = functools.partial(self._generate_behind, generate, inputs, features)
         else:
@@ -183,8 +183,13 @@ class CachedTokensLanguageModel:
         default = self._half.generation_config.max_new_tokens or MAX_NEW_TOKENS
         return min(default, left) if max_new_tokens is None else max_new_tokens
 
-    def _inputs(self, prompt: Prompt, segments: Sequence[VisualSegment]) -> dict[str, Any]:
-        """Keyword arguments that `forward` and `generate` share."""
+    def _inputs(
+        self,
+        prompt: Prompt,
+        segments: Sequence[VisualSegment],
+        features: Float[Tensor, "n d"] | None = None,
+    ) -> dict[str, Any]:
+        """Keyword arguments that `forward` and `generate` share; `features` where known."""
         device = self._half.device
         input_ids = prompt.input_ids.to(device)
         # Given also where it is all ones: without it, gaps between position ids would be taken
@@ -192,7 +197,7 @@ class CachedTokensLanguageModel:
         inputs: dict[str, Any] = {"attention_mask": torch.ones_like(input_ids)}
         if prompt.position_ids is not None:
             inputs["position_ids"] = prompt.position_ids.to(device)
-        features = self._features(segments)
+        features = self._features(segments) if features is None else features
         if features is None:
             return inputs | {"input_ids": input_ids}
         if self._half._supports_mm_encoder_outputs():

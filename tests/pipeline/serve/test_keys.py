@@ -12,6 +12,7 @@ from tests.pipeline.serve.conftest import with_serve
 OPEN = {"/v1/health/live", "/v1/health/ready"}
 VALUES = {"{stream_id}": "other", "{key}": "0-0", "{model}": "tiny", "{watch_id}": "w1"}
 BODIES = {
+    "/v1/streams/{stream_id}/watches": {"watch_id": "w1", "question": "is it open"},
     "/v1/streams": {"stream_id": "other", "url": "/nowhere.mp4"},
     "/v1/ask": {"question": "what is seen", "streams": ["other"]},
     "/v1/chat/completions": {

@@ -1,0 +1,128 @@
+"""Standing questions, asked of every new clip: a thread beside the answers.
+
+What a stream's watches have asked about is in the store, so that whoever goes on after a kill goes
+on from there; two services that follow the same stream find each event once. Questions wait in the
+queue of all others and are put again where it is full. Knows of no HTTP.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.ask.answer import Answer
+from pipeline.serve.answers import AnswerQueue, Part
+from pipeline.serve.asking import Asked, Window, prepare_asked
+from pipeline.serve.errors import busy_error
+from pipeline.serve.keys import LOCAL
+from pipeline.settings import Settings
+from pipeline.store import ClipStore
+from pipeline.values.errors import NoFootage, PipelineError, TooManyRequests
+from pipeline.values.types import ClipSpan
+from pipeline.values.watch import Event, Watch, WatchState, follow
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+"""Between two looks for new clips."""
+ANSWER_S = 600.0
+MAX_TOKENS = 16
+"""Of an answer: it is looked through for one word."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Answers one watch's question about one clip's window."""
+
+    settings: Settings
+    store: ClipStore
+    answers: AnswerQueue
+
+    def answer(self, watch: Watch, span: ClipSpan) -> str:
+        """The answer's text; empty where the window was removed meanwhile.
+
+        Raises:
+            TooManyRequests: too many questions wait, or this one waited too long.
+        """
+        start_s, end_s = watch.window_of(span)
+        window = Window(watch.stream_id, start_s, end_s)
+        asked = Asked(watch.question, [window], {"max_new_tokens": MAX_TOKENS})
+        try:
+            prepared = prepare_asked(self.store, self.settings, LOCAL, asked)
+        except NoFootage:
+            return ""
+        told: queue.SimpleQueue[Part | Exception | None] = queue.SimpleQueue()
+        left = threading.Event()
+        self.answers.submit(prepared, told.put, left)
+        try:
+            while not isinstance(part := told.get(timeout=ANSWER_S), Answer):
+                if part is None:
+                    raise busy_error("the service is ending")
+                if isinstance(part, NoFootage):
+                    return ""
+                if isinstance(part, Exception):
+                    raise part
+            return part.text
+        except queue.Empty:
+            raise busy_error(f"no answer within {ANSWER_S:.0f} s") from None
+        finally:
+            left.set()
+
+    def replay(
+        self, watch: Watch, start_s: float | None = None, end_s: float | None = None
+    ) -> Iterator[Event]:
+        """The events that a watch would have made over a past range; stores nothing."""
+        state = WatchState()
+        for span in self.store.list_spans(watch.stream_id, start_s, end_s):
+            state, event = follow(watch, state, span, self.answer(watch, span))
+            if event is not None:
+                yield event
+
+
+class Watcher:
+    """Follows all streams that have watches, until it is closed."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator, self._store = evaluator, evaluator.store
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; what was asked and not yet recorded is asked again by the next one."""
+        self._ending.set()
+        self._thread.join(LOOK_S * 4)
+
+    def _run(self) -> None:
+        while not self._ending.wait(LOOK_S):
+            try:
+                for stream_id in self._store.list_streams():
+                    for watch, state in self._store.list_watches(stream_id):
+                        self._follow(watch, state)
+            except TooManyRequests as error:
+                logger.info("watches wait: %s", error)
+            except PipelineError as error:
+                logger.warning("watches wait: %s", error)
+            except Exception:
+                logger.exception("watches wait")
+
+    def _follow(self, watch: Watch, state: WatchState) -> None:
+        """Ask about every clip behind what is known; each is recorded before the next."""
+        for span in self._store.list_spans(watch.stream_id, state.end_s - 1.0):
+            if self._ending.is_set():
+                return
+            if (span.epoch, span.index) <= (state.epoch, state.index):
+                continue
+            after, event = follow(watch, state, span, self._evaluator.answer(watch, span))
+            if not self._store.advance_watch(watch, state, after, event):
+                return
+            state = after
+
+
+def begin_state(store: ClipStore, stream_id: str) -> WatchState:
+    """Behind all that is stored: a new watch asks about what is new."""
+    position = store.get_position(stream_id)
+    if position is None:
+        return WatchState()
+    return WatchState(position.epoch, position.index, position.end_s)
