@@ -59,6 +59,8 @@ class StreamReading:
     """Stretches of the range without footage, each with its reason."""
     held_s: float = 0.0
     """Seconds of the range in which the source was seen and nothing changed."""
+    phrase: str | None = None
+    """What of the question the range was taken from; None where it was given, or is everything."""
     levels: tuple[LevelReading, ...] = ()
     """How closely the clips were read, from those as they were stored to the coarsest."""
 

@@ -19,6 +19,7 @@ from pipeline.ask.timeline import (
     simple_timeline,
 )
 from pipeline.values.errors import InvalidQuery, NoFootage
+from pipeline.values.phrases import TimePhrase, find_phrase
 from pipeline.values.times import parse_duration
 from pipeline.values.times import resolve_range as resolve_written
 from pipeline.values.types import EXPIRED, DeletedCounts
@@ -58,6 +59,8 @@ class Question:
     """Read tokens at the places they had before the reduction; None as the model wants it."""
     fit: Fit = "choose"
     """What is done where the range holds more than the budget."""
+    read_times: bool = False
+    """Take the range from what the text says of time, where none is given beside it."""
 
     def __post_init__(self) -> None:
         if not self.text.strip() or len(self.text) > 4096:
@@ -113,6 +116,9 @@ class StreamPart:
         if 0 < 2 * step_s < start_s - clip.pts_s[-1]:
             return None
         return start_s, end_s
+
+    phrase: str | None = None
+    """What the question says of time, where the range was taken from it."""
 
     @property
     def stream_id(self) -> str:
@@ -177,14 +183,19 @@ def look_up_stream(store: ClipStore, stream_id: str, question: Question) -> Stre
         every = store.list_spans(stream_id)
         removed = [gap for gap in told if gap.reason == EXPIRED]
         timeline = build_timeline(info, every, removed)
-    start_s, end_s = _written_range(question, timeline)
+    phrase = _spoken_range(question, timeline)
+    if phrase is None:
+        start_s, end_s = _written_range(question, timeline)
+    else:
+        start_s, end_s = phrase.start_s, phrase.end_s
     found = store.list_spans(stream_id, start_s, end_s) if every is None else every
     placed = [timeline.place(span) for span in found]
     if end_s is None:
         end_s = max([start_s, timeline.clock.end_s, *(clip.end_s for clip in placed)])
     clips = tuple(clip for clip in placed if clip.overlaps(start_s, end_s))
     gaps = _gaps_within(told, timeline, start_s, end_s)
-    return StreamPart(info, timeline, start_s, end_s, clips, gaps)
+    told_by = None if phrase is None else phrase.text
+    return StreamPart(info, timeline, start_s, end_s, clips, gaps, phrase=told_by)
 
 
 def _with_clip_before(store: ClipStore, part: StreamPart) -> StreamPart:
@@ -209,6 +220,14 @@ def resolve_range(store: ClipStore, stream_id: str, question: Question) -> tuple
     """The asked range in seconds of one stream; an open end is the end of what is stored."""
     part = look_up_stream(store, stream_id, question)
     return part.start_s, part.end_s
+
+
+def _spoken_range(question: Question, timeline: Timeline) -> TimePhrase | None:
+    """What the text says of time; a range that is given beside it wins."""
+    given = (question.start, question.end, question.last)
+    if not question.read_times or any(bound is not None for bound in given):
+        return None
+    return find_phrase(question.text, timeline.clock)
 
 
 def _written_range(question: Question, timeline: Timeline) -> tuple[float, float | None]:

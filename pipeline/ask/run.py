@@ -211,6 +211,7 @@ def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamRe
         clips_read=len(read),
         gaps=tuple(gap for gap in part.gaps if not gap.is_footage),
         held_s=part.held_s,
+        phrase=part.phrase,
         levels=tuple(level for detail in DETAILS if (level := _level(read, detail)).clips),
     )
 

@@ -127,9 +127,10 @@ def _show_sources(answer: "Answer") -> None:
 
 
 def _range_of(stream: "StreamReading") -> str:
+    told_by = f' ("{stream.phrase}")' if stream.phrase else ""
     if stream.wall_start is not None and stream.wall_end is not None:
-        return f"{stream.wall_start} to {stream.wall_end}"
-    return f"{hms(stream.start_s)} to {hms(stream.end_s)}"
+        return f"{stream.wall_start} to {stream.wall_end}{told_by}"
+    return f"{hms(stream.start_s)} to {hms(stream.end_s)}{told_by}"
 
 
 def _found_in(stream: "StreamReading") -> str:

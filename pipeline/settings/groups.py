@@ -267,6 +267,9 @@ class AskSettings(Group):
     """Where a range holds more than the budget: `choose` reads as many clips as fit, evenly spaced;
     `recompress` all of them with fewer tokens; `find` looks through all of them for those that
     matter to the question, and reads these."""
+    read_times: bool = True
+    """Take the range from what a question says of time ("yesterday morning", "in the last ten
+    minutes"), where none is given beside it."""
 
 
 class MetricsSettings(Group):

@@ -490,3 +490,30 @@ def test_a_later_epoch_that_ends_earlier_hides_nothing(store):
         store.put_clip(moved, lease, fingerprint="f")
     assert resolve_range(store, "epochs", question(streams=("epochs",))) == (0.0, 54.0)
     store.delete_stream("epochs")
+
+
+def test_the_range_is_taken_from_what_the_question_says_of_time(store, model):
+    asked = question(text="what is seen in the last four seconds", read_times=True)
+
+    answer = ask(store, model, asked)
+
+    assert [span.index for span in answer.citations] == [8, 9]
+    [stream] = answer.streams
+    assert (stream.start_s, stream.end_s) == (16.0, 20.0)
+    assert stream.phrase == "in the last four seconds"
+
+
+def test_a_range_that_is_given_wins_over_words(store, model):
+    asked = question(text="what is seen at the end", read_times=True, start=0, end=2)
+
+    [stream] = ask(store, model, asked).streams
+
+    assert (stream.start_s, stream.end_s, stream.phrase) == (0.0, 2.0, None)
+
+
+def test_words_about_a_time_without_footage_are_not_answered(store, model):
+    """What they mean is empty: the rest of the stream does not stand in for it."""
+    spoken = "what is seen at 11:30 on 2026-05-04"
+    asked = question(text=spoken, streams=("clock",), read_times=True)
+    with pytest.raises(NoFootage, match=r"clock has no footage .* nearest clip"):
+        ask(store, model, asked)
