@@ -139,7 +139,8 @@ class Reading:
     def _overhead(self) -> int:
         """Tokens of a clip beside its visual tokens: marks, and what the family adds to a run."""
         dearest = max(self._measure(mark) for part in self.parts for mark in self._marks(part))
-        marks = dearest * (self._frames if self.style.marks == "frame" else 1)
+        patches = -(-self._frames // self.style.frames_per_mark)
+        marks = dearest * (patches if self.style.marks == "frame" else 1)
         # Merged anchors are rows of their own, behind those of the frames.
         return marks + self.style.row_newlines * (self._frames + 1)
 

@@ -70,6 +70,8 @@ class ReadingStyle:
     """How stream times are written; a wall clock's always as HH:MM:SS."""
     row_newlines: int = 0
     """Most newlines that the family adds to the tokens of one frame."""
+    frames_per_mark: int = 1
+    """Where frames are marked: those of a temporal patch share one."""
     relevance: tuple[RelevanceRule, ...] = ()
     """How it is asked whether a clip matters; empty asks in words."""
 

@@ -79,7 +79,8 @@ def test_a_resumed_run_leaves_the_same_bytes(family, opened, short):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with open_cluster(ClusterSettings(num_cpus=2, session_cpus=0.5)) as cluster:
+    # Room for a pool of every family, as one that is idle is kept for a while.
+    with open_cluster(ClusterSettings(num_cpus=8, session_cpus=0.5)) as cluster:
         yield cluster
 
 
@@ -90,7 +91,7 @@ def test_workers_of_a_cluster_give_the_bytes_of_one_process(cluster, family, ope
         pipeline.ingest(str(short), stream="hall")
     inline = digests(opened, "hall")
     opened.delete_stream("hall")
-    settings = load_settings(None, {"ray": {"enabled": True, "workers": 2, "worker_cpus": 0.5}})
+    settings = load_settings(None, {"ray": {"enabled": True, "workers": 1, "worker_cpus": 0.5}})
     request = IngestRequest(VideoSource(str(short), "hall", FPS))
 
     session = RayRunner(IngestJob.of(settings), cluster).start(request)

@@ -34,7 +34,7 @@ from workers.models.loading import identify, load_config, load_half, open_prompt
 from workers.models.style import read_style
 from workers.types import TokenLayout
 
-READING = ReadingStyle(marks="frame", mark="<{}>", times="seconds")
+READING = ReadingStyle(marks="frame", mark="<{}>", times="seconds", frames_per_mark=2)
 """As the model was trained: a time before every temporal patch."""
 
 
