@@ -31,6 +31,7 @@ from ray.exceptions import RayTaskError
 from aot import ClipTokens
 from workers.compress import CompressSettings
 from workers.errors import ModelChanged, WorkerBroken, WorkerError, WorkerLost, one_line
+from workers.live.push import BatchRule
 from workers.seams import Push, Pushed, WorkerInfo
 from workers.types import Clip, CompressedClip, FailedClip
 
@@ -116,7 +117,12 @@ class CompressActor:
         *,
         batch_timeout_s: float,
         detached: bool,
+        rule: BatchRule | None = None,
     ) -> None:
+        """`rule`: of pushes; None lets frames wait for others on an accelerator alone."""
+        on_cpu = torch.device(settings.device).type == "cpu"
+        self._rule = rule or (BatchRule(frames=1, wait_s=0.0) if on_cpu else BatchRule())
+        self._due_s = 0.0
         context = ray.get_runtime_context()
         self._self = context.current_actor
         self._batch_timeout_s = batch_timeout_s
@@ -187,6 +193,8 @@ class CompressActor:
         """
         await self._require(digest)
         done = self._promise()
+        if not self._pushes:
+            self._due_s = time.monotonic() + self._rule.wait_s
         self._pushes.append((push, done))
         self._wake()
         return await done
@@ -251,7 +259,8 @@ class CompressActor:
                 if self._turns and not self._at_work:
                     await self._work(worker.compress, await self._grant_turn())
                 elif not self._turns and self._may_begin(worker, calls):
-                    batch = _take(calls, worker.batch_clips)
+                    size = self._count_pushes() if self._pushes else worker.batch_clips
+                    batch = _take(calls, size)
                     self._at_work.add(asyncio.create_task(self._work(function, batch)))
                 else:
                     await self._await_news()
@@ -260,19 +269,34 @@ class CompressActor:
 
     def _may_begin(self, worker: Compressor, calls: deque[Any]) -> bool:
         """Whether a batch of these may go out; what is less than a full one rather grows until
-        nothing is at work.
+        nothing is at work, and pushes until the oldest has waited long enough.
         """
-        if not self._at_work:
+        if self._pushes:
+            full = sum(len(push.pixels) for push, _ in self._pushes) >= self._rule.frames
+            if not self._at_work:
+                return full or time.monotonic() >= self._due_s
+        elif not self._at_work:
             return bool(calls)
-        full = len(calls) >= worker.batch_clips
+        else:
+            full = len(calls) >= worker.batch_clips
         return full and len(self._at_work) < worker.batches_at_once
 
+    def _count_pushes(self) -> int:
+        """How many of the pushes that wait make up the next batch."""
+        sizes = itertools.accumulate(len(push.pixels) for push, _ in self._pushes)
+        return 1 + sum(size < self._rule.frames for size in sizes)
+
     async def _await_news(self) -> None:
-        """Until a batch is done or something has come."""
+        """Until a batch is done, something has come, or a push has waited long enough."""
         self._news.clear()
         news = asyncio.create_task(self._news.wait())
+        wait_s = max(0.0, self._due_s - time.monotonic()) if self._pushes else None
         try:
-            await asyncio.wait({*self._at_work, news}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {*self._at_work, news},
+                timeout=None if self._at_work else wait_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         finally:
             news.cancel()
         self._at_work = {task for task in self._at_work if not task.done()}

@@ -399,6 +399,8 @@ class _Session:
     def _account_until(self, place: Place) -> None:
         """What lies between what was accounted for and this picture is a gap."""
         missing, self._missing = self._missing, "gap"
+        if missing == "gap" and self._ladder.rung.name != "full":
+            missing = "overload"  # less is read, and what is read lies further apart
         slack, self._begins = (BEGIN_SLACK if self._begins else SLACK), False
         if place.pts_s - self._accounted_s > slack * self._step_s:
             self._end_clip()

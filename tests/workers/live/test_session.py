@@ -229,6 +229,16 @@ def test_overload_gives_up_step_by_step_and_is_recorded():
     assert "keyframes" in script.paces
 
 
+def test_what_is_not_read_under_overload_is_its_gap():
+    sink = MemorySink()
+    rule = OverloadRule(down_wait_s=2.0, down_after_s=3.0, up_after_s=1e9)
+    dense, sparse = range(6), range(10, 100, 12)  # as a camera with a keyframe in 12 s
+
+    run(sink, *map(picture, [*dense, *sparse]), clock=_Late(BEGAN_S), overload=rule)
+
+    assert {gap.reason for gap in sink.gaps} == {"overload"}
+
+
 class _Late:
     """A clock by which every frame has waited for a minute."""
 
