@@ -12,13 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.ingest.fleet import Fleet, MemberStop
-from pipeline.ingest.identity import known_info
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import Settings, stream_url
 from pipeline.settings.logs import about_stream
-from pipeline.store import open_store
 from pipeline.values.errors import InvalidQuery, PipelineError
 from workers.decode.policy import SourcePolicy, check_url, is_network_url
 from workers.errors import SourceError
@@ -259,7 +257,7 @@ def _run_session(
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
     stream_id, job = wanted.request.source.stream_id, shared.job
-    request = as_begun(job, wanted.request)
+    request = wanted.request
     sink = live_sink(job, request, shared.info).open()
     if shared.metrics is not None:
         shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
@@ -272,16 +270,6 @@ def _run_session(
             tell(progress)
     finally:
         sink.close()
-
-
-def as_begun(job: IngestJob, request: IngestRequest) -> IngestRequest:
-    """A stream that goes on counts from where it began, which only the first run could see."""
-    source = request.source
-    with open_store(job.store) as store:
-        known = known_info(store, source.stream_id)
-    if known is None or known.wall_start_s is None or source.wall_start_s is not None:
-        return request
-    return replace(request, source=replace(source, wall_start_s=known.wall_start_s))
 
 
 def live_settings(settings: Settings, request: IngestRequest) -> LiveSettings:
@@ -312,4 +300,5 @@ def live_spec(settings: Settings, request: IngestRequest) -> LiveSpec:
 
 def live_sink(job: IngestJob, request: IngestRequest, info: WorkerInfo) -> StoreSinkFactory:
     """Where an endless source's clips go: over the spool, where there is one."""
-    return replace(job.sink(request, info), path=None, spool=job.settings.spool_rules())
+    made = job.sink(request, info)
+    return replace(made, endless=True, path=None, spool=job.settings.spool_rules())

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.ingest.job import IngestJob
-from pipeline.ingest.live import as_begun, check_live, live_sink, live_spec
+from pipeline.ingest.live import check_live, live_sink, live_spec
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings
 from pipeline.values.errors import InvalidQuery
@@ -60,7 +60,6 @@ class RayRunner:
         _, info = self.cluster.open_pool(job.compress, job.pool, detached=detached)
         live, sink = None, job.sink(request, info)
         if is_network_url(request.source.url):
-            request = as_begun(job, request)
             live, sink = live_spec(job.settings, request), live_sink(job, request, info)
         if detached:  # nobody watches a detached session: what stops it at once is raised here
             sink.open().close()

@@ -47,6 +47,8 @@ class StoreSinkFactory:
     """Names this writer: one that starts again takes over from itself."""
     moved: bool = False
     """Accept that an existing stream is known under another source."""
+    endless: bool = False
+    """When it began only the first run could see: a later one goes on from there."""
     path: str | None = None
     """The source's file, as it is found where the session runs."""
     heal: StoreConfig | None = None
@@ -101,6 +103,8 @@ class StoreSinkFactory:
             store.put_info(replace(asked, created_at_s=now_s, updated_at_s=now_s), lease=lease)
             store.put_segments(self.segments, lease)
             return store.get_info(asked.stream_id)
+        if self.endless and asked.wall_start_s is None:
+            asked = replace(asked, wall_start_s=known.wall_start_s)
         asked = replace(asked, fingerprint=self._accepted(known))
         has_more, position = False, store.get_position(known.stream_id)
         if position is not None:

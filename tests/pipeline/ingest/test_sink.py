@@ -263,3 +263,15 @@ def test_a_live_stream_goes_on_behind_what_was_left_open_and_what_was_held(facto
     assert [span.index for span in opened.list_spans("lobby")] == [0, 1]
     assert stands is not None
     assert (stands.epoch, stands.index, stands.end_s) == (1, 1, 9.0)
+
+
+def test_an_endless_stream_goes_on_from_where_only_its_first_run_could_see_it_begin(
+    factory, opened
+):
+    begun = factory(endless=True)
+    for _ in range(2):  # a session that is started again has what it was first started with
+        sink = begun.open()
+        assert sink.fix_wall_start(100.0 if sink.position() is None else 200.0) == 100.0
+        sink.put(clip(0 if sink.position() is None else 1))
+        sink.close()
+    assert opened.get_info("lobby").wall_start_s == 100.0
