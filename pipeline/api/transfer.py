@@ -1,16 +1,30 @@
-"""Exported clips back into a store, as a stream of its own or beside what is there."""
+"""Exported clips back into a store, as a stream of its own or beside what is there; all streams of
+a store into a folder, and back."""
 
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.ingest.identity import describe_source, known_info
 from pipeline.ingest.lease import new_writer, take_lease
 from pipeline.store import ClipStore
-from pipeline.store.arrow import ExportedFacts, decode_clip, exported_facts, iter_exported
-from pipeline.values.errors import InvalidQuery
-from pipeline.values.types import Lease, StreamInfo
+from pipeline.store.arrow import (
+    ExportedFacts,
+    decode_clip,
+    export_clips,
+    exported_facts,
+    iter_exported,
+)
+from pipeline.store.keys import record_id
+from pipeline.values.errors import InvalidQuery, MissingValue
+from pipeline.values.types import ClipSpan, Lease, StreamInfo
+
+logger = logging.getLogger(__name__)
 
 LEASE_S = 30.0
+SUFFIX = ".arrow"
+"""Of a stream's file in a backup; its name is the stream's."""
 UNFINISHED = "ImportBrokenOff: not all clips of the export are there; import it again"
 
 
@@ -47,6 +61,48 @@ def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
     if not count:
         raise InvalidQuery(f"{path} holds no clip; export a range that has footage")
     return count
+
+
+def back_up(store: ClipStore, folder: Path) -> dict[str, int]:
+    """Export every stream that has clips to a file of its own; how many clips each has.
+
+    A file that is there is replaced once its successor is whole. A record that is lost is left out
+    with a warning: it must not cost the backup of all others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for stream_id in store.list_streams():
+        spans = store.list_spans(stream_id)
+        if spans:
+            path = folder / f"{stream_id}{SUFFIX}"
+            info, gaps = store.get_info(stream_id), store.list_gaps(stream_id)
+            records = iter_records(store, spans)
+            counts[stream_id] = export_clips(records, path, info=info, gaps=gaps, replace=True)
+    return counts
+
+
+def restore(store: ClipStore, folder: Path) -> dict[str, int]:
+    """Import every stream that `back_up` wrote; clips that are there already stay as they are.
+
+    Raises:
+        InvalidQuery: the folder holds none.
+    """
+    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    if not paths:
+        raise InvalidQuery(f"{folder} holds no {SUFFIX} file; name a folder of `aot store backup`")
+    names = [path.name.removesuffix(SUFFIX) for path in paths]
+    return {name: import_stream(store, name, path) for name, path in zip(names, paths, strict=True)}
+
+
+def iter_records(store: ClipStore, spans: Iterable[ClipSpan]) -> Iterator[tuple[str, bytes]]:
+    """Records with their ids, as an export takes them, without those that are lost."""
+    for span in spans:
+        try:
+            record = store.get_record(span)
+        except MissingValue as error:
+            logger.warning("%s; left out", error)
+            continue
+        yield record_id(span.stream_id, span.epoch, span.index), record
 
 
 def _begin(

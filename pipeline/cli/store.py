@@ -1,11 +1,15 @@
-"""`aot store`: the embedded server of this machine: how it stands, and how to stop it."""
+"""`aot store`: its server on this machine, and all its streams into a folder and back."""
+
+from pathlib import Path
 
 import typer
 
 from pipeline.cli.output import megabytes, print_json, print_table, settings_of
 from pipeline.values.plain import to_plain
 
-app = typer.Typer(help="The embedded store's server: status, stop.", no_args_is_help=True)
+app = typer.Typer(
+    help="The embedded server: status, stop. All streams: backup, restore.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -33,6 +37,38 @@ def stop(context: typer.Context, as_json: bool = typer.Option(False, "--json")) 
         print_json({"folder": str(folder), "stopped": stopped})
     else:
         print(f"{folder}: {'stopped' if stopped else 'no server was running'}")
+    return 0
+
+
+@app.command()
+def backup(
+    context: typer.Context, folder: Path, as_json: bool = typer.Option(False, "--json")
+) -> int:
+    """Export every stream into a folder, one Arrow file each, with its gaps and facts."""
+    from pipeline.api.transfer import back_up
+
+    return _transfer(context, back_up, folder, as_json)
+
+
+@app.command()
+def restore(
+    context: typer.Context, folder: Path, as_json: bool = typer.Option(False, "--json")
+) -> int:
+    """Import every stream of a backup; what is there already stays as it is."""
+    from pipeline.api.transfer import restore as restore_all
+
+    return _transfer(context, restore_all, folder, as_json)
+
+
+def _transfer(context: typer.Context, transfer, folder: Path, as_json: bool) -> int:
+    from pipeline.store import open_store
+
+    with open_store(settings_of(context).store_config()) as store:
+        counts = transfer(store, folder)
+    if as_json:
+        print_json({"folder": str(folder), "clips": counts})
+    else:
+        print_table(("STREAM", "CLIPS"), counts.items())
     return 0
 
 

@@ -101,6 +101,7 @@ class IngestJob:
         with open_store(self.store) as store:
             known = None if request.restart else known_info(store, source.stream_id)
             rows = [] if known is None else store.list_segments(source.stream_id)
+            begun = known is not None and store.get_position(source.stream_id) is not None
         if not request.files:
             if rows:
                 raise Conflict(
@@ -108,6 +109,11 @@ class IngestJob:
                     "folder, with --join, or use another stream id"
                 )
             return request
+        if begun and not rows:
+            raise Conflict(
+                f"stream {source.stream_id} has clips and no list of files: it is of one file, or "
+                "was imported; use another stream id, or --restart to read all anew"
+            )
         look = partial(
             _lay_out, request.files, rows, self._roots, zone=request.zone, moved=request.resume
         )

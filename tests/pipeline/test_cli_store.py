@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.store.embedded import stop_embedded
 from pipeline.store.keys import Keys
+from tests.pipeline.conftest import CLIPS
 from tests.pipeline.support import digests
 
 
@@ -55,3 +56,17 @@ def test_an_export_does_not_replace_a_file_unasked(run, video, opened, tmp_path)
     assert ran.code == 1
     assert "--force" in ran.err
     assert run("clips", "export", "walk", "-o", output, "--force").code == 0
+
+
+def test_a_store_is_backed_up_and_restored_whole(run, video, opened, tmp_path):
+    for name in ("one", "two"):
+        assert run("ingest", video, "-s", name).code == 0
+    before = {name: digests(opened, name) for name in ("one", "two")}
+    ran = run("store", "backup", tmp_path / "backup", "--json")
+    assert ran.json["clips"] == {"one": CLIPS, "two": CLIPS}
+    for name in before:
+        opened.delete_stream(name)
+    assert run("store", "restore", tmp_path / "backup").code == 0
+    assert {name: digests(opened, name) for name in before} == before
+    assert run("ingest", video, "-s", "one").out.startswith("one: already complete")
+    assert run("store", "restore", tmp_path).code == 2

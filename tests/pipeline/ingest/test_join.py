@@ -131,7 +131,7 @@ def test_a_stream_of_one_file_is_not_joined(run, parts):
     assert run("ingest", parts[0], "-s", "gate").code == 0
     ran = run("ingest", *parts, "--join", "-s", "gate")
     assert ran.code == 1
-    assert "Conflict" in ran.err
+    assert "Conflict: stream gate has clips and no list of files" in ran.err
 
 
 def test_only_files_are_joined(run):
