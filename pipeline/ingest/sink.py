@@ -236,6 +236,8 @@ class StoreSink:
         stored = Gap(gap.stream_id, gap.epoch, gap.start_s, gap.end_s, gap.reason)
         if self._outbox is not None:
             self._outbox.put_gap(stored)
+            if not self._outbox.is_away:
+                self._retention.after_write()
             return
         stream = self._stream
         stream.write(lambda lease, after: stream.store.put_gap(stored, lease, after=after))

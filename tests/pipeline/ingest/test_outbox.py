@@ -14,6 +14,7 @@ import pytest
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.embedded import start_embedded, stop_embedded
+from pipeline.store.retention import RetentionRules
 from pipeline.store.spool import SpoolRules, measure
 from pipeline.values.errors import LeaseLost
 from tests.pipeline.ingest.test_outage import INFO, kill, set_back
@@ -319,3 +320,14 @@ def test_a_stream_that_is_removed_goes_from_the_disk_too(run, environment, rules
     assert run("streams", "rm", "lobby", "--yes").code == 0
     assert spooled(rules) == 0
     sink.close()
+
+
+def test_rules_of_age_and_size_are_applied_where_nothing_but_gaps_is_stored(open_sink, config):
+    sink = open_sink(retention=RetentionRules(max_bytes_per_stream=1))
+    sink.put(clip(0))
+    sink.put(clip(1))
+    sink._retention._next_s = 0.0  # a minute later
+    sink.put_gap(StreamGap("lobby", 0, 4.0, 60.0, "held"))
+    with open_store(config) as store:
+        assert indices(store) == []
+        assert {gap.reason for gap in store.list_gaps("lobby")} == {"expired", "held"}
