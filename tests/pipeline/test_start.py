@@ -9,7 +9,7 @@ import pytest
 
 from tests.pipeline.conftest import CLIPS
 
-HEAVY = {"torch", "ray", "av", "transformers"}
+HEAVY = {"torch", "ray", "av", "transformers", "fastapi", "uvicorn", "mcp"}
 RECORDS = {"pyarrow", "numpy"}
 """What reading and writing records takes."""
 
