@@ -1,6 +1,8 @@
 """`aot clips`: the records themselves: list, export, import, verify, repair, remove."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -9,11 +11,16 @@ from pipeline.cli.output import (
     hms,
     megabytes,
     note,
+    open_store_of,
     print_json,
     print_table,
     settings_of,
 )
 from pipeline.values.plain import one_line, to_plain
+
+if TYPE_CHECKING:
+    from pipeline.store import ClipStore
+    from pipeline.values.types import ClipSpan, Gap
 
 app = typer.Typer(
     help="Records of a stream: list, export, import, verify, remove.", no_args_is_help=True
@@ -34,7 +41,7 @@ def list_clips(
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """The clips of a range, from the index alone."""
-    with _store(context) as store:
+    with open_store_of(context) as store:
         spans = _spans(store, name, start, end)
     if as_json:
         print_json({"clips": to_plain(spans)})
@@ -65,7 +72,7 @@ def export(
     from pipeline.store.arrow import export_clips
     from pipeline.store.keys import record_id
 
-    with _store(context) as store:
+    with open_store_of(context) as store:
         spans, info = _spans(store, name, start, end), store.get_info(name)
         if start is not None or end is not None:  # there, the rest is still to come
             info = replace(info, status="paused")
@@ -93,7 +100,7 @@ def import_clips(
     """Put exported clips back into the store under their stream's own id."""
     from pipeline.api.transfer import import_stream
 
-    with _store(context) as store:
+    with open_store_of(context) as store:
         count = import_stream(store, name, source)
     if as_json:
         print_json({"clips": count})
@@ -105,7 +112,7 @@ def import_clips(
 @app.command()
 def verify(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Read and check every record of a stream."""
-    with _store(context) as store:
+    with open_store_of(context) as store:
         store.get_info(name)
         report = store.verify(name)
     if as_json:
@@ -127,7 +134,7 @@ def repair_clips(
     from pipeline.ingest.lease import new_writer, take_lease
     from pipeline.store.repair import repair
 
-    with _store(context) as store:
+    with open_store_of(context) as store:
         store.get_info(name)
         lease = take_lease(store, name, writer=new_writer(), lease_s=REPAIR_LEASE_S)
         try:
@@ -161,7 +168,7 @@ def remove_clips(
 
     if start is None and end is None:
         raise InvalidQuery(f"got no range; say --from or --to, or `aot streams rm {name}` for all")
-    with _store(context) as store:
+    with open_store_of(context) as store:
         part = look_up_stream(store, name, Question("-", (name,), start, end))
         if part.clips and not yes:
             first_s = min(clip.start_s for clip in part.clips)
@@ -194,7 +201,7 @@ def prune_clips(
             "no retention rule is set; set retention.max_age, max_bytes_per_stream or max_bytes"
         )
     removed: dict[str, tuple[int, int]] = {}
-    with _store(context) as store:
+    with open_store_of(context) as store:
         for stream_id, part in prune(store, rules, name):
             clips, size_bytes = removed.get(stream_id, (0, 0))
             removed[stream_id] = clips + part.clips, size_bytes + part.size_bytes
@@ -209,13 +216,13 @@ def prune_clips(
     return 0
 
 
-def _touches(spans, gap) -> bool:
+def _touches(spans: "Sequence[ClipSpan]", gap: "Gap") -> bool:
     """Whether a gap lies among the clips, or at their ends."""
     starts, ends = (s.start_s for s in spans), (s.end_s for s in spans)
     return bool(spans) and gap.end_s >= min(starts) and gap.start_s <= max(ends)
 
 
-def _record_of(store, span) -> bytes | None:
+def _record_of(store: "ClipStore", span: "ClipSpan") -> bytes | None:
     """None for a clip that was removed since it was listed."""
     from pipeline.values.errors import MissingValue
 
@@ -228,16 +235,10 @@ def _record_of(store, span) -> bytes | None:
         return None
 
 
-def _spans(store, name: str, start: str | None, end: str | None) -> list:
+def _spans(store: "ClipStore", name: str, start: str | None, end: str | None) -> "list[ClipSpan]":
     from pipeline.ask.question import Question, look_up_stream, spans_of
 
     if start is None and end is None:
         store.get_info(name)
         return store.list_spans(name)
     return spans_of([look_up_stream(store, name, Question("-", (name,), start, end))])
-
-
-def _store(context: typer.Context):
-    from pipeline.store import open_store
-
-    return open_store(settings_of(context).store_config())

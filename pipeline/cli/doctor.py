@@ -1,4 +1,4 @@
-"""`aot doctor`, `aot config` and `aot demo`: is everything there, what is set, does it work."""
+"""`aot doctor` and `aot config`: is everything there, and what is set."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pipeline.cli.extras import load_extra
 from pipeline.cli.output import common_of, print_json, print_table, settings_of
 from pipeline.values.plain import one_line, to_plain
 
@@ -60,11 +59,6 @@ def config(context: typer.Context, as_json: bool = typer.Option(False, "--json")
     else:
         print_table(("SETTING", "VALUE", "FROM"), rows)
     return 0
-
-
-def demo(as_json: bool = typer.Option(False, "--json")) -> int:
-    """The bundled model on bundled scenes: ingest, questions, answers."""
-    return load_extra("aot.demos", "demo")(as_json=as_json)
 
 
 def _look(

@@ -15,6 +15,7 @@ from pipeline.cli import (
     ask,
     bench,
     clips,
+    demo,
     doctor,
     ingest,
     live,
@@ -39,7 +40,7 @@ app = typer.Typer(
     help="Video streams in; compressed visual tokens kept; questions answered from them.",
 )
 COMMANDS = (
-    *(doctor.doctor, doctor.config, doctor.demo, models.models),
+    *(doctor.doctor, doctor.config, demo.demo, models.models),
     *(ingest.ingest, live.up, ask.ask, ask.search),
     *(serve.serve, serve.mcp),
 )

@@ -18,6 +18,7 @@ from pipeline.values.plain import escape, to_plain
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
+    from pipeline.store import ClipStore
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,13 @@ def settings_of(
     setup_logging("debug" if common.debug else settings.log.level, settings.log.format)
     logger.debug("settings from %s: %r", common.config or "environment and defaults", settings)
     return settings
+
+
+def open_store_of(context: typer.Context) -> "ClipStore":
+    """The store that the command's settings name."""
+    from pipeline.store import open_store
+
+    return open_store(settings_of(context).store_config())
 
 
 def warn_of_variables() -> None:

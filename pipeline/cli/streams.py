@@ -10,6 +10,7 @@ from pipeline.cli.output import (
     hms,
     local_time,
     megabytes,
+    open_store_of,
     print_json,
     print_table,
     settings_of,
@@ -42,7 +43,7 @@ def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--
     """All streams with how much of each is stored."""
     from pipeline.api.views import view_streams
 
-    with _store(context) as store:
+    with open_store_of(context) as store:
         views = list(view_streams(store))
     if _wants_json(context, as_json):
         print_json({"streams": views})
@@ -74,7 +75,7 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
     from pipeline.store.retention import oldest_wall_s
 
     rules = settings_of(context).retention_rules()
-    with _store(context) as store:
+    with open_store_of(context) as store:
         info, view = store.get_info(name), view_stream(store, name)
         gaps, lease = store.list_gaps(name), store.get_lease(name)
         oldest_s = oldest_wall_s(store, name)
@@ -187,9 +188,3 @@ def remove(
     else:
         print(f"deleted {name}: {removed.clips} clips, {megabytes(removed.size_bytes)}")
     return 0
-
-
-def _store(context: typer.Context):
-    from pipeline.store import open_store
-
-    return open_store(settings_of(context).store_config())

@@ -45,8 +45,8 @@ def to_host(kept: ClipTokens, dtype: torch.dtype) -> ClipTokens:
     return replace(
         kept,
         tokens=kept.tokens.to(device="cpu", dtype=dtype).contiguous(),
-        **{
-            name: getattr(kept, name).to("cpu").contiguous()
-            for name in ("frame", "cell", "mass", "kind")
-        },
+        frame=kept.frame.cpu().contiguous(),
+        cell=kept.cell.cpu().contiguous(),
+        mass=kept.mass.cpu().contiguous(),
+        kind=kept.kind.cpu().contiguous(),
     )
