@@ -12,8 +12,8 @@ from torch import Tensor
 
 LARGEST_NUM_ANCHORS = 4096
 """Anchors are held in registers, a row of the kernel at once."""
-_TILE_BYTES = 32768
-"""Of the kernel, worked on at once: 64 rows of 128 anchors in float32, in registers."""
+_TILE_BYTES, _WARPS = 16384, 16
+"""Of the kernel, worked on at once: 32 rows of 128 anchors in float32, in registers."""
 #: As in the twin: denominators that no source reaches, and exponents that stay finite.
 _FLOOR, _LARGEST_SHIFT = tl.constexpr(1e-30), tl.constexpr(80.0)
 
@@ -143,7 +143,7 @@ def scale_kernel(
         tolerance,
         ROWS=rows_at_once(columns, kernel.element_size()),
         COLUMNS=columns,
-        num_warps=warps_for(kernel.element_size()),
+        num_warps=_WARPS,
     )
     return results
 
@@ -151,11 +151,6 @@ def scale_kernel(
 def rows_at_once(columns: int, entry_bytes: int) -> int:
     """Rows of a tile, a power of two."""
     return max(1, min(128, _TILE_BYTES // (columns * entry_bytes)))
-
-
-def warps_for(entry_bytes: int) -> int:
-    """As many as leave each thread the registers that its part of a tile takes."""
-    return 8 if entry_bytes > 4 else 16
 
 
 @scale_kernel.register_fake

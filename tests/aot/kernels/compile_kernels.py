@@ -75,7 +75,7 @@ def sinkhorn_variants() -> dict[str, dict]:
         rows = sinkhorn.rows_at_once(width, int(size[2:]) // 8)
         constants = {"ROWS": rows, "COLUMNS": width}
         variants[f"sinkhorn {size} {width}"] = measure(
-            sinkhorn._scale, types, constants, sinkhorn.warps_for(int(size[2:]) // 8)
+            sinkhorn._scale, types, constants, sinkhorn._WARPS
         )
     return variants
 
