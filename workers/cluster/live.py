@@ -26,8 +26,13 @@ KEEP_WAIT_S = 10.0
 class Stop(Protocol):
     """A `threading.Event`, as far as it is needed."""
 
-    def is_set(self) -> bool: ...
-    def wait(self, timeout: float | None = None) -> bool: ...
+    def is_set(self) -> bool:
+        """Whether the session is to end."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait so long, or until it is to end; whether it is."""
+        ...
 
 
 def run_live_on_pool(
