@@ -1,5 +1,7 @@
 """The exported checkpoint is what the family's loaders expect, small, and read back unchanged."""
 
+from dataclasses import replace
+
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -7,6 +9,7 @@ from demo.miniature.model import CELLS, build_model, load_model
 from demo.miniature.tokenizer import build_tokenizer
 from demo.world.questions import format_mark
 from workers.models import ReadingStyle, open_language_model, open_vision_encoder
+from workers.models.relevance import write_relevance
 
 
 def test_checkpoint_is_small_and_loads_with_the_auto_classes(untrained):
@@ -31,7 +34,15 @@ def test_the_product_opens_both_halves(untrained):
 
 def test_the_product_reads_clips_to_it_as_in_training(untrained):
     reading = open_language_model(untrained).reading
-    assert reading == ReadingStyle("frame", keep_positions=True, name_streams=False)
+    style = ReadingStyle("frame", keep_positions=True, name_streams=False)
+    assert replace(reading, relevance=()) == style
+
+
+def test_the_product_asks_it_what_matters_in_questions_it_knows(untrained):
+    rules = open_language_model(untrained).reading.relevance
+    asked = write_relevance("when did the red cross come ?", rules)
+    assert (asked.text, asked.expects_yes) == ("was there a red cross ?", True)
+    assert write_relevance("what was on slide K ?", rules).text == "was slide K shown ?"
 
 
 def test_a_time_mark_is_three_words_in_brackets_or_not():
