@@ -117,8 +117,8 @@ def check_times(
         end_s = max(before.pts_s + interval_s, before.end_s or 0.0)
         if is_gap(after.pts_s - end_s + interval_s, interval_s) and after.gap is None:
             problems.append(f"a gap before {after.pts_s:.3f} s without a reason")
-        shows_all = is_gap(after.pts_s - before.pts_s, interval_s) and not after.gap
-        if shows_all:
+        is_told = after.gap is not None or before.damaged or after.damaged
+        if is_gap(after.pts_s - before.pts_s, interval_s) and not is_told:
             problems.append(f"no sample between {before.pts_s:.3f} and {after.pts_s:.3f} s")
     return problems[:4]
 
