@@ -197,6 +197,7 @@ def _answer(
 
 
 def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamReading:
+    """What was asked about one stream, what there is of it and what was read."""
     read = [clip for clip in all_read if clip.span.stream_id == part.stream_id]
     clock = part.timeline.clock
     first, last = clock.local(part.start_s), clock.local(part.end_s)
