@@ -18,7 +18,7 @@ def models(
     as_json: bool = typer.Option(False, "--json"),
 ) -> None:
     """Checkpoints that can be used, with what an hour costs the store and a context holds."""
-    from workers.models import KNOWN, is_downloaded, measure_model
+    from workers.models import is_downloaded, known_checkpoints, measure_model
 
     ingest = settings_of(context, strict=False).ingest
     share = ingest.retention if retention is None else retention
@@ -32,7 +32,7 @@ def models(
         family, cost = measure_model(model)
         rows.append(_row(model, family, cost, share, rate, here=True))
     else:
-        for known in KNOWN:
+        for known in known_checkpoints():
             here = is_downloaded(known.model_id)
             rows.append(_row(known.model_id, known.family, known.cost, share, rate, here=here))
     if as_json:

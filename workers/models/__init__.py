@@ -26,18 +26,17 @@ from workers.models.base import (
     VisualSegment,
 )
 from workers.models.catalog import (
-    KNOWN,
     KnownCheckpoint,
     TokenCost,
     example_of,
     is_downloaded,
+    known_checkpoints,
     nearest_family,
 )
 from workers.models.checkpoint import Checkpoint, open_checkpoint
 
 __all__ = [
     "FAMILIES",
-    "KNOWN",
     "Family",
     "KnownCheckpoint",
     "LanguageModel",
@@ -49,6 +48,7 @@ __all__ = [
     "VisionEncoder",
     "VisualSegment",
     "is_downloaded",
+    "known_checkpoints",
     "measure_model",
     "open_language_model",
     "open_vision_encoder",

@@ -6,6 +6,7 @@ same numbers of published ones, so that they can be compared before anything is 
 
 import difflib
 from dataclasses import dataclass
+from functools import lru_cache
 
 STORED_COLUMNS_BYTES = 9
 """Of a token beside its values: frame, cell, mass, kind."""
@@ -67,8 +68,9 @@ class KnownCheckpoint:
     cost: TokenCost
 
 
-def _known() -> tuple[KnownCheckpoint, ...]:
-    """Widths, contexts and deepstack layers as the published configs have them."""
+@lru_cache(maxsize=1)
+def known_checkpoints() -> tuple[KnownCheckpoint, ...]:
+    """Published ones; widths, contexts and deepstack layers as their configs have them."""
     onevision = {"0.5b-ov": 896, "7b-ov": 3584, "72b-ov": 8192}
     video = {"7B": 3584, "72B": 8192}
     qwen25 = {"3B": 2048, "7B": 3584, "72B": 8192}
@@ -92,19 +94,16 @@ def _known() -> tuple[KnownCheckpoint, ...]:
     )
 
 
-KNOWN = _known()
-
-
 def nearest_family(model_type: str) -> str:
     """The supported family that is most like another."""
-    families = sorted({known.family for known in KNOWN})
+    families = sorted({known.family for known in known_checkpoints()})
     close = difflib.get_close_matches(model_type, families, n=1)
-    return NEAREST.get(model_type) or (close[0] if close else KNOWN[0].family)
+    return NEAREST.get(model_type) or (close[0] if close else known_checkpoints()[0].family)
 
 
 def example_of(family: str) -> str:
     """A checkpoint of a family to take instead."""
-    return next(known.model_id for known in KNOWN if known.family == family)
+    return next(known.model_id for known in known_checkpoints() if known.family == family)
 
 
 def is_downloaded(model_id: str) -> bool:

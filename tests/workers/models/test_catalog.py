@@ -11,9 +11,9 @@ from tests.workers.models.families.cases import CASES
 from workers.errors import UnsupportedModel
 from workers.models import (
     FAMILIES,
-    KNOWN,
     TokenCost,
     is_downloaded,
+    known_checkpoints,
     measure_model,
     open_language_model,
     open_vision_encoder,
@@ -41,7 +41,7 @@ def test_a_cost_is_that_of_the_loaded_halves(family, tmp_path):
 
 
 def test_every_family_has_a_case_and_a_known_checkpoint():
-    assert set(WRITERS) == set(FAMILIES) == {known.family for known in KNOWN}
+    assert set(WRITERS) == set(FAMILIES) == {known.family for known in known_checkpoints()}
 
 
 def test_an_hour_costs_its_tokens():
