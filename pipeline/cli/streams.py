@@ -144,7 +144,7 @@ def logs(
     kept = settings.stream_logs()
     found = [] if kept is None else list(deque(kept.read(name), maxlen=lines))
     if not found:
-        with _store(context) as store:
+        with open_store_of(context) as store:
             store.get_info(name)  # says where there is no such stream
     if _wants_json(context, as_json):
         print_json({"stream_id": name, "lines": found})
@@ -165,7 +165,7 @@ def top(
     """All streams as they run: lag, rates, coverage, gaps; until interrupted."""
     from pipeline.cli.top import watch_streams
 
-    with _store(context) as store:
+    with open_store_of(context) as store:
         watch_streams(store, every_s, once=once, as_json=_wants_json(context, as_json))
     return 0
 
