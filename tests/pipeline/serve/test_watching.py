@@ -8,7 +8,7 @@ from pipeline.serve.watching import Watcher
 from pipeline.values.watch import Watch, WatchState
 from tests.pipeline.conftest import CLIPS
 from tests.pipeline.serve.conftest import serving
-from tests.pipeline.support import wait_until
+from tests.waits import wait_until
 
 QUESTION = "what is seen"
 
