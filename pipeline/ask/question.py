@@ -6,7 +6,7 @@ refused before a value or a model is loaded. Knows of no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ from pipeline.ask.timeline import (
     is_on_one_line,
     simple_timeline,
 )
-from pipeline.values.errors import InvalidQuery, NoFootage
+from pipeline.values.errors import InvalidQuery, NoFootage, QueryTooLarge
 from pipeline.values.phrases import TimePhrase, find_phrase
 from pipeline.values.times import parse_duration
 from pipeline.values.times import resolve_range as resolve_written
@@ -61,6 +61,8 @@ class Question:
     """What is done where the range holds more than the budget."""
     read_times: bool = False
     """Take the range from what the text says of time, where none is given beside it."""
+    max_range_s: float | None = None
+    """Longest range of a stream: a longer one is refused before its clips are listed."""
 
     def __post_init__(self) -> None:
         if not self.text.strip() or len(self.text) > 4096:
@@ -163,9 +165,16 @@ def look_up(store: ClipStore, question: Question) -> list[StreamPart]:
     Raises:
         UnknownStream, InvalidQuery: no such stream, or a range that cannot be.
         NoFootage: none of the streams has a clip in its range; says where the nearest are.
+        QueryTooLarge: a longer range than the question may have.
     """
+    return look_up_each(store, {name: question for name in question.streams})
+
+
+def look_up_each(store: ClipStore, asked: Mapping[str, Question]) -> list[StreamPart]:
+    """The same where each stream is asked over a range of its own; errors as `look_up`."""
     parts = [
-        _with_clip_before(store, look_up_stream(store, name, question)) for name in question.streams
+        _with_clip_before(store, look_up_stream(store, name, question))
+        for name, question in asked.items()
     ]
     if not any(part.to_read for part in parts):
         raise NoFootage("; ".join(_nothing_found(store, part) for part in parts))
@@ -188,6 +197,7 @@ def look_up_stream(store: ClipStore, stream_id: str, question: Question) -> Stre
         start_s, end_s = _written_range(question, timeline)
     else:
         start_s, end_s = phrase.start_s, phrase.end_s
+    _require_length(question, stream_id, start_s, timeline.clock.end_s if end_s is None else end_s)
     found = store.list_spans(stream_id, start_s, end_s) if every is None else every
     placed = [timeline.place(span) for span in found]
     if end_s is None:
@@ -232,13 +242,27 @@ def _spoken_range(question: Question, timeline: Timeline) -> TimePhrase | None:
 
 def _written_range(question: Question, timeline: Timeline) -> tuple[float, float | None]:
     clock = timeline.clock
-    if question.last is None:
+    last_s = _last_s(question)
+    if last_s is None:
         return resolve_written(question.start, question.end, clock)
-    last = question.last
-    last_s = parse_duration(last) if isinstance(last, str) else float(last)
     if not last_s > 0:
         raise InvalidQuery(f"got a last stretch of {last_s:g} s, expected more than 0")
     return max(0.0, clock.end_s - last_s), clock.end_s
+
+
+def _last_s(question: Question) -> float | None:
+    last = question.last
+    return parse_duration(last) if isinstance(last, str) else last
+
+
+def _require_length(question: Question, stream_id: str, start_s: float, end_s: float) -> None:
+    last_s, most_s = _last_s(question), question.max_range_s
+    length_s = end_s - start_s if last_s is None else last_s
+    if most_s is not None and length_s > most_s:
+        raise QueryTooLarge(
+            f"got a range of {length_s:.0f} s of {stream_id}, expected at most {most_s:.0f} s; "
+            "ask for a part of it"
+        )
 
 
 def _gaps_within(

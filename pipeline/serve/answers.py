@@ -10,16 +10,16 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from pipeline.ask.answer import Answer, Piece
 from pipeline.ask.model import open_answer_pool
-from pipeline.ask.run import Prepared, answer_prepared
+from pipeline.ask.search import SearchResult
 from pipeline.serve.errors import busy_error
+from pipeline.serve.leaving import WhileWanted
 from pipeline.settings import Settings
-from pipeline.store import ClipStore
 from workers.seams import Answerer
 
 logger = logging.getLogger(__name__)
@@ -27,14 +27,16 @@ logger = logging.getLogger(__name__)
 JOIN_S = 2.0
 """For a thread to leave the model once its answer is stopped."""
 
-Part = Piece | Answer
+Part = Piece | Answer | SearchResult
+Work = Callable[[Answerer], Generator[Part]]
+"""What is done with a model in its turn; closing it stops it at the next token."""
 Tell = Callable[[Part | Exception | None], None]
 """Takes what is written, as it comes; an error or None is the last."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    prepared: Prepared
+    work: Work
     tell: Tell
     left: threading.Event
 
@@ -55,7 +57,7 @@ class Writing:
             self.loop.call_soon_threadsafe(self._changed.set)
 
     async def read(self) -> AsyncGenerator[Part]:
-        """What is written, until the `Answer`; leaving it stops the answer."""
+        """What is written, to its end; leaving it stops the answer."""
         try:
             while True:
                 while not self._parts:
@@ -74,8 +76,8 @@ class Writing:
 class AnswerQueue:
     """Answers questions in the order they came; `waiting` of them at most wait."""
 
-    def __init__(self, settings: Settings, store: ClipStore) -> None:
-        self._settings, self._store = settings, store
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         serve = settings.serve
         self._most = serve.answers + serve.waiting
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -114,13 +116,13 @@ class AnswerQueue:
                 self._models = self._holding.enter_context(pool)
             return self._models
 
-    def submit(self, prepared: Prepared, tell: Tell, left: threading.Event) -> None:
+    def submit(self, work: Work, tell: Tell, left: threading.Event) -> None:
         """Answer a question in its turn; `left` gives it up.
 
         Raises:
             TooManyRequests: too many wait already.
         """
-        job = _Job(prepared, tell, left)
+        job = _Job(work, tell, left)
         with self._lock:
             if self._is_closed:
                 raise busy_error("the service is ending")
@@ -129,10 +131,10 @@ class AnswerQueue:
             self._open.add(job)
         self._jobs.put(job)
 
-    def ask(self, prepared: Prepared) -> Writing:
+    def ask(self, work: Work) -> Writing:
         """The same for a reader in the running event loop."""
         writing = Writing(asyncio.get_running_loop())
-        self.submit(prepared, writing.tell, writing.left)
+        self.submit(work, writing.tell, writing.left)
         return writing
 
     def close(self) -> None:
@@ -161,7 +163,7 @@ class AnswerQueue:
             job.tell(last)
 
     def _write(self, job: _Job, model: Answerer) -> None:
-        parts = answer_prepared(self._store, model, job.prepared)
+        parts = job.work(WhileWanted(model, job.left))
         try:
             for part in parts:
                 job.tell(part)

@@ -78,7 +78,12 @@ def read_chat(chat: Chat) -> Asked:
         **chat.aot.model_dump(),
         "max_new_tokens": chat.max_completion_tokens or chat.max_tokens or chat.aot.max_new_tokens,
     }
-    return Asked(text, list(dict.fromkeys(windows)), options)
+    return Asked(text, list(dict.fromkeys(windows)), options, told=_newest_first(chat.messages))
+
+
+def _newest_first(messages: Sequence[Message]) -> str:
+    """What the user said: a time in a later message holds before one in an earlier."""
+    return "\n".join(_text(one) for one in reversed(messages) if one.role == "user")
 
 
 def _windows(message: Message) -> Iterator[Window]:

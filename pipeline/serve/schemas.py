@@ -57,15 +57,27 @@ class Options(_Body):
     """What is done where the range holds more than the budget."""
 
 
-class Ask(_Body):
-    """A question about streams, all over one range, or each over its own."""
+class _Question(_Body):
+    """What is asked of which streams, all over one range, or each over its own."""
 
     question: Text
     streams: Annotated[list[StreamId | WindowBody], Field(min_length=1, max_length=64)]
     start: Moment | None = None
     end: Moment | None = None
     last: Moment | None = None
+
+
+class Ask(_Question):
+    """A question about streams."""
+
     options: Options = Options()
+
+
+class Search(_Question):
+    """What is looked for in streams."""
+
+    top: Annotated[int, Field(ge=1, le=1000)] = 5
+    """How many clips are told, the most relevant first."""
 
 
 class Part(BaseModel):

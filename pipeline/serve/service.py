@@ -3,13 +3,16 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.ask.answer import Answer
-from pipeline.serve.answers import AnswerQueue, Part
+from pipeline.ask.answer import Answer, Piece
+from pipeline.ask.run import Prepared, answer_prepared
+from pipeline.ask.search import SearchResult, search_prepared
+from pipeline.serve.answers import AnswerQueue, Part, Work
 from pipeline.serve.asking import Asked, prepare_asked
 from pipeline.serve.evidence import Written, evidence_of
 from pipeline.serve.keys import LOCAL, Key, KeyBook
@@ -17,8 +20,9 @@ from pipeline.serve.metrics import ServiceMetrics
 from pipeline.serve.sessions import Sessions
 from pipeline.serve.watching import Evaluator, Watcher
 from pipeline.settings import Settings
-from pipeline.store import open_store
+from pipeline.store import ClipStore, open_store
 from pipeline.values.errors import AnswerStopped, InvalidSettings, NotAllowed
+from workers.seams import Answerer
 
 
 class Service:
@@ -39,7 +43,7 @@ class Service:
                 "keys; make one: `aot keys add`, or listen at 127.0.0.1"
             )
         self.store = open_store(settings.store_config())
-        self.answers = AnswerQueue(settings, self.store)
+        self.answers = AnswerQueue(settings)
         self.metrics = ServiceMetrics()
         self.metrics.open_questions.set_function(lambda: self.answers.num_open)
         self.evaluator = Evaluator(settings, self.store, self.answers)
@@ -90,25 +94,23 @@ class Service:
 
     async def stream(
         self, caller: Key, asked: Asked, gone: asyncio.Future[Any] | None = None
-    ) -> AsyncGenerator[Part]:
+    ) -> AsyncGenerator[Piece | Answer]:
         """An answer as it is written, and last the `Answer`; leaving it stops it.
 
         Raises:
             AnswerStopped: `gone` was done before it, or the service is ending.
         """
-        prepared = await asyncio.to_thread(prepare_asked, self.store, self.settings, caller, asked)
-        writing = self.answers.ask(prepared)
-        if gone is not None:
-            gone.add_done_callback(lambda _: writing.left.set())
-        async with aclosing(writing.read()) as parts:
+        prepared = await self._prepare(caller, asked)
+        work = partial(answer_prepared, self.store, prepared=prepared)
+        async with aclosing(self._read(work, gone)) as parts:
             async for part in parts:
+                assert not isinstance(part, SearchResult)
                 if isinstance(part, Answer):
                     self.metrics.visual_tokens.inc(part.visual_tokens)
                     self.metrics.first_token.observe(part.timings.first_token_s)
                 yield part
                 if isinstance(part, Answer):
                     return
-        raise AnswerStopped("nobody is there to read it")
 
     async def answer(
         self, caller: Key, asked: Asked, gone: asyncio.Future[Any] | None = None
@@ -119,6 +121,35 @@ class Service:
                 if isinstance(part, Answer):
                     return await self.weigh(part)
         raise AssertionError("an answer ends in itself or in an error")
+
+    async def search(
+        self, caller: Key, asked: Asked, most: int, gone: asyncio.Future[Any] | None = None
+    ) -> SearchResult:
+        """The clips that matter most for a question, in its turn among all others.
+
+        Raises:
+            AnswerStopped: `gone` was done before it, or the service is ending.
+        """
+        prepared = await self._prepare(caller, asked)
+        work = partial(_search, self.store, prepared=prepared, most=most)
+        async with aclosing(self._read(work, gone)) as parts:
+            async for part in parts:
+                if isinstance(part, SearchResult):
+                    return part
+        raise AssertionError("a search ends in its result or in an error")
+
+    async def _prepare(self, caller: Key, asked: Asked) -> Prepared:
+        return await asyncio.to_thread(prepare_asked, self.store, self.settings, caller, asked)
+
+    async def _read(self, work: Work, gone: asyncio.Future[Any] | None) -> AsyncGenerator[Part]:
+        """What a model writes in a question's turn; that it was stopped is an error."""
+        writing = self.answers.ask(work)
+        if gone is not None:
+            gone.add_done_callback(lambda _: writing.left.set())
+        async with aclosing(writing.read()) as parts:
+            async for part in parts:
+                yield part
+        raise AnswerStopped("nobody is there to read it")
 
     async def weigh(self, answer: Answer) -> Written:
         """An answer with its evidence and its cost."""
@@ -140,3 +171,9 @@ class Service:
             self._watcher.close()
         self.answers.close()
         self.store.close()
+
+
+def _search(
+    store: ClipStore, model: Answerer, prepared: Prepared, most: int
+) -> Generator[SearchResult]:
+    yield search_prepared(store, model, prepared, most)

@@ -10,8 +10,10 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.ask.answer import Answer
+from pipeline.ask.run import answer_prepared
 from pipeline.serve.answers import AnswerQueue, Part
 from pipeline.serve.asking import Asked, Window, prepare_asked
 from pipeline.serve.errors import busy_error
@@ -54,7 +56,8 @@ class Evaluator:
             return ""
         told: queue.SimpleQueue[Part | Exception | None] = queue.SimpleQueue()
         left = threading.Event()
-        self.answers.submit(prepared, told.put, left)
+        work = partial(answer_prepared, self.store, prepared=prepared)
+        self.answers.submit(work, told.put, left)
         try:
             while not isinstance(part := told.get(timeout=ANSWER_S), Answer):
                 if part is None:

@@ -1,4 +1,4 @@
-"""Questions: our own shape, and OpenAI's."""
+"""Questions: our own shape, OpenAI's, and where in a range something is."""
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -8,14 +8,14 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from pipeline.ask.answer import Piece
-from pipeline.serve.answers import Part
+from pipeline.ask.answer import Answer, Piece
+from pipeline.ask.search import SearchResult
 from pipeline.serve.asking import Asked, Window
 from pipeline.serve.chat import Completion, event, read_chat
 from pipeline.serve.errors import explain
 from pipeline.serve.evidence import Evidence
 from pipeline.serve.routes.needs import ERRORS, Gone, Reader, ServiceOf
-from pipeline.serve.schemas import Ask, Chat, WindowBody
+from pipeline.serve.schemas import Ask, Chat, Search, WindowBody
 from pipeline.serve.service import Service
 from pipeline.values.errors import UnknownModel
 
@@ -38,14 +38,23 @@ class Answered:
 @router.post("/v1/ask")
 async def ask(body: Ask, service: ServiceOf, caller: Reader, gone: Gone) -> Answered:
     """A question about windows of streams; the answer with its evidence and its cost."""
+    asked = Asked(body.question, _windows(body), body.options.model_dump())
+    written = await service.answer(caller, asked, gone)
+    return Answered(written.answer.text, service.model_name, written.evidence)
+
+
+@router.post("/v1/search")
+async def search(body: Search, service: ServiceOf, caller: Reader, gone: Gone) -> SearchResult:
+    """The clips of windows of streams that matter most for a question, with their scores."""
+    return await service.search(caller, Asked(body.question, _windows(body)), body.top, gone)
+
+
+def _windows(body: Ask | Search) -> list[Window]:
     shared = (body.start, body.end, body.last)
-    windows = [
+    return [
         Window(**one.model_dump()) if isinstance(one, WindowBody) else Window(one, *shared)
         for one in body.streams
     ]
-    asked = Asked(body.question, windows, body.options.model_dump())
-    written = await service.answer(caller, asked, gone)
-    return Answered(written.answer.text, service.model_name, written.evidence)
 
 
 @router.get("/v1/models")
@@ -85,14 +94,14 @@ async def chat(body: Chat, service: ServiceOf, caller: Reader, gone: Gone) -> Re
 async def _events(
     service: Service,
     completion: Completion,
-    first: Part,
-    parts: AsyncGenerator[Part],
+    first: Piece | Answer,
+    parts: AsyncGenerator[Piece | Answer],
     with_usage: bool,
 ) -> AsyncIterator[str]:
     """Chunks as they are written; whoever leaves stops the answer."""
     async with contextlib.aclosing(parts):
         yield completion.begin()
-        part: Part = first
+        part = first
         try:
             while isinstance(part, Piece):
                 yield completion.piece(part.text)

@@ -7,6 +7,9 @@ import pytest
 from pipeline.api.views import gaps_by_reason, view_stream
 from pipeline.ask.question import Question, look_up, look_up_stream
 from pipeline.ask.run import answer_prepared, prepare
+from pipeline.serve.asking import Asked, Window, prepare_asked
+from pipeline.serve.keys import LOCAL
+from pipeline.settings import load_settings
 from pipeline.store.memory import MemoryStore
 from pipeline.values.errors import NoFootage
 from pipeline.values.types import Gap
@@ -113,3 +116,11 @@ def test_an_answer_goes_on_without_clips_that_were_removed_and_says_so(
     opened.delete_range("walk")
     with pytest.raises(NoFootage, match="removed while they were read"):
         list(answer_prepared(opened, model, asked))
+
+
+def test_the_service_reads_a_range_in_which_nothing_changed_as_the_pipeline_does(camera):
+    window = Window("lobby", 10.0, 20.0)
+    prepared = prepare_asked(camera, load_settings(None, {}), LOCAL, Asked("what", [window]))
+    [part], [same] = prepared.parts, look_up(camera, Question("-", ("lobby",), 10.0, 20.0))
+    assert part.to_read == same.to_read
+    assert part.before is not None

@@ -14,7 +14,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.pipeline.conftest import CLIPS
 
-TOOLS = {"list_streams", "coverage", "ask"}
+TOOLS = {"list_streams", "coverage", "ask", "search"}
 
 
 def call(served, key, work):
@@ -45,14 +45,18 @@ def test_an_agent_lists_looks_and_asks(served):
         told = await client.call_tool(
             "ask", {"question": "what is seen", "streams": ["walk"], "last": "4s"}
         )
-        return streams, seen.structured_content, told.structured_content
+        found = await client.call_tool(
+            "search", {"question": "what is seen", "streams": ["walk"], "last": "6s", "top": 2}
+        )
+        return (streams, seen.structured_content, told.structured_content, found.structured_content)
 
-    streams, seen, told = call(served, None, work)
+    streams, seen, told, found = call(served, None, work)
     assert {"walk", "other"} <= {stream["stream_id"] for stream in streams}
     assert (seen["start_s"], seen["clips"]) == (14.0, 3)
     assert told["answer"]
     assert [span["start_s"] for span in told["evidence"]["spans"]] == [16.0, 18.0]
     assert told["evidence"]["cost"]["frames_decoded"] == 0
+    assert (len(found["hits"]), found["searched"]) == (2, 3)
 
 
 def test_a_clip_is_an_arrow_resource(served):

@@ -115,3 +115,29 @@ def test_models_are_listed_and_described_without_their_place(client, served):
     [model] = client.models.list().data
     assert model.id == served.service.model_name == "tiny"
     assert client.models.retrieve(model.id) == model
+
+
+def test_a_time_in_the_latest_message_that_says_one_is_the_window(client):
+    def at(role, text):
+        return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+
+    parts = [video("stream://other")]
+    messages = [at("user", "what was in the first 2 seconds")]
+    messages.append({"role": "assistant", "content": "a car in the last 6 seconds"})
+    messages.append(at("user", "and in the last 4 seconds"))
+    for more, phrase, start_s in (
+        ([], "in the last 4 seconds", 16.0),
+        ([at("user", "what colour")], "in the last 4 seconds", 16.0),
+        ([at("user", "and the first 2 seconds")], "the first 2 seconds", 0.0),
+    ):
+        done = client.chat.completions.create(model="aot", messages=[*messages, *more])
+        [stream] = done.aot["streams"]
+        assert (stream["phrase"], stream["start_s"]) == (phrase, start_s)
+
+
+def test_a_budget_may_be_met_by_merging(client):
+    options = {"max_visual_tokens": 40, "fit": "recompress"}
+    done = ask(client, "stream://walk", extra_body={"aot": options})
+    [level] = done.aot["streams"][0]["levels"]
+    assert (level["detail"], level["clips"]) == ("merged", done.aot["streams"][0]["clips_found"])
+    assert done.usage.visual_tokens <= 40 < level["tokens_before"]

@@ -1,9 +1,15 @@
 """What the routes give: streams, clips as Arrow, coverage, answers with evidence and cost."""
 
+import threading
+
 import httpx
 import pyarrow as pa
 import pytest
 
+from pipeline import Pipeline
+from pipeline.serve.leaving import WhileWanted
+from pipeline.values.errors import AnswerStopped
+from pipeline.values.plain import to_plain
 from tests.pipeline.conftest import CLIPS
 
 ARROW = {"Accept": "application/vnd.apache.arrow.stream"}
@@ -79,6 +85,57 @@ def test_streams_may_be_asked_each_over_its_own_range(client):
 
 
 @pytest.mark.parametrize(
+    ("given", "phrase", "start_s", "end_s"),
+    [
+        ({}, "in the last 6 seconds", 14.0, 20.0),
+        ({"start": 4, "end": 8}, None, 4.0, 8.0),
+        ({"streams": [{"stream_id": "walk", "last": 2}]}, None, 18.0, 20.0),
+    ],
+)
+def test_a_time_in_the_question_is_its_range_where_none_is_given(
+    client, given, phrase, start_s, end_s
+):
+    body = {"question": "what was seen in the last 6 seconds", "streams": ["walk"], **given}
+    for told in (
+        client.post("/v1/ask", json=body).json()["evidence"],
+        client.post("/v1/search", json=body).json(),
+    ):
+        [stream] = told["streams"]
+        assert (stream["phrase"], stream["start_s"], stream["end_s"]) == (phrase, start_s, end_s)
+
+
+@pytest.mark.parametrize("fit", ["choose", "recompress", "find"])
+def test_how_a_question_is_made_to_fit_is_told(client, fit):
+    options = {"max_visual_tokens": 40, "fit": fit}
+    body = {"question": "what is seen", "streams": ["walk"], "options": options}
+    evidence = client.post("/v1/ask", json=body).json()["evidence"]
+    [level] = evidence["streams"][0]["levels"]
+    assert level["tokens_read"] == evidence["cost"]["visual_tokens"] <= 40
+    assert level["detail"] == ("merged" if fit == "recompress" else "stored")
+    assert (level["clips"] == CLIPS) is (fit == "recompress")
+
+
+def test_a_search_tells_the_best_clips_as_the_pipeline_finds_them(client, served):
+    body = {"question": "what is seen", "streams": ["walk", "other"], "start": 4, "end": 12}
+    told = client.post("/v1/search", json={**body, "top": 3}).json()
+    assert told["searched"] == 8
+    scores = [hit["score"] for hit in told["hits"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    with Pipeline(served.service.settings) as pipeline:
+        found = pipeline.search("what is seen", streams=["walk", "other"], start=4, end=12, most=3)
+    assert told == to_plain(found)
+
+
+def test_a_search_that_nobody_waits_for_looks_no_further(client, served):
+    model, left = served.service.answers.models()[0], threading.Event()
+    left.set()
+    with pytest.raises(AnswerStopped):
+        WhileWanted(model, left).score_relevance("what", [[]])
+
+
+@pytest.mark.parametrize("path", ["/v1/ask", "/v1/search"])
+@pytest.mark.parametrize(
     ("changes", "status", "code"),
     [
         ({"streams": ["nobody"]}, 404, "UnknownStream"),
@@ -91,14 +148,28 @@ def test_streams_may_be_asked_each_over_its_own_range(client):
         ({"streams": ["../walk"]}, 422, "InvalidRequest"),
         ({"question": ""}, 422, "InvalidRequest"),
         ({"question": "x" * 5000}, 422, "InvalidRequest"),
-        ({"options": {"max_new_tokens": 10**9}}, 422, "InvalidRequest"),
-        ({"options": {"max_visual_tokens": 1}}, 413, "QueryTooLarge"),
+        ({"question": "what was seen in the first 3650 days"}, 413, "QueryTooLarge"),
         ({"surprise": 1}, 422, "InvalidRequest"),
     ],
 )
-def test_what_cannot_be_asked_is_told(client, changes, status, code):
+def test_what_cannot_be_asked_is_told(client, path, changes, status, code):
     body = {"question": "what is seen", "streams": ["walk"], **changes}
-    assert error_of(client.post("/v1/ask", json=body)) == (status, code)
+    assert error_of(client.post(path, json=body)) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "status", "code"),
+    [
+        ("/v1/ask", {"options": {"max_new_tokens": 10**9}}, 422, "InvalidRequest"),
+        ("/v1/ask", {"options": {"max_visual_tokens": 1}}, 413, "QueryTooLarge"),
+        ("/v1/ask", {"options": {"fit": "squeeze"}}, 422, "InvalidRequest"),
+        ("/v1/search", {"top": 0}, 422, "InvalidRequest"),
+        ("/v1/search", {"top": 1001}, 422, "InvalidRequest"),
+    ],
+)
+def test_what_cannot_be_done_is_told(client, path, changes, status, code):
+    body = {"question": "what is seen", "streams": ["walk"], **changes}
+    assert error_of(client.post(path, json=body)) == (status, code)
 
 
 def test_a_long_range_is_refused_before_a_row_is_listed(client, served, monkeypatch):
