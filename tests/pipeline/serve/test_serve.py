@@ -4,12 +4,14 @@ import json
 import signal
 import socket
 import statistics
+import threading
 import time
 from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
 
+from pipeline.serve.leaving import FEW
 from tests.pipeline.conftest import CLIPS
 from tests.pipeline.serve.conftest import serving, with_serve
 from tests.pipeline.support import start_aot
@@ -53,12 +55,12 @@ def chunks(response):
             yield json.loads(line[6:])
 
 
-def begin(served, body):
+def begin(served, body, path="/v1/chat/completions"):
     """A connection that has asked and reads nothing."""
     client = socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])), 60)
     content = json.dumps(body).encode()
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
         f"\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     client.sendall(head.encode() + content)
@@ -99,6 +101,32 @@ def test_an_answer_stops_when_its_client_leaves(served, written, stream):
         wait_until(lambda: len(written) > 2)
     wait_until(lambda: served.service.answers.num_open == 0)
     assert len(written) < 400
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/search", {}),
+        ("/v1/ask", {"options": {"fit": "find", "max_visual_tokens": 40}}),
+    ],
+)
+def test_a_search_stops_when_its_client_leaves(served, monkeypatch, path, more):
+    answers = served.service.answers
+    model, scored, may_go_on = answers.models()[0], [], threading.Event()
+
+    def score(question, parts):
+        scored.append(len(parts))
+        assert may_go_on.wait(60)
+        return [0.0] * len(parts)
+
+    monkeypatch.setattr(model, "score_relevance", score)
+    with begin(served, {"question": "what is seen", "streams": ["walk"], **more}, path):
+        wait_until(lambda: scored)
+    wait_until(lambda: all(job.left.is_set() for job in answers._open))
+    may_go_on.set()
+    wait_until(lambda: answers.num_open == 0)
+    assert scored == [FEW]
+    assert FEW < CLIPS
 
 
 def test_a_reader_that_takes_nothing_holds_up_nobody(served):
