@@ -4,6 +4,7 @@ Layers and every library's one home are import-linter's contracts (pyproject.tom
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError
 from pathlib import Path
@@ -17,6 +18,8 @@ MOST_ARROWS = {"workers": 42, "pipeline": 32}
 """Between the rooms of a package: half of what there was before rooms were folders. Who needs more
 finds the two rooms that are one, or the name that has its home elsewhere."""
 ABSENT = ("pickle", "dill", "marshal", "shelve")
+LONG = 300
+"""Lines of a file that the page on the architecture has to give a reason for."""
 
 
 def test_the_sources_were_found():
@@ -52,6 +55,12 @@ def test_modules_form_no_circle():
         sort_rooms(module_arrows())
     except CycleError as circle:
         pytest.fail(f"modules import each other in a circle: {circle.args[1]}")
+
+
+def test_a_long_file_has_its_one_idea_named():
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## Long files")[2]
+    long = {str(path) for path in SOURCES if len((ROOT / path).read_text().splitlines()) > LONG}
+    assert set(re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE)) == long
 
 
 def imports(path: Path) -> Iterator[str]:
