@@ -322,7 +322,7 @@ def bare_cpu_s(url: str, pusher: InlinePusher) -> float:
     pictures = iter_live_pictures(url, every=CAMERA_FPS)
     for number, rgb in enumerate(islice(pictures, FAST_FRAMES + 1), 1):
         last = number % clip_frames == 0
-        state = pusher.push(Push(resize(rgb, size)[None], state, last=last), timeout_s=60).state
+        state = pusher.push(Push(resize(rgb, size)[None], state, last=last), timeout_s=60.0).state
         began_s = began_s or time.process_time()  # opening is not counted, nor the first frame
     return time.process_time() - began_s
 

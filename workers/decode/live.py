@@ -7,12 +7,15 @@ and where an epoch lies on the stream's own line is decided by who reads this. N
 memory is the decoder's.
 """
 
+import importlib
+import pkgutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+import av
 import numpy as np
 from av import VideoFrame
 from av.error import FFmpegError
@@ -35,6 +38,13 @@ MAX_UNTIMED = 16
 
 Pace = Literal["all", "keyframes"]
 """What is decoded: everything, or (under overload) GOP starts alone."""
+
+
+def load_decoder() -> None:
+    """Load all of PyAV, some of which it else loads when a source is opened."""
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.datasets"):  # a command, and downloads
+            importlib.import_module(module.name)
 
 
 @dataclass(frozen=True)

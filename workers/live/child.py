@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
-from workers.decode.live import LiveDecoder, Picture
+from workers.decode.live import LiveDecoder, Picture, load_decoder
 from workers.decode.network import NetworkOptions, open_network_track
 from workers.decode.policy import SourcePolicy
 from workers.decode.track import OpenTrack
@@ -165,9 +165,10 @@ class _Sender:
 def give_up_privileges(memory_bytes: int) -> None:
     """Bind this process: to its parent's life, to few files, to so much more memory.
 
-    Root becomes nobody. Libraries are loaded by now, and what Python loads at first use is here:
-    afterwards nothing may be readable.
+    Root becomes nobody. What Python and libraries load at first use is loaded here: afterwards
+    nothing may be readable, as where they are installed in a folder of root's own.
     """
+    load_decoder()
     for name in ("idna", "latin-1", "ascii", "utf-8"):
         codecs.lookup(name)
     if os.geteuid() == 0:

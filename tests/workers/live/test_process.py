@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.videos import read_index
+from tests.waits import HANG_S
 from workers.errors import SourceCrashed, SourceRefused, SourceStalled, SourceUnreachable
 from workers.live.process import DecoderProcess
 
@@ -75,6 +78,45 @@ def test_a_hang_inside_the_decoder_is_killed(camera, request_for):
         pid = decoder.pid
 
     assert not os.path.exists(f"/proc/{pid}")
+
+
+SHUT = """
+import sys
+from workers.live import child
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        print("loaded too late:", name, file=sys.stderr)
+
+give_up_privileges = child.give_up_privileges
+
+def shut(memory_bytes):
+    give_up_privileges(memory_bytes)
+    sys.meta_path.insert(0, Refuse())
+
+child.give_up_privileges = shut
+child.main()
+"""
+
+
+def test_nothing_is_loaded_once_privileges_are_given_up(camera, request_for):
+    """Where root alone may read what is installed, a module that is loaded later is not there."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SHUT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(request_for(camera.url).to_json() + b"\n")
+        process.stdin.flush()
+        seen = process.stdout.read(5 * 128 * 96 * 3)
+        camera.drop_viewers()
+        rest, said = process.communicate(timeout=HANG_S)
+    assert len(seen + rest) > 5 * 128 * 96 * 3
+    assert said.decode() == ""
+    assert process.returncode == 0
 
 
 def test_its_limits_are_in_force(camera, request_for):
