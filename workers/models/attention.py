@@ -70,6 +70,24 @@ def probe_attention(attention: nn.Module) -> AttentionProbe:
     return probe
 
 
+class ProbedLayers:
+    """The probes of a tower's local and global layer, which may be one and the same."""
+
+    def __init__(self, local_attention: nn.Module, global_attention: nn.Module) -> None:
+        self._local = probe_attention(local_attention)
+        self._global = probe_attention(global_attention)
+
+    def clear(self) -> None:
+        """Forget what a pass left that did not come to its end."""
+        self._local.clear()
+        self._global.clear()
+
+    def take(self) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
+        """What tokens received in the local and in the global layer; taken once."""
+        received = self._local.take()
+        return received, received if self._global is self._local else self._global.take()
+
+
 def attention_received(
     query: Float[Tensor, "b h n c"],
     key: Float[Tensor, "b h n c"],

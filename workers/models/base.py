@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from aot import FrameFeatures, Grid, InvalidFeatures
+from aot.types import Pooling
 from workers.models.relevance import RelevanceRule
 from workers.types import PixelFormat, TokenLayout
 
@@ -149,7 +150,7 @@ class VisionEncoder(Protocol):
         ...
 
     @property
-    def pooling(self) -> Literal["bilinear", "average"]:
+    def pooling(self) -> Pooling:
         """How the family pools a frame's grid before the language model reads it."""
         ...
 

@@ -37,14 +37,19 @@ def load_half(
     half: type[PreTrainedModel],
     checkpoint: Checkpoint,
     config: PretrainedConfig,
-    **options: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    attention: str = "sdpa",
+    key_mapping: dict[str, str] | None = None,
 ) -> Any:
-    """An instance of `half` in eval mode on the CPU, with every one of its weights read.
+    """An instance of `half` in eval mode on a device, with every one of its weights read.
 
     Args:
         half: a class that, with this config, lacks the layers of the other half; weights without
             a place in it are not read.
-        options: further arguments of `from_pretrained`, such as dtype.
+        attention: an entry of transformers' attention interface.
+        key_mapping: patterns of the weights' names on disk, and what they are in `half`.
     """
     try:
         with _quiet():
@@ -54,7 +59,9 @@ def load_half(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
-                **options,
+                dtype=dtype,
+                attn_implementation=attention,
+                key_mapping=key_mapping,
             )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise InvalidCheckpoint(
@@ -63,7 +70,7 @@ def load_half(
         ) from error
     model, report = loaded
     _check_complete(checkpoint, model, set(report["missing_keys"]))
-    return model.eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def open_prompt_writer(

@@ -6,7 +6,7 @@ CLS included, and a cell's is the mean of its patches. A video is its frames, ea
 words; the model was trained with a number there, and is given the time.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +21,13 @@ from transformers.models.internvl.modeling_internvl import (
 )
 
 from aot import FrameFeatures, Grid
+from aot.types import Pooling
 from workers.errors import InvalidCheckpoint, UnsupportedModel
-from workers.models.attention import PROBED_SDPA, probe_attention
+from workers.models.attention import PROBED_SDPA, ProbedLayers
 from workers.models.base import ModelIdentity, ReadingStyle
 from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
-from workers.models.families.llava_onevision import (
-    FRAMES_PER_PASS_ACCELERATOR,
-    FRAMES_PER_PASS_CPU,
-    KEY_MAPPING,
-    attention_layers,
-)
+from workers.models.families.llava_onevision import KEY_MAPPING, attention_layers
 from workers.models.families.passes import encode_in_passes
 from workers.models.language import CachedTokensLanguageModel
 from workers.models.loading import (
@@ -65,7 +61,7 @@ class _VisionHalf(InternVLPreTrainedModel):
 class InternVision:
     """A `VisionEncoder`; open it by `open_vision_encoder`."""
 
-    pooling: Literal["none"] = "none"
+    pooling: Pooling = "none"
     layout = PLAIN_LAYOUT
 
     def __init__(
@@ -86,33 +82,29 @@ class InternVision:
         self.dim: int = half.config.text_config.hidden_size
         self._half, self._settings = half, settings
         layers = half.model.vision_tower.encoder.layer
-        self._probes = tuple(probe_attention(layers[i].attention) for i in attention_layers)
+        self._probed = ProbedLayers(*(layers[i].attention for i in attention_layers))
 
     def encode(
         self, pixels: UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
     ) -> FrameFeatures:
         """See `VisionEncoder.encode`."""
         self._settings.check(tuple(pixels.shape))
-        on_cpu = self._half.device.type == "cpu"
-        step = FRAMES_PER_PASS_CPU if on_cpu else FRAMES_PER_PASS_ACCELERATOR
-        return encode_in_passes(pixels, self._encode_pass, self.grid, step)
+        return encode_in_passes(pixels, self._encode_pass, self.grid, self._half.device)
 
     @torch.no_grad()
     def _encode_pass(self, pixels: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         model, side = self._half.model, self.grid[0] * self._side
         values = self._settings.normalise(pixels, self._half.device, self._half.dtype)
-        for probe in self._probes:
-            probe.clear()
+        self._probed.clear()
         hidden = model.vision_tower(pixel_values=values).last_hidden_state[:, 1:]
-        received = {probe: probe.take()[:, 1:] for probe in set(self._probes)}
-        local_probe, global_probe = self._probes
+        local_received, global_received = self._probed.take()
         shuffled = InternVLModel.pixel_shuffle(
             self._half, hidden.unflatten(1, (side, side)), self._half.config.downsample_ratio
         )
         return (
             model.multi_modal_projector(shuffled.flatten(1, 2)),
-            self._of_cells(received[local_probe]),
-            self._of_cells(received[global_probe]),
+            self._of_cells(local_received[:, 1:]),
+            self._of_cells(global_received[:, 1:]),
         )
 
     def _of_cells(self, received: Float[Tensor, "t p"]) -> Float[Tensor, "t n"]:
@@ -130,10 +122,11 @@ def open_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
         _VisionHalf,
         checkpoint,
         config,
-        dtype=dtype,
-        attn_implementation=PROBED_SDPA,
+        device,
+        dtype,
+        attention=PROBED_SDPA,
         key_mapping=KEY_MAPPING,
-    ).to(device)
+    )
     return InternVision(half, identify(checkpoint, settings, dtype), settings, layers)
 
 
@@ -150,13 +143,7 @@ def open_language(
         rendered=VIDEO,
     )
     config.vision_config.num_hidden_layers = 0  # of the tower, the embeddings stay, unused
-    half = load_half(
-        InternVLForConditionalGeneration,
-        checkpoint,
-        config,
-        dtype=dtype,
-        attn_implementation="sdpa",
-    ).to(device)
+    half = load_half(InternVLForConditionalGeneration, checkpoint, config, device, dtype)
     identity = identify(checkpoint, settings, dtype)
     return CachedTokensLanguageModel(half, writer, None, identity, reading, as_output=_as_images)
 

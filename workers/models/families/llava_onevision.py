@@ -11,7 +11,7 @@ place in the model is skipped by transformers' own loading, which also renames o
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 
 from aot import FrameFeatures, Grid
 from aot.pooling import pooled_grid
+from aot.types import Pooling
 from workers.errors import InvalidCheckpoint, UnsupportedModel
-from workers.models.attention import PROBED_SDPA, probe_attention
+from workers.models.attention import PROBED_SDPA, ProbedLayers
 from workers.models.base import ModelIdentity
 from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
@@ -46,11 +47,6 @@ LOCAL_LAYER = 5
 GLOBAL_LAYER = -2
 REFERENCE_LAYERS = 26
 """The reference reads entries 5 and -2 of the 26 kept layers of SigLIP-so400m."""
-FRAMES_PER_PASS_CPU = 1
-"""Frames the tower takes at once: as fast as many on a CPU, and a frame's bytes then do not depend
-on its company (a GEMM of another height rounds differently)."""
-FRAMES_PER_PASS_ACCELERATOR = 32
-"""As many as the reference; bounds the memory."""
 KEY_MAPPING = {
     r"^vision_tower": "model.vision_tower",
     r"^multi_modal_projector": "model.multi_modal_projector",
@@ -80,7 +76,7 @@ class LlavaOnevisionVision:
         identity: ModelIdentity,
         settings: PixelSettings,
         attention_layers: tuple[int, int],
-        pooling: Literal["bilinear", "average"] = "bilinear",
+        pooling: Pooling = "bilinear",
     ) -> None:
         vision = half.config.vision_config
         self.identity = identity
@@ -94,27 +90,22 @@ class LlavaOnevisionVision:
         self._half = half
         self._settings = settings
         layers = half.model.vision_tower.encoder.layers
-        self._probes = tuple(probe_attention(layers[i].self_attn) for i in attention_layers)
+        self._probed = ProbedLayers(*(layers[i].self_attn for i in attention_layers))
 
     def encode(
         self, pixels: UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
     ) -> FrameFeatures:
         """See `VisionEncoder.encode`."""
         self._settings.check(tuple(pixels.shape))
-        on_cpu = self._half.device.type == "cpu"
-        step = FRAMES_PER_PASS_CPU if on_cpu else FRAMES_PER_PASS_ACCELERATOR
-        return encode_in_passes(pixels, self._encode_pass, self.grid, step)
+        return encode_in_passes(pixels, self._encode_pass, self.grid, self._half.device)
 
     @torch.no_grad()
     def _encode_pass(self, pixels: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tower, projector = self._half.model.vision_tower, self._half.model.multi_modal_projector
         values = self._settings.normalise(pixels, self._half.device, self._half.dtype)
-        for probe in self._probes:
-            probe.clear()
+        self._probed.clear()
         hidden = tower.encoder(inputs_embeds=tower.embeddings(values)).last_hidden_state
-        received = {probe: probe.take() for probe in set(self._probes)}
-        local_probe, global_probe = self._probes
-        return projector(hidden), received[local_probe], received[global_probe]
+        return projector(hidden), *self._probed.take()
 
 
 def open_vision(
@@ -128,10 +119,11 @@ def open_vision(
         VisionHalf,
         checkpoint,
         config,
-        dtype=dtype,
-        attn_implementation=PROBED_SDPA,
+        device,
+        dtype,
+        attention=PROBED_SDPA,
         key_mapping=KEY_MAPPING,
-    ).to(device)
+    )
     layers = attention_layers(num_layers, checkpoint.config.get("attention_layers"))
     return LlavaOnevisionVision(half, identify(checkpoint, settings, dtype), settings, layers)
 
@@ -144,13 +136,7 @@ def open_language(
     reading = read_style(checkpoint)
     writer = open_prompt_writer(checkpoint, config.video_token_index, runs=EndedRuns())
     config.vision_config.num_hidden_layers = 0  # of the tower, the embeddings stay, unused
-    half = load_half(
-        LlavaOnevisionForConditionalGeneration,
-        checkpoint,
-        config,
-        dtype=dtype,
-        attn_implementation="sdpa",
-    ).to(device)
+    half = load_half(LlavaOnevisionForConditionalGeneration, checkpoint, config, device, dtype)
     newline = half.model.image_newline
     identity = identify(checkpoint, settings, dtype)
     return CachedTokensLanguageModel(half, writer, newline, identity, reading)

@@ -7,7 +7,7 @@ neither a processor nor a token for video: both are constants of the repository 
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from aot.pooling import pooled_grid
+from aot.types import Pooling
 from workers.errors import InvalidCheckpoint, UnsupportedModel, one_line
 from workers.models.attention import PROBED_SDPA
 from workers.models.base import ReadingStyle
@@ -48,7 +49,7 @@ TOWERS = {
 }
 """Vision towers by name, with the layers that the repository keeps of them; a checkpoint may bring
 its own `vision_config`."""
-POOLINGS: tuple[Literal["bilinear", "average"], ...] = ("bilinear", "average")
+POOLINGS: tuple[Pooling, ...] = ("bilinear", "average")
 PLACEHOLDER = "<image>"
 CHAT_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -75,10 +76,11 @@ def open_vision(
         VisionHalf,
         checkpoint,
         config,
-        dtype=dtype,
-        attn_implementation=PROBED_SDPA,
+        device,
+        dtype,
+        attention=PROBED_SDPA,
         key_mapping=KEY_MAPPING,
-    ).to(device)
+    )
     vision, settings = config.vision_config, _pixel_settings(config)
     layers = attention_layers(vision.num_hidden_layers, checkpoint.config.get("attention_layers"))
     identity = identify(checkpoint, settings, dtype)
@@ -99,10 +101,10 @@ def open_language(
         LlavaOnevisionForConditionalGeneration,
         checkpoint,
         config,
-        dtype=dtype,
-        attn_implementation="sdpa",
+        device,
+        dtype,
         key_mapping=KEY_MAPPING,
-    ).to(device)
+    )
     newline = None if isinstance(runs, PlainRuns) else half.model.image_newline
     return CachedTokensLanguageModel(
         half, writer, newline, identify(checkpoint, settings, dtype), reading
@@ -161,7 +163,7 @@ def _pixel_settings(config: Any) -> PixelSettings:
     return PixelSettings(PixelFormat(side, side, "bicubic"), 1 / 255, half, half)
 
 
-def _pooling(checkpoint: Checkpoint) -> Literal["bilinear", "average"]:
+def _pooling(checkpoint: Checkpoint) -> Pooling:
     name = checkpoint.config.get("mm_spatial_pool_mode", "bilinear")
     for pooling in POOLINGS:
         if name == pooling:

@@ -9,18 +9,31 @@ from torch import Tensor
 
 from aot import FrameFeatures, Grid
 
+FRAMES_PER_PASS_CPU = 1
+"""Frames the tower takes at once: as fast as many on a CPU, and a frame's bytes then do not depend
+on its company (a GEMM of another height rounds differently)."""
+FRAMES_PER_PASS_ACCELERATOR = 32
+"""As many as the reference of LLaVA-OneVision; bounds the memory."""
+
 Pixels = UInt8[np.ndarray, "t h w 3"] | UInt8[Tensor, "t h w 3"]
 EncodePass = Callable[[Pixels], tuple[Tensor, Tensor, Tensor]]
 """Tokens, attention received in the local and in the global layer."""
 
 
 def encode_in_passes(
-    pixels: Pixels, encode_pass: EncodePass, grid: Grid, frames_per_pass: int
+    pixels: Pixels,
+    encode_pass: EncodePass,
+    grid: Grid,
+    device: torch.device,
+    *,
+    patch_frames: int = 1,
 ) -> FrameFeatures:
-    """Features of frames whose order is that of the passes."""
-    passes = [
-        encode_pass(pixels[start : start + frames_per_pass])
-        for start in range(0, len(pixels), frames_per_pass)
-    ]
+    """Features of frames whose order is that of the passes.
+
+    `patch_frames`: of a temporal patch, which no pass divides.
+    """
+    most = FRAMES_PER_PASS_CPU if device.type == "cpu" else FRAMES_PER_PASS_ACCELERATOR
+    step = max(1, most // patch_frames) * patch_frames
+    passes = [encode_pass(pixels[start : start + step]) for start in range(0, len(pixels), step)]
     tokens, local_attention, global_attention = (torch.cat(x) for x in zip(*passes, strict=True))
     return FrameFeatures(tokens, local_attention, global_attention, grid)

@@ -77,10 +77,11 @@ def open_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
         _VisionHalf,
         checkpoint,
         config,
-        dtype=dtype,
-        attn_implementation=PROBED_SDPA,
+        device,
+        dtype,
+        attention=PROBED_SDPA,
         key_mapping=KEY_MAPPING,
-    ).to(device)
+    )
     return Qwen25Vision(half, identify(checkpoint, settings, dtype), settings, layers, layout)
 
 
@@ -97,13 +98,7 @@ def open_language(
         positions_per_s=float(config.vision_config.tokens_per_second),
     )
     config.vision_config.depth = 0  # of the tower, embeddings and merger stay, unused
-    half = load_half(
-        Qwen2_5_VLForConditionalGeneration,
-        checkpoint,
-        config,
-        dtype=dtype,
-        attn_implementation="sdpa",
-    ).to(device)
+    half = load_half(Qwen2_5_VLForConditionalGeneration, checkpoint, config, device, dtype)
     identity = identify(checkpoint, settings, dtype)
     return CachedTokensLanguageModel(
         half, writer, None, identity, reading, layout=layout, as_output=_as_videos

@@ -63,9 +63,7 @@ def open_vision(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
     config, settings, layout = _open_config(checkpoint)
     chosen = checkpoint.config.get("attention_layers")
     layers = attention_layers(config.vision_config.depth, chosen)
-    half = load_half(
-        _VisionHalf, checkpoint, config, dtype=dtype, attn_implementation=PROBED_SDPA
-    ).to(device)
+    half = load_half(_VisionHalf, checkpoint, config, device, dtype, attention=PROBED_SDPA)
     return Qwen3Vision(half, identify(checkpoint, settings, dtype), settings, layers, layout)
 
 
@@ -83,13 +81,7 @@ def open_language(
         separator="",
     )
     config.vision_config.depth = 0  # of the tower, embeddings and mergers stay, unused
-    half = load_half(
-        Qwen3VLForConditionalGeneration,
-        checkpoint,
-        config,
-        dtype=dtype,
-        attn_implementation="sdpa",
-    ).to(device)
+    half = load_half(Qwen3VLForConditionalGeneration, checkpoint, config, device, dtype)
 
     def as_videos(tokens: Float[Tensor, "n d"]) -> dict[str, Any]:
         embedding, *layers = tokens.split(list(layout.parts), dim=1)

@@ -8,7 +8,7 @@ the same for a whole stream; the models take any.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from aot import FrameFeatures, Grid, InvalidFeatures
+from aot.types import Pooling
 from workers.errors import InvalidCheckpoint
-from workers.models.attention import probe_attention
+from workers.models.attention import ProbedLayers
 from workers.models.base import ModelIdentity
 from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
@@ -28,15 +29,12 @@ from workers.types import PixelFormat, TokenLayout
 CELLS: Grid = (14, 25)
 """Rows and columns of a frame of 16:9, unless the checkpoint names another `frame_size`: 175 tokens
 a frame, about what LLaVA models take."""
-PATCHES_PER_PASS_CPU = 1
-"""Temporal patches the tower takes at once: a patch's bytes do not depend on its company."""
-PATCHES_PER_PASS_ACCELERATOR = 16
 
 
 class PatchVision(ABC):
     """A `VisionEncoder` over a tower that takes flat patches and `grid_thw`."""
 
-    pooling: Literal["none"] = "none"
+    pooling: Pooling = "none"
 
     def __init__(
         self,
@@ -57,7 +55,7 @@ class PatchVision(ABC):
         self.grid: Grid = (settings.format.height // unit, settings.format.width // unit)
         self.dim: int = sum(layout.parts) or vision.out_hidden_size
         blocks = half.model.visual.blocks
-        self._probes = tuple(probe_attention(blocks[i].attn) for i in attention_layers)
+        self._probed = ProbedLayers(*(blocks[i].attn for i in attention_layers))
 
     @abstractmethod
     def _tokens(self, output: Any) -> Float[Tensor, "n d"]:
@@ -77,9 +75,9 @@ class PatchVision(ABC):
             raise InvalidFeatures(
                 f"got {len(pixels)} frames, expected a multiple of {size}; repeat the last one"
             )
-        on_cpu = self._half.device.type == "cpu"
-        step = size * (PATCHES_PER_PASS_CPU if on_cpu else PATCHES_PER_PASS_ACCELERATOR)
-        return encode_in_passes(pixels, self._encode_pass, self.grid, step)
+        return encode_in_passes(
+            pixels, self._encode_pass, self.grid, self._half.device, patch_frames=size
+        )
 
     @torch.no_grad()
     def _encode_pass(self, pixels: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,17 +85,15 @@ class PatchVision(ABC):
         rows, columns = (side * vision.spatial_merge_size for side in self.grid)
         values = self._settings.normalise(pixels, self._half.device, self._half.dtype)
         patches = patchify(values, self.layout.frames, vision.patch_size, vision.spatial_merge_size)
-        for probe in self._probes:
-            probe.clear()
+        self._probed.clear()
         output = self._half.model.visual(
             patches, grid_thw=torch.tensor([[steps, rows, columns]], device=patches.device)
         )
-        received = {probe: probe.take() for probe in set(self._probes)}
-        local_probe, global_probe = self._probes
+        local_received, global_received = self._probed.take()
         return (
             self._tokens(output).unflatten(0, (steps, -1)),
-            self._of_cells(received[local_probe]),
-            self._of_cells(received[global_probe]),
+            self._of_cells(local_received),
+            self._of_cells(global_received),
         )
 
     def _of_cells(self, received: Float[Tensor, "t p"]) -> Float[Tensor, "t n"]:

@@ -204,7 +204,7 @@ def test_a_frame_is_encoded_the_same_in_any_company(tmp_path, vision_dim, thread
 def test_frames_share_passes_where_that_is_faster(encoder, monkeypatch):
     frames = random_frames(5)
     alone = encoder.encode(frames)
-    monkeypatch.setattr("workers.models.families.llava_onevision.FRAMES_PER_PASS_CPU", 2)
+    monkeypatch.setattr("workers.models.families.passes.FRAMES_PER_PASS_CPU", 2)
 
     together = encoder.encode(frames)
 
