@@ -10,9 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from aot import matching, transport
+from aot.reducers import cells, fused_scan
 
 NO_KERNEL = {
     "view", "_unsafe_view", "view_as", "_reshape_alias", "expand", "slice", "select", "transpose",
@@ -58,6 +62,12 @@ def count_launches(call: Callable[[], Any]) -> LaunchCounter:
         with LaunchCounter() as counter:
             call()
     return counter
+
+
+def turn_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operator as on an accelerator without Triton."""
+    for module in (cells, fused_scan, matching, transport):
+        monkeypatch.setattr(module, "runs_kernels", lambda device: False)
 
 
 def _waits(name: str, args: tuple, kwargs: dict, result: Any) -> bool:

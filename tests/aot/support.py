@@ -9,6 +9,9 @@ import torch.nn.functional as F
 
 from aot import FrameFeatures, Grid
 
+SYNC_ERROR = 2
+"""What torch calls "error" when it is asked."""
+
 
 def features(
     frames: int,
@@ -56,5 +59,6 @@ def no_waits() -> Iterator[None]:
             warnings.simplefilter("ignore")  # says once that it does not see every wait
             torch.cuda.set_sync_debug_mode("error")
         yield
+        assert torch.cuda.get_sync_debug_mode() == SYNC_ERROR, "waits were allowed again inside"
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -132,6 +132,12 @@ def moved_batch(grid: Grid, clips: int = 2) -> FeatureBatch:
 CAUSAL = sorted({*REDUCERS} - {"holitom", "temporal_difference", "tome"})
 
 
+def test_a_wait_of_the_host_is_seen():
+    ones = torch.ones(3, device="cuda")
+    with no_waits(), pytest.raises(RuntimeError, match="synchronizing"):
+        ones.tolist()
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_the_host_waits_for_nothing_in_a_push(name):
     reducer, batch = causal(name, GRID), moved_batch(GRID)
@@ -140,9 +146,12 @@ def test_the_host_waits_for_nothing_in_a_push(name):
         reducer.push_batch(batch, state)
         reducer.compress_batch(batch)
         with no_waits():
-            reducer.push_batch(batch)
-            reducer.push_batch(batch, state)
-            reducer.compress_batch(batch)
+            opened, _ = reducer.push_batch(batch)
+            further, _ = reducer.push_batch(batch, state)
+            whole = reducer.compress_batch(batch)
+    for packed in (opened, further, whole):
+        assert packed.tokens.is_cuda
+        assert packed.finite.tolist() == [True, True]
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -88,9 +88,11 @@ def test_log_sums_of_flash_attention_spare_a_pass(dtype, monkeypatch):
 def test_frames_are_encoded_without_a_wait_of_the_host(folder):
     encoder = open_vision_encoder(folder, device="cuda", dtype="bfloat16")
     frames = random_frames(5)
-    encoder.encode(frames)
+    expected = encoder.encode(frames)
     with no_waits():
-        encoder.encode(frames)
+        features = encoder.encode(frames)
+    assert features.tokens.is_cuda
+    torch.testing.assert_close(features.tokens, expected.tokens)
 
 
 def tower_config() -> SiglipVisionConfig:

@@ -177,8 +177,10 @@ class NowhereLanes(PlainLanes):
 def test_nothing_of_a_launch_asks_for_a_value(name, dtype):
     nowhere, causal = torch.device("meta"), reducer(name)
     encoder = PixelEncoder("meta", dtype)
-    carrier = Conveyor(encoder, causal, NowhereLanes(nowhere), StepGraphs(causal, Recorder()))
+    recorder = Recorder()
+    carrier = Conveyor(encoder, causal, NowhereLanes(nowhere), StepGraphs(causal, recorder))
     state = carrier._open_state()
     pushes = [Push(make_pixels(1)), Push(make_pixels(2), state), Push(make_pixels(1))]
-    for batch in (wholes(4, 2, 4), pushes) * 2:
-        carrier.launch(batch)
+    launched = [carrier.launch(batch) for batch in (wholes(4, 2, 4), pushes) * 2]
+    assert all(underway.parcel.data.is_meta for underway in launched)
+    assert recorder.captures == recorder.replays == 2  # each shape, when it came again
