@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.store import StoreConfig, open_store
+from pipeline.store.arrow import encode_clip
 from pipeline.store.embedded import start_embedded, stop_embedded
 from pipeline.store.retention import RetentionRules
 from pipeline.store.spool import SpoolRules, measure
@@ -222,7 +223,8 @@ def test_a_writer_that_was_frozen_is_refused_and_leaves_nothing_on_disk(open_sin
 def test_what_a_full_spool_cannot_keep_is_refused_until_there_is_room(
     open_sink, config, server, rules
 ):
-    sink = open_sink(spool=replace(rules, max_bytes=5 * len(clip_bytes(config))))
+    entry_bytes = len(encode_clip(clip(0), fingerprint="f1")) + 400
+    sink = open_sink(spool=replace(rules, max_bytes=5 * entry_bytes))
     sink.put(clip(0))
     kill(server)
     assert put_until_full(sink, 19) < 19
@@ -246,12 +248,6 @@ def put_until_full(sink, count) -> int:
     return count
 
 
-def clip_bytes(config):
-    from pipeline.store.arrow import encode_clip
-
-    return encode_clip(clip(0), fingerprint="f1") + bytes(400)
-
-
 def test_a_spool_without_room_does_not_matter_while_the_store_is_there(open_sink, config, rules):
     sink = open_sink(spool=replace(rules, max_bytes=1))
     for index in range(3):
@@ -260,8 +256,8 @@ def test_a_spool_without_room_does_not_matter_while_the_store_is_there(open_sink
         assert indices(store) == [0, 1, 2]
 
 
-def test_clips_that_a_store_lost_are_stored_again_from_disk(open_sink, config, server):
-    sink = open_sink()
+def put_over_a_loss(sink, config, server):
+    """Seven clips, before the last of which the store forgets the fourth to the sixth."""
 
     def put(after):
         for index in range(6):
@@ -270,6 +266,10 @@ def test_clips_that_a_store_lost_are_stored_again_from_disk(open_sink, config, s
 
     set_back(config, server, put, at=2)
     sink.put(clip(6))
+
+
+def test_clips_that_a_store_lost_are_stored_again_from_disk(open_sink, config, server):
+    put_over_a_loss(open_sink(), config, server)
     with open_store(config) as store:
         wait_until(lambda: len(indices(store)) == 7)
         assert store.list_gaps("lobby") == []
@@ -279,15 +279,7 @@ def test_clips_that_a_store_lost_and_the_disk_has_no_more_are_a_gap(
     open_sink, config, server, monkeypatch
 ):
     monkeypatch.setattr("pipeline.ingest.outbox.KEEP_S", 0.0)
-    sink = open_sink()
-
-    def put(after):
-        for index in range(6):
-            sink.put(clip(index))
-            after(index)
-
-    set_back(config, server, put, at=2)
-    sink.put(clip(6))
+    put_over_a_loss(open_sink(), config, server)
     with open_store(config) as store:
         wait_until(lambda: 6 in indices(store))
         assert indices(store) == [0, 1, 2, 5, 6]

@@ -402,19 +402,20 @@ def test_two_writers_race_and_only_the_newest_lease_writes(serve, info, make_cli
         def write(seed):
             with open_store(config) as mine:
                 lease = mine.acquire_lease("lobby", f"writer {seed}", takeover=True)
-                written = 0
+                written, is_refused = 0, False
                 try:
                     for index in range(100 * seed, 100 * seed + 40):
                         mine.put_clip(make_clip(index, seed=seed), lease, fingerprint="f1")
                         written += 1
                 except LeaseLost:
-                    pass
-                return lease.token, written
+                    is_refused = True
+                return lease.token, (written, is_refused)
 
         with ThreadPoolExecutor(3) as threads:
             results = dict(threads.map(write, (1, 2, 3)))
-        assert results[max(results)] == 40
-        assert len(store.list_spans("lobby")) == sum(results.values())
+        assert results[max(results)] == (40, False)
+        assert all(is_refused == (written < 40) for written, is_refused in results.values())
+        assert len(store.list_spans("lobby")) == sum(written for written, _ in results.values())
         assert store.verify("lobby").ok
 
 
