@@ -11,6 +11,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
@@ -125,39 +126,34 @@ class Outbox:
         except SinkFull as full:
             self._put_past(entry, full)
             return
-        try:
-            self._deliver_all(limit_s=0.0)
-        except StoreRefused:
-            raise
-        except AWAY as error:
-            self._begin_draining(error)
+        away = _find_away(lambda: self._deliver_all(limit_s=0.0))
+        if away is not None:
+            self._begin_draining(away)
 
     def _put_past(self, entry: Entry, full: SinkFull) -> None:
         """A spool that takes no more does not matter while the store is there."""
         if self.is_away:
             raise full
-        try:
-            self._deliver(entry, 0.0)
-        except StoreRefused:
-            raise
-        except AWAY as error:
-            raise full from error
+        away = _find_away(lambda: self._deliver(entry, 0.0))
+        if away is not None:
+            raise full from away
 
     # Into the store
 
     def flush(self, *, limit_s: float) -> bool:
-        """Store what waits, for up to `limit_s`; whether all is stored."""
+        """Store what waits, for up to `limit_s`; whether all is stored.
+
+        Raises:
+            LeaseLost, StoreRefused, ...: what waiting does not mend.
+        """
         began_s, drainer = time.monotonic(), self._drainer
         if drainer is not None:
             drainer.join(limit_s)
         self._raise_what_failed()
         if self.is_away:
             return False
-        try:
-            self._deliver_all(limit_s=max(0.0, limit_s - (time.monotonic() - began_s)))
-        except AWAY:
-            return False
-        return True
+        left_s = max(0.0, limit_s - (time.monotonic() - began_s))
+        return _find_away(lambda: self._deliver_all(limit_s=left_s)) is None
 
     def close(self) -> None:
         """Leave what waits to the next writer."""
@@ -247,23 +243,20 @@ class Outbox:
         began_s, pause_s = time.monotonic(), FIRST_WAIT_S
         while not self._closed.wait(pause_s):
             try:
-                self._deliver_all(limit_s=0.0)
-            except StoreRefused as error:
+                away = _find_away(lambda: self._deliver_all(limit_s=0.0))
+            except Exception as error:  # raised by the session's next call
                 self._error = error
-            except AWAY:
+                break
+            if away is not None:
                 pause_s = min(2 * pause_s, LONGEST_WAIT_S)
                 continue
-            except Exception as error:
-                self._error = error
-            else:
-                away_s = time.monotonic() - began_s
-                with self._lock:
-                    if self._spool.waiting:  # put since
-                        continue
-                    self._drainer = None
-                logger.warning("%s: the store is back after %.1f s", self._stream.stream_id, away_s)
-                return
-            break
+            away_s = time.monotonic() - began_s
+            with self._lock:
+                if self._spool.waiting:  # put since
+                    continue
+                self._drainer = None
+            logger.warning("%s: the store is back after %.1f s", self._stream.stream_id, away_s)
+            return
         self._drainer = None
 
     def _raise_what_failed(self) -> None:
@@ -331,6 +324,20 @@ class Outbox:
     def _refuse(self, entries: list[Entry | None], why: str) -> None:
         clips = sum(entry is not None and entry.kind == "clip" for entry in entries)
         logger.warning("%s: %d spooled clips are refused: %s", self._stream.stream_id, clips, why)
+
+
+def _find_away(action: Callable[[], None]) -> Exception | None:
+    """What a store that is away said to `action`; None where that was done.
+
+    A refusal is raised, as all else that waiting does not mend.
+    """
+    try:
+        action()
+    except StoreRefused:
+        raise
+    except AWAY as error:
+        return error
+    return None
 
 
 def _goes_on(heads: list[Entry | None], last: Place | None) -> bool:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import redis
 
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.store import StoreConfig, open_store
@@ -17,7 +18,7 @@ from pipeline.store.arrow import encode_clip
 from pipeline.store.embedded import start_embedded, stop_embedded
 from pipeline.store.retention import RetentionRules
 from pipeline.store.spool import SpoolRules, measure
-from pipeline.values.errors import LeaseLost
+from pipeline.values.errors import LeaseLost, StoreRefused
 from tests.pipeline.ingest.test_outage import INFO, kill, set_back
 from tests.pipeline.ingest.test_sink import clip
 from tests.pipeline.support import digests
@@ -302,6 +303,24 @@ def test_a_session_that_ends_while_the_store_is_away_ends_in_time(open_sink, con
     with open_store(config) as store:
         spans = store.list_spans("lobby")
         assert all(one.end_s == two.start_s for one, two in pairwise(spans))
+
+
+def test_a_store_that_refuses_is_not_said_to_be_away(open_sink, config):
+    sink = open_sink()
+    sink.put(clip(0))
+    with redis.Redis.from_url(config.url) as server:
+        server.config_set("requirepass", "changed")
+        server.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(StoreRefused):
+            sink.put(clip(1))
+        with pytest.raises(StoreRefused):
+            sink.position()
+        with pytest.raises(StoreRefused):
+            sink.finish(SessionReport("stopped"))
+        server.config_set("requirepass", "")
+    sink.finish(SessionReport("stopped"))
+    with open_store(config) as store:
+        assert indices(store) == [0, 1]
 
 
 def test_a_stream_that_is_removed_goes_from_the_disk_too(run, environment, rules, monkeypatch):
