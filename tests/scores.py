@@ -13,5 +13,6 @@ from workers.models import VisualSegment
 @torch.no_grad()
 def scores(model: Any, question: str, segments: Sequence[VisualSegment]) -> Float[Tensor, "l v"]:
     """Next-token scores of a `CachedTokensLanguageModel` at every position, float32."""
-    inputs = model._inputs(model._writer.write(question, segments), segments)
+    prompt = model._writer.write(question, segments)
+    inputs = model._inputs(prompt, model._features(segments))
     return model._half(**inputs).logits[0].float()

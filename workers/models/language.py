@@ -91,7 +91,7 @@ class CachedTokensLanguageModel:
     def _score(self, asked: RelevancePrompt, part: Sequence[VisualSegment]) -> float:
         prompt = self._writer.write(asked.text, part)
         self._answer_limit(prompt, 1)
-        inputs = self._inputs(prompt, part)
+        inputs = self._inputs(prompt, self._features(part))
         scores = self._half(**inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
         likely = scores.float().log_softmax(dim=0)
         if not asked.expects_yes:
@@ -99,7 +99,6 @@ class CachedTokensLanguageModel:
         yes, no = (likely[self._word_ids(word)].logsumexp(dim=0) for word in ("yes", "no"))
         return float(yes - no)
 
-    @functools.cache  # noqa: B019
     def _word_ids(self, word: str) -> list[int]:
         """First tokens of a word however it is written, without the unknown one."""
         tokenizer = self._writer.tokenizer
@@ -124,7 +123,7 @@ class CachedTokensLanguageModel:
         prompt = self._writer.write(question, segments)
         limit = self._answer_limit(prompt, max_new_tokens)
         features = self._features(segments)
-        inputs = self._inputs(prompt, segments, features)
+        inputs = self._inputs(prompt, features)
         generate = functools.partial(self._half.generate, max_new_tokens=limit)
         if features is not None and self._can_be_kept(prompt):
             write = functools.partial(self._generate_behind, generate, inputs, features)
@@ -183,13 +182,8 @@ class CachedTokensLanguageModel:
         default = self._half.generation_config.max_new_tokens or MAX_NEW_TOKENS
         return min(default, left) if max_new_tokens is None else max_new_tokens
 
-    def _inputs(
-        self,
-        prompt: Prompt,
-        segments: Sequence[VisualSegment],
-        features: Float[Tensor, "n d"] | None = None,
-    ) -> dict[str, Any]:
-        """Keyword arguments that `forward` and `generate` share; `features` where known."""
+    def _inputs(self, prompt: Prompt, features: Float[Tensor, "n d"] | None) -> dict[str, Any]:
+        """Keyword arguments that `forward` and `generate` share."""
         device = self._half.device
         input_ids = prompt.input_ids.to(device)
         # Given also where it is all ones: without it, gaps between position ids would be taken
@@ -197,7 +191,6 @@ class CachedTokensLanguageModel:
         inputs: dict[str, Any] = {"attention_mask": torch.ones_like(input_ids)}
         if prompt.position_ids is not None:
             inputs["position_ids"] = prompt.position_ids.to(device)
-        features = self._features(segments) if features is None else features
         if features is None:
             return inputs | {"input_ids": input_ids}
         if self._half._supports_mm_encoder_outputs():

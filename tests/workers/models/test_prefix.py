@@ -1,5 +1,8 @@
 """A window that was read is asked again: the same answers, without reading it again."""
 
+import inspect
+from itertools import zip_longest
+
 import pytest
 import torch
 
@@ -50,7 +53,7 @@ def test_what_was_read_is_not_read_again(keeping, monkeypatch):
         lengths.append(options["input_ids"].shape[1])
         return forward(self, *arguments, **options)
 
-    spied.__signature__ = __import__("inspect").signature(forward)
+    spied.__signature__ = inspect.signature(forward)
     segments = window(keeping)
     answer(keeping, QUESTIONS[0], segments)
     monkeypatch.setattr(type(keeping._half), "forward", spied)
@@ -83,12 +86,8 @@ def test_two_at_one_time_do_not_write_into_each_other(plain, keeping):
     expected = [answer(plain, question, segments) for question in QUESTIONS[:2]]
     answer(keeping, QUESTIONS[0], segments)
     both = [keeping.stream_answer(q, segments, max_new_tokens=24) for q in QUESTIONS[:2]]
-    texts = ["", ""]
-    for pieces in zip(*both, strict=False):
-        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
-    for number, rest in enumerate(both):
-        texts[number] += "".join(rest)
-    assert all(set(text) <= set(whole + " ") for text, whole in zip(texts, expected, strict=True))
+    pieces = zip(*zip_longest(*both, fillvalue=""), strict=True)
+    assert ["".join(one) for one in pieces] == expected
     assert answer(keeping, QUESTIONS[0], segments) == expected[0]
 
 

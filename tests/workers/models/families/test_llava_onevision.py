@@ -323,7 +323,7 @@ def test_kept_tokens_with_positions_are_the_full_run_with_the_others_masked(enco
     logits = scores(model, QUESTION, [placed])
 
     prompt = model._writer.write(QUESTION, [full])
-    inputs = model._inputs(prompt, [full])
+    inputs = model._inputs(prompt, model._features([full]))
     places = (prompt.input_ids[0] == model._writer.video_token_id).nonzero()[:-1, 0]
     mask = torch.ones_like(prompt.input_ids)
     mask[0, places] = 0
@@ -343,7 +343,8 @@ def test_an_answer_with_positions_continues_them(encoder, model):
 
     answer = "".join(model.stream_answer(QUESTION, [segment], max_new_tokens=4))
 
-    inputs = model._inputs(model._writer.write(QUESTION, [segment]), [segment])
+    prompt = model._writer.write(QUESTION, [segment])
+    inputs = model._inputs(prompt, model._features([segment]))
     ids, positions = inputs["input_ids"], inputs["position_ids"]
     for _ in range(4):  # token by token, without a cache
         step = inputs | {"input_ids": ids, "position_ids": positions}
