@@ -37,11 +37,8 @@ from workers.types import CompressedClip, Cursor, GapReason, StreamGap, VideoSou
 
 logger = logging.getLogger(__name__)
 
-
 STORE_OUTAGE_S = 5.0
 """A store that takes longer for a clip was away: pictures were dropped meanwhile."""
-
-
 SLACK, BEGIN_SLACK = 1.5, 0.1
 """In sampling intervals: less than this between a picture and what came before is no gap. Pictures
 do not fall on the sampling grid; where a new epoch begins, something did lie between."""
@@ -365,11 +362,7 @@ class _Session:
         compressed = clip.to_compressed()
         self._open = None
         try:
-            stored_bytes = self._sink.put(compressed)
-        except SinkWentBack as error:
-            logger.warning("stream %s: %s", compressed.stream_id, error)
-            self._record_loss(compressed)
-            stored_bytes = self._sink.put(compressed)
+            stored_bytes = self._put(compressed)
         except SinkFull as error:
             self._lose(clip.first.epoch, compressed.start_s, error)
             return
@@ -379,18 +372,23 @@ class _Session:
         self._index = clip.index + 1
         self._count(clips=1, stored_bytes=stored_bytes)
 
-    def _record_loss(self, clip: CompressedClip) -> None:
-        """The store lost what it had acknowledged, and a camera shows nothing twice."""
+    def _put(self, clip: CompressedClip) -> int:
+        """Store a clip; what the store lost before it is a gap: a camera shows nothing twice."""
+        try:
+            return self._sink.put(clip)
+        except SinkWentBack as error:
+            logger.warning("stream %s: %s", clip.stream_id, error)
         stands = self._sink.position()
         lost_from_s = 0.0 if stands is None else stands.end_s
         self._put_gap(clip.epoch, lost_from_s, clip.start_s, "store")
+        return self._sink.put(clip)
 
     def _end_held(self) -> None:
         held, self._held = self._held, None
         if held is not None:
             self._put_held(held)
 
-    def _put_held(self, held: "_Held") -> None:
+    def _put_held(self, held: _Held) -> None:
         """One row for the whole stretch: told again, it has another end."""
         counted, held.is_told = held.is_told, True
         first = held.first

@@ -203,6 +203,29 @@ def test_what_a_store_lost_is_a_gap_and_the_stream_goes_on():
     ]
 
 
+def test_a_store_that_lost_a_clip_and_is_full_behind_it_costs_no_more_than_both():
+    class Forgetful(MemorySink):
+        errors = (SinkWentBack("it ends at 0/0, was told 0/1"), SinkFull("away, and full"))
+
+        def put(self, clip):
+            if clip.index == 2 and self.errors:
+                error, *self.errors = self.errors
+                self.clips = self.clips[:1]
+                raise error
+            return super().put(clip)
+
+    sink = Forgetful()
+
+    progress, _ = run(sink, *(picture(i) for i in range(4 * FRAMES)))
+
+    assert progress.state == "stopped"
+    assert [(clip.index, clip.start_s) for clip in sink.clips] == [(0, 0.0), (2, 3.0 * FRAMES)]
+    assert [(gap.reason, gap.start_s, gap.end_s) for gap in sink.gaps] == [
+        ("store", float(FRAMES), 2.0 * FRAMES),
+        ("store", 2.0 * FRAMES, 3.0 * FRAMES),
+    ]
+
+
 def test_what_trying_again_cannot_mend_ends_the_session_and_is_recorded():
     sink = MemorySink()
 
