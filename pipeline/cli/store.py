@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from pipeline.cli.output import megabytes, print_json, print_table, settings_of
+from pipeline.cli.output import megabytes, open_store_of, print_json, print_table, settings_of
 from pipeline.values.plain import to_plain
 
 app = typer.Typer(
@@ -61,9 +61,7 @@ def restore(
 
 
 def _transfer(context: typer.Context, transfer, folder: Path, as_json: bool) -> int:
-    from pipeline.store import open_store
-
-    with open_store(settings_of(context).store_config()) as store:
+    with open_store_of(context) as store:
         counts = transfer(store, folder)
     if as_json:
         print_json({"folder": str(folder), "clips": counts})

@@ -1,9 +1,19 @@
 """`aot watch`: questions that `aot serve` asks of every new clip, and what they found."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import typer
 
-from pipeline.cli.output import hms, note, print_json, print_table, settings_of
+from pipeline.cli.output import hms, note, open_store_of, print_json, print_table, settings_of
 from pipeline.values.plain import to_plain
+
+if TYPE_CHECKING:
+    from pipeline.store import ClipStore
+    from pipeline.values.watch import Event
+
+PAGE = 1000
+"""Events that are read at a time."""
 
 app = typer.Typer(help="Standing questions: add, list, remove, test, events.", no_args_is_help=True)
 _STREAM = typer.Option(..., "--stream", "-s", help="The stream that is watched.")
@@ -34,7 +44,7 @@ def add(
 
     rule = (expect, window_s, raise_after, clear_after, cooldown_s)
     watch = Watch(watch_id, stream, question, *rule)
-    with _store(context) as store:
+    with open_store_of(context) as store:
         store.put_watch(watch, begin_state(store, stream))
     print_json(watch) if as_json else print(f"{watch_id}: watching {stream}")
     return 0
@@ -43,7 +53,7 @@ def add(
 @app.command("ls")
 def list_watches(context: typer.Context, as_json: bool = _JSON) -> int:
     """All standing questions."""
-    with _store(context) as store:
+    with open_store_of(context) as store:
         found = [pair for name in store.list_streams() for pair in store.list_watches(name)]
     if as_json:
         print_json({"watches": [to_plain(watch) for watch, _ in found]})
@@ -70,7 +80,7 @@ def remove(
     context: typer.Context, watch_id: str, stream: str = _STREAM, as_json: bool = _JSON
 ) -> int:
     """Ask it no more; its events stay."""
-    with _store(context) as store:
+    with open_store_of(context) as store:
         store.remove_watch(stream, watch_id)
     print_json({"removed": watch_id}) if as_json else print(f"removed {watch_id}")
     return 0
@@ -79,9 +89,9 @@ def remove(
 @app.command()
 def events(context: typer.Context, stream: str = _STREAM, as_json: bool = _JSON) -> int:
     """What was found, in order."""
-    with _store(context) as store:
+    with open_store_of(context) as store:
         store.get_info(stream)
-        found = [event for _, event in store.list_events(stream, limit=1000)]
+        found = list(_iter_events(store, stream))
     _show(found, as_json)
     return 0
 
@@ -117,16 +127,17 @@ def back_test(
     return 0
 
 
-def _show(found: list, as_json: bool) -> None:
+def _iter_events(store: "ClipStore", stream: str) -> Iterator["Event"]:
+    mark = None
+    while page := store.list_events(stream, after=mark, limit=PAGE):
+        yield from (event for _, event in page)
+        mark, _ = page[-1]
+
+
+def _show(found: "list[Event]", as_json: bool) -> None:
     if as_json:
         print_json({"events": found})
         return
     rows = ((e.kind, hms(e.start_s), hms(e.end_s), e.watch_id, e.answer) for e in found)
     print_table(("EVENT", "FROM", "TO", "WATCH", "ANSWER"), rows)
     note(f"{len(found)} events")
-
-
-def _store(context: typer.Context):
-    from pipeline.store import open_store
-
-    return open_store(settings_of(context).store_config())

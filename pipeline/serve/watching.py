@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,7 @@ from pipeline.serve.errors import busy_error
 from pipeline.serve.keys import LOCAL
 from pipeline.settings import Settings
 from pipeline.store import ClipStore
-from pipeline.values.errors import NoFootage, PipelineError, TooManyRequests
+from pipeline.values.errors import NoFootage, kind_of
 from pipeline.values.types import ClipSpan
 from pipeline.values.watch import Event, Watch, WatchState, follow
 
@@ -101,14 +102,12 @@ class Watcher:
         while not self._ending.wait(LOOK_S):
             try:
                 for stream_id in self._store.list_streams():
-                    for watch, state in self._store.list_watches(stream_id):
-                        self._follow(watch, state)
-            except TooManyRequests as error:
-                logger.info("watches wait: %s", error)
-            except PipelineError as error:
-                logger.warning("watches wait: %s", error)
-            except Exception:
-                logger.exception("watches wait")
+                    with _apart(f"the watches of {stream_id}"):
+                        for watch, state in self._store.list_watches(stream_id):
+                            with _apart(f"watch {watch.watch_id} of {stream_id}"):
+                                self._follow(watch, state)
+            except Exception as error:
+                _tell("all watches", error)
 
     def _follow(self, watch: Watch, state: WatchState) -> None:
         """Ask about every clip behind what is known; each is recorded before the next."""
@@ -121,6 +120,24 @@ class Watcher:
             if not self._store.advance_watch(watch, state, after, event):
                 return
             state = after
+
+
+@contextmanager
+def _apart(what: str) -> Iterator[None]:
+    """What cannot be asked of one stream, or by one watch, holds up no other."""
+    try:
+        yield
+    except Exception as error:
+        if kind_of(error) in ("busy", "unavailable"):  # so it is for all of them
+            raise
+        _tell(what, error)
+
+
+def _tell(what: str, error: Exception) -> None:
+    """That it is asked again at the next look."""
+    kind = kind_of(error)
+    level = logging.INFO if kind == "busy" else logging.WARNING
+    logger.log(level, "%s: not asked: %s", what, error, exc_info=kind == "internal")
 
 
 def begin_state(store: ClipStore, stream_id: str) -> WatchState:

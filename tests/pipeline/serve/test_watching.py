@@ -1,13 +1,14 @@
 """Standing questions over real clips: every event once, over restarts too, and as a back-test."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from pipeline.serve.watching import Watcher
-from pipeline.values.watch import Watch, WatchState
+from pipeline.values.watch import Watch, WatchState, follow
 from tests.pipeline.conftest import CLIPS
-from tests.pipeline.serve.conftest import serving
+from tests.pipeline.serve.conftest import serving, with_serve
 from tests.waits import wait_until
 
 QUESTION = "what is seen"
@@ -53,6 +54,27 @@ def test_every_event_is_found_once_over_a_restart_and_by_the_back_test(served, w
     service.store.remove_watch("walk", "w-restart")
 
 
+def test_a_watch_that_cannot_be_asked_holds_up_no_other(base, served, caplog):
+    service = served.service
+    settings = with_serve(base, max_range=5.0)
+    wide = [Watch("a-wide", name, QUESTION, window_s=60.0) for name in ("other", "walk")]
+    fits = Watch("b-fits", "walk", QUESTION)
+    for watch in (*wide, fits):
+        service.store.put_watch(watch, WatchState())
+
+    def asked(watch):
+        return next(s for w, s in service.store.list_watches(watch.stream_id) if w == watch).index
+
+    watcher = Watcher(replace(service.evaluator, settings=settings))
+    wait_until(lambda: asked(fits) == CLIPS - 1)
+    watcher.close()
+    for watch in wide:
+        assert 0 <= asked(watch) < CLIPS - 1
+        assert f"watch a-wide of {watch.stream_id}: not asked: got a range" in caplog.text
+    for watch in (*wide, fits):
+        service.store.remove_watch(watch.stream_id, watch.watch_id)
+
+
 def test_a_watch_is_added_listed_and_removed_over_http(served):
     with served.client() as client:
         body = {"watch_id": "w-http", "question": QUESTION, "cooldown_s": 60}
@@ -83,6 +105,21 @@ def test_events_are_told_as_they_are_found_and_end_with_the_service(base, watchi
                     break
         assert told == expected
         one.service.store.remove_watch("walk", "w-sse")
+
+
+def test_the_command_tells_all_events_however_many_are_read_at_a_time(
+    run, opened, video, monkeypatch
+):
+    assert run("ingest", video).code == 0
+    watch, state = Watch("door", "walk", QUESTION), WatchState()
+    opened.put_watch(watch, state)
+    for span, answer in zip(opened.list_spans("walk"), ("yes", "no", "yes"), strict=False):
+        after, event = follow(watch, state, span, answer)
+        assert opened.advance_watch(watch, state, after, event)
+        state = after
+    monkeypatch.setattr("pipeline.cli.watch.PAGE", 2)
+    told = run("watch", "events", "-s", "walk", "--json").json["events"]
+    assert [event["kind"] for event in told] == ["raised", "cleared", "raised"]
 
 
 def test_a_back_test_is_a_command(run, video):
