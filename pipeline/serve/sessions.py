@@ -33,6 +33,8 @@ STOP_S = 10.0
 AGAIN_S = 2.0
 APART_S = 120.0
 """For what is done in a process of its own."""
+OK, ASKED_TO_END = 0, -signal.SIGTERM
+"""How a process ends well; the latter before it listens."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,13 @@ class _Running:
     end: SessionEnd | None = None
 
     def look(self) -> None:
-        """Take in what it said last."""
+        """Take in what it said last; of one that was killed nothing was said."""
+        exit_code = self.process.exitcode
         with suppress(EOFError, OSError):
             while self.end is None and self.heard.poll():
                 self.end = self.heard.recv()
+        if self.end is None and exit_code not in (None, OK, ASKED_TO_END):
+            self.end = SessionEnd("SessionKilled", f"its process ended with code {exit_code}")
 
 
 class Sessions:
@@ -106,7 +111,7 @@ class Sessions:
         running.look()
         return running.end
 
-    def pause_detached(self, stream_id: str) -> str | None:
+    def pause_detached(self, stream_id: str) -> None:
         """End a detached session in a cluster, looked for from a process of its own.
 
         Raises:
@@ -114,10 +119,16 @@ class Sessions:
         """
         running = self._begin(_pause, self._settings, stream_id)
         running.process.join(APART_S)
+        is_over = not running.process.is_alive()
         running.look()
         if running.end is not None:
             raise Conflict(f"{running.end.code}: {running.end.message}")
-        return "stopped"
+        if not is_over:
+            _end([running])
+            raise Conflict(
+                f"{stream_id} was not ended within {APART_S:.0f} s; see whether its cluster "
+                "answers, then pause it again"
+            )
 
     def close(self) -> None:
         """End all of them, side by side."""

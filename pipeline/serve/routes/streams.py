@@ -58,13 +58,15 @@ def create_stream(body: NewStream, service: ServiceOf, caller: Ingester) -> Acce
 @router.get("/{stream_id}")
 def show_stream(stream_id: StreamName, service: ServiceOf, caller: Reader) -> StreamView:
     """One stream; also one that is starting, or ended before its first clip."""
-    end = service.sessions.end_of(stream_id) if caller.sees(stream_id) else None
+    end = service.sessions.end_of(stream_id)
     try:
         require_stream(service.store, caller, stream_id)
     except UnknownStream:
-        if end is not None and caller.sees(stream_id):
+        if not caller.sees(stream_id):
+            raise
+        if end is not None:
             return StreamView(stream_id, "failed", f"{end.code}: {end.message}")
-        if service.sessions.is_running(stream_id) and caller.sees(stream_id):
+        if service.sessions.is_running(stream_id):
             return StreamView(stream_id, "running", None)
         raise
     return view_stream(service.store, stream_id)
