@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
@@ -84,7 +83,7 @@ def ingest(
 def _run(settings: "Settings", requests: list["IngestRequest"], detach: bool, as_json: bool) -> int:
     from pipeline.ingest.live import are_live
 
-    live = are_live(requests)
+    live = are_live(requests)  # refuses a mixture, however it is to run
     if detach:
         return start_detached(settings, requests, as_json)
     if live:
@@ -175,17 +174,10 @@ def _name_joined(asked: _Asked, files: Sequence[str]) -> list[tuple[str, str]]:
 
 def _zone(zone: str | None, start_time: str | None) -> str | None:
     """As given, else the offset that the start time has."""
-    from pipeline.values.errors import InvalidQuery
+    from pipeline.values.times import parse_zone
 
     if zone is None:
         offset = re.search(r"(Z|[+-]\d\d:?\d\d)$", start_time or "")
         return None if offset is None else offset[1]
-    if not re.fullmatch(r"[+-]\d\d:\d\d", zone):
-        try:
-            ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise InvalidQuery(
-                f"got zone {zone!r}, expected a name such as Europe/Berlin or an offset such as "
-                "+02:00"
-            ) from None
+    parse_zone(zone)
     return zone

@@ -104,6 +104,7 @@ def test_of_several_files_json_gives_a_line_each(run, video, tmp_path):
         (("ingest", "{video}", "--fps", "0"), 2, r"InvalidSettings: ingest\.fps \(from command"),
         (("ingest", "{video}", "--fps", "x"), 2, "Usage: .*--fps"),
         (("ingest", "{video}", "--start-time", "soon"), 2, "InvalidQuery: got time 'soon'"),
+        (("ingest", "{video}", "--zone", "+99:99"), 2, r"InvalidQuery: got time zone '\+99:99'"),
         (
             ("ingest", "{video}", "--reducer", "magic"),
             2,
