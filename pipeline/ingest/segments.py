@@ -171,6 +171,7 @@ def _place_all(
             continue
         file = identify_file(path)
         if file is None:
+            logger.warning("a segment is left out: %s went while it was looked at", path)
             continue
         walls = begun_times(path, zone) or [wall for wall in (facts.created_s,) if wall is not None]
         one = _place(path, facts, file, walls, before, timed)

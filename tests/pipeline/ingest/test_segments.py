@@ -210,3 +210,17 @@ def test_a_file_that_cannot_be_read_is_left_out_and_said(files, caplog):
     files.facts.clear()
     with pytest.raises(NoVideoStream):
         starts(files, paths)
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_left_out_and_said(files, caplog):
+    paths = [files.add(f"part{n}.mp4") for n in range(3)]
+
+    def probe(path):
+        facts = files.probe(path)
+        if path == paths[1]:
+            os.remove(path)
+        return facts
+
+    segments = lay_out(paths, [], probe).segments
+    assert [(one.path, one.at_s) for one in segments] == [(paths[0], 0.0), (paths[2], 60.0)]
+    assert "part1.mp4 went while it was looked at" in caplog.text
