@@ -104,8 +104,7 @@ def prune(
         if removed != NONE_REMOVED:
             yield name, removed
     if stream_id is None and rules.max_bytes is not None:
-        for name, removed in _with_shared_lease(store, rules.max_bytes, most_clips=None):
-            yield name, removed
+        yield from _remove_excess(store, rules.max_bytes, most_clips=None)
 
 
 def prune_stream(
@@ -133,7 +132,7 @@ def make_room(store: ClipStore, rules: RetentionRules) -> DeletedCounts:
     removed = NONE_REMOVED
     if rules.max_bytes is not None:
         try:
-            for _, part in _with_shared_lease(store, rules.max_bytes, most_clips=TURN_CLIPS):
+            for _, part in _remove_excess(store, rules.max_bytes, most_clips=TURN_CLIPS):
                 removed = removed + part
         except LeaseHeld:
             logger.debug("somebody else makes room in the store")
@@ -181,9 +180,10 @@ def _cut_after(store: ClipStore, stream_id: str, excess: int, most_clips: int) -
     return [end_s] if gone else []
 
 
-def _with_shared_lease(
+def _remove_excess(
     store: ClipStore, most_bytes: int, most_clips: int | None
 ) -> Iterator[tuple[str, DeletedCounts]]:
+    """Remove the oldest clips of all streams, a few at a time, under the lease that all share."""
     overviews = [o for o in store.iter_overviews() if isinstance(o, StreamOverview)]
     excess = sum(overview.totals.size_bytes for overview in overviews) - most_bytes
     if excess <= 0:
@@ -191,20 +191,20 @@ def _with_shared_lease(
     lease = store.acquire_lease(SHARED, "retention", ttl_s=SHARED_LEASE_S)
     try:
         gone = 0
-        found = {o.info.stream_id: _oldest(store, o) for o in overviews}
+        infos = {overview.info.stream_id: overview.info for overview in overviews}
+        found = {name: _find_oldest(store, info) for name, info in infos.items()}
         oldest = {name: wall_s for name, wall_s in found.items() if wall_s is not None}
-        infos = {o.info.stream_id: o.info for o in overviews}
         while excess > 0 and oldest and (most_clips is None or gone < most_clips):
             stream_id = min(oldest, key=lambda name: oldest[name])
             removed = _remove_oldest(store, stream_id, excess)
             _log(stream_id, removed)
             yield stream_id, removed
             excess, gone = excess - removed.size_bytes, gone + removed.clips
-            first = next(_spans_of(store, stream_id), None)
-            if first is None or not removed.clips:
+            oldest_s = _find_oldest(store, infos[stream_id]) if removed.clips else None
+            if oldest_s is None:
                 del oldest[stream_id]
             else:
-                oldest[stream_id] = _age_from(first, infos[stream_id])
+                oldest[stream_id] = oldest_s
             store.renew_lease(lease)
     finally:
         store.release_lease(lease)
@@ -218,9 +218,10 @@ def _remove_oldest(store: ClipStore, stream_id: str, excess: int) -> DeletedCoun
         return NONE_REMOVED
 
 
-def _oldest(store: ClipStore, overview: StreamOverview) -> float | None:
-    first = next(_spans_of(store, overview.info.stream_id), None)
-    return None if first is None else _age_from(first, overview.info)
+def _find_oldest(store: ClipStore, info: StreamInfo) -> float | None:
+    """Unix time from which the age of a stream's first clip counts; None without clips."""
+    first = next(_spans_of(store, info.stream_id), None)
+    return None if first is None else _age_from(first, info)
 
 
 def _spans_of(store: ClipStore, stream_id: str) -> Iterator[ClipSpan]:
