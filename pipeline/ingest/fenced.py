@@ -15,6 +15,7 @@ from typing import TypeVar
 from pipeline.ingest.identity import known_info
 from pipeline.ingest.lease import holder_text
 from pipeline.store import ClipStore, StoreConfig, open_store
+from pipeline.store.checks import Place
 from pipeline.store.patience import retry_while_away
 from pipeline.values.errors import (
     LeaseHeld,
@@ -28,7 +29,6 @@ from workers.errors import SinkWentBack
 
 logger = logging.getLogger(__name__)
 
-Place = tuple[int, int]
 T = TypeVar("T")
 
 

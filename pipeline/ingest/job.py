@@ -117,8 +117,9 @@ class IngestJob:
         look = partial(
             _lay_out, request.files, rows, self._roots, zone=request.zone, moved=request.resume
         )
-        layout = look(source) if cluster is None else cluster.check_source(look, source)
-        layout = look(source) if layout is None else layout
+        layout = None if cluster is None else cluster.check_source(look, source)
+        if layout is None:  # no cluster, or one without a place to look from
+            layout = look(source)
         wall_start_s = layout.wall_start_s if known is None or not rows else known.wall_start_s
         if source.wall_start_s is not None:
             wall_start_s = source.wall_start_s

@@ -168,8 +168,10 @@ def _is_orphan(pid: int) -> bool:
 
 def is_writer_alive(holder: str | None) -> bool:
     """Whether a holder can be seen from here and is there, whatever became of its lease."""
-    process = None if holder is None else _process_of(holder)
-    return process is not None and _is_visible(process) and not _is_gone(holder or "", None)
+    if holder is None:
+        return False
+    process = _process_of(holder)
+    return process is not None and _is_visible(process) and not _is_gone(holder, None)
 
 
 def is_lease_held(store: ClipStore, stream_id: str) -> bool:

@@ -17,8 +17,9 @@ from itertools import islice
 
 from pipeline.ingest.fenced import FencedStream
 from pipeline.store import arrow
+from pipeline.store.checks import Place
 from pipeline.store.keys import record_id
-from pipeline.store.spool import Entry, Kind, Place, Spool, SpoolRules
+from pipeline.store.spool import Entry, Kind, Spool, SpoolRules
 from pipeline.values.errors import (
     Conflict,
     FingerprintMismatch,

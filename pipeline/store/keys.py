@@ -88,6 +88,14 @@ class Keys:
         """The highest fence given to a writer."""
         return self._of(stream_id, "fence")
 
+    def facts_of(self, stream_id: str) -> list[str]:
+        """All keys of a stream but those of its values."""
+        of = (
+            *(self.info, self.clips, self.gaps, self.segments, self.open_clip),
+            *(self.lease, self.fence, self.watches, self.events),
+        )
+        return [key(stream_id) for key in of]
+
     def values_of(self, stream_id: str) -> str:
         """A pattern that matches the values of the stream and no other key."""
         return self._of(stream_id, "clip:*")

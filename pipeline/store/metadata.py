@@ -148,9 +148,8 @@ def from_text(text: Mapping[str, str]) -> ClipMetadata:
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptValue(f"metadata of a record does not read: {error!r:.200}") from error
-    if metadata.version != version or len(text) != NUM_KEYS.get(version):
-        raise CorruptValue(f"{metadata.record_id}: metadata this version {version} does not write")
-    if text.get("aot.coverage") != repr(metadata.coverage):
+    is_whole = metadata.version == version and len(text) == NUM_KEYS.get(version)
+    if not is_whole or text.get("aot.coverage") != repr(metadata.coverage):
         raise CorruptValue(f"{metadata.record_id}: metadata this version {version} does not write")
     return metadata
 

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from pipeline.store.checks import Place
 from pipeline.values.types import Gap, StreamInfo
 from workers.errors import SinkFull
 
@@ -35,7 +36,6 @@ _HEAD = struct.Struct("<I")
 _DIGEST_BYTES = 32
 MAX_HEAD_BYTES = 4096
 
-Place = tuple[int, int]
 Kind = Literal["clip", "gap", "open"]
 
 

@@ -176,18 +176,7 @@ class RedisStreams(RedisIndex, RedisLeases):
 
     def _unlink_facts(self, stream_id: str, lease: Lease | None) -> None:
         keys = self._keys
-        names = (
-            "info",
-            "clips",
-            "gaps",
-            "segments",
-            "open_clip",
-            "lease",
-            "fence",
-            "watches",
-            "events",
-        )
-        last = [getattr(keys, name)(stream_id) for name in names]
+        last = keys.facts_of(stream_id)
 
         def unlink(pipe: Pipeline) -> None:
             if lease is not None:
