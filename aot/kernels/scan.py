@@ -1,13 +1,8 @@
-"""The adaptive reducer's scan: two launches a frame, whatever the number of clips.
+"""What comes out of a frame and what is learnt of it: the adaptive scan's second launch of two.
 
-`find_novelty` compares a frame's tokens with the anchors, blocks of both side by side;
-`take_frame`, one program a clip, scores, counts, chooses and learns. The twin of both together is
-`aot.reducers.scan.scan_frames`. Needs Triton.
-
-Anchors are weights on a basis: slot `m` of cell `p` holds the sum over `b` of `weights[c, m, b, p]`
-times `basis[c, b, p]`, where the basis are the anchors that were there before and the frames, all
-of length one, and `gram[c, b, p, t, q]` is the product of a vector of it with token `q` of frame
-`t`; where `b` is a later frame than `t` nothing is read.
+One program a clip scores, counts, chooses and learns, whatever the number of clips; the first
+launch, `aot.kernels.novelty`, has compared the frame's tokens with the anchors and says how these
+are held. The twin of both together is `aot.reducers.scan.scan_frames`. Needs Triton.
 """
 
 from typing import Any, no_type_check
@@ -17,97 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 32
-"""Tokens that a program of `find_novelty` compares, and cells whose anchors it takes at once."""
-_PARTS = tl.constexpr(4)
-_TAKEN, _NEVER = tl.constexpr(-1e30), tl.constexpr(-2e30)
-_FAR = tl.constexpr(1e30)
+_NEVER, _FAR = tl.constexpr(-2e30), tl.constexpr(1e30)
 _LEAST, _LEAST_SIGNAL = tl.constexpr(1e-30), tl.constexpr(1e-6)
 _LEAST_LENGTH = tl.constexpr(1e-8)
 
 
-@triton.jit(do_not_specialize=["step"])
-@no_type_check  # what checks shapes in the tests would hide the source from Triton
-def _find_novelty(
-    novelty,
-    likeness,
-    places,
-    gram,
-    weights,
-    inverse,
-    filled,
-    owed,
-    born,
-    known,
-    offset,
-    step,
-    SLOTS: tl.constexpr,
-    BASIS: tl.constexpr,
-    STEPS: tl.constexpr,
-    CELLS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """`min over known anchors of offset - cosine`, of some tokens to the anchors of some cells.
-
-    Where these are the tokens' own cells, also the most alike anchor of each, and the oldest.
-    """
-    clip, others = tl.program_id(0), tl.program_id(2)
-    token = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    cell = others * BLOCK + tl.arange(0, BLOCK)
-    is_token, is_cell = token < CELLS, cell < CELLS
-    both = is_cell[:, None] & is_token[None, :]
-    is_own = tl.program_id(1) == others
-    some_known = tl.load(known + clip) > 0
-    apart = tl.load(offset + cell[:, None] * CELLS + token[None, :], mask=both, other=0.0)
-    held = tl.load(filled + clip * CELLS + cell, mask=is_cell, other=0).to(tl.int32)
-    within = cell[:, None] * (STEPS * CELLS) + step * CELLS + token[None, :]
-    best = tl.full((BLOCK,), _FAR, tl.float32)
-    similar, its_product = tl.full((BLOCK,), _NEVER, tl.float32), tl.zeros((BLOCK,), tl.float32)
-    age = tl.full((BLOCK,), 1 << 62, tl.int64)
-    nearest, oldest, told = cell * 0, cell * 0, cell * 0
-    for slot in range(0, tl.max(held)):
-        row = (clip * SLOTS + slot) * CELLS + cell
-        there_is = is_cell & (slot < held)
-        owing = tl.load(owed + row, mask=is_cell, other=0) != 0
-        scale = tl.load(inverse + row, mask=is_cell, other=0.0)
-        counts = there_is & ((some_known & owing) == 0)
-        if (tl.sum(counts.to(tl.int32)) > 0) | is_own:
-            product = tl.zeros((BLOCK, BLOCK), tl.float32)
-            # Some at once, so that their loads are on their way together.
-            for first in range(0, BASIS - STEPS + step, _PARTS):
-                for more in tl.static_range(0, _PARTS):
-                    part = first + more
-                    at = ((clip * SLOTS + slot) * BASIS + part) * CELLS + cell
-                    there = is_cell & (part < BASIS - STEPS + step)
-                    weight = tl.load(weights + at, mask=there, other=0.0)
-                    start = gram + (clip.to(tl.int64) * BASIS + part) * (CELLS * STEPS * CELLS)
-                    there = both & (weight != 0)[:, None]
-                    product += weight[:, None] * tl.load(start + within, mask=there, other=0.0)
-            cost = tl.where(both & counts[:, None], apart - scale[:, None] * product, _FAR)
-            best = tl.minimum(best, tl.min(cost, 0))
-            if is_own:
-                own = tl.sum(tl.where(cell[:, None] == token[None, :], product, 0.0), 1)
-                better = there_is & (own * scale > similar)
-                similar = tl.where(better, own * scale, similar)
-                its_product = tl.where(better, own, its_product)
-                nearest = tl.where(better, slot, nearest)
-                since = tl.load(born + row, mask=there_is, other=0)
-                older = there_is & (since < age)
-                age = tl.where(older, since, age)
-                oldest = tl.where(older, slot, oldest)
-                told += (there_is & (owing == 0)).to(tl.int32)
-    blocks = tl.num_programs(2)
-    tl.store(novelty + (clip * blocks + others) * CELLS + token, best, mask=is_token)
-    if is_own:
-        tl.store(likeness + clip * 2 * CELLS + cell, similar, mask=is_cell)
-        tl.store(likeness + (clip * 2 + 1) * CELLS + cell, its_product, mask=is_cell)
-        tl.store(places + clip * 3 * CELLS + cell, nearest, mask=is_cell)
-        tl.store(places + (clip * 3 + 1) * CELLS + cell, oldest, mask=is_cell)
-        tl.store(places + (clip * 3 + 2) * CELLS + cell, told, mask=is_cell)
-
-
 @triton.jit
-@no_type_check
+@no_type_check  # what checks shapes in the tests would hide the source from Triton
 def _score(
     novelty,
     contrast,
@@ -366,51 +277,6 @@ def _take_frame(
     tl.store(known + clip, tl.sum(tl.where(is_cell, told, 0)).to(tl.int64))
 
 
-@torch.library.custom_op("aot::find_novelty", mutates_args=("novelty", "likeness", "places"))
-def find_novelty(
-    novelty: Tensor,
-    likeness: Tensor,
-    places: Tensor,
-    gram: Tensor,
-    weights: Tensor,
-    inverse: Tensor,
-    filled: Tensor,
-    owed: Tensor,
-    born: Tensor,
-    known: Tensor,
-    offset: Tensor,
-    step: int,
-) -> None:
-    """Cost of the cheapest transport of each token of frame `step` to an anchor of each block of
-    cells, into `novelty[c k p]`; its cosine to the most alike anchor of its cell and the product of
-    the two, into `likeness[c 2 p]`; the slots of that one and of the cell's oldest, and how many of
-    the cell's are known and not owed, into `places[c 3 p]`.
-
-    `gram[c, b p, t p]`, `weights[c m b p]`, `inverse[c m p]`, `filled[c p]`, `owed` and
-    `born[c m p]`, `known[c]`, `offset[p p]`; contiguous, float32 and int64, `places` int32.
-    """
-    clips, slots, basis, cells = weights.shape
-    blocks = count_blocks(cells)
-    launch: Any = _find_novelty[(clips, blocks, blocks)]
-    launch(
-        novelty, likeness, places, gram, weights, inverse, filled, owed.view(torch.uint8), born,
-        known, offset, step, SLOTS=slots, BASIS=basis, STEPS=gram.shape[2] // cells, CELLS=cells,
-        BLOCK=_BLOCK, num_warps=4,
-    )  # fmt: skip
-
-
-@find_novelty.register_fake
-def _(
-    novelty, likeness, places, gram, weights, inverse, filled, owed, born, known, offset, step
-) -> None:  # fmt: skip
-    return None
-
-
-def count_blocks(cells: int) -> int:
-    """Blocks of cells, each of which has its own part in `novelty`."""
-    return -(-cells // _BLOCK)
-
-
 @torch.library.custom_op(
     "aot::take_frame",
     mutates_args=(
@@ -452,7 +318,8 @@ def take_frame(
     """What comes out of frame `step`, and what the cells learn of it.
 
     `kept[c t p]`, `spent[c]`, `mass`, `emitted` and `born[c m p]`, `signals`, `contrast` and
-    `length[c t p]`, `limits[2 c t]`, `position` and `active[c t]`; the rest as `find_novelty`.
+    `length[c t p]`, `limits[2 c t]`, `position` and `active[c t]`; the rest as
+    `aot.kernels.novelty.find_novelty`.
     """
     clips, slots, basis, cells = weights.shape
     lanes = 1 << (cells - 1).bit_length()

@@ -18,7 +18,7 @@ _ENTRIES = 4096
 
 @triton.jit
 @no_type_check  # what checks shapes in the tests would hide the source from Triton
-def _rank(value, values, sources, place, num_tokens, LANES: tl.constexpr, BLOCK: tl.constexpr):
+def _rank(value, values, sources, place, num_tokens, BLOCK: tl.constexpr):
     """How many values are lower, or as high and come before."""
     rank = place * 0
     for start in range(0, num_tokens, BLOCK):
@@ -59,7 +59,7 @@ def _find_thinnest(
     is_source = tl.load(sources + place, mask=there, other=0) != 0
     value = tl.load(best + place, mask=there, other=0.0)
     value = tl.where(is_source, value, float("inf"))
-    rank = _rank(value, best, sources, place, num_tokens, LANES, BLOCK)
+    rank = _rank(value, best, sources, place, num_tokens, BLOCK)
     below = tl.sum(tl.where(rank == tl.load(edges), value, 0.0))
     above = tl.sum(tl.where(rank == tl.load(edges + 1), value, 0.0))
     far = tl.load(between + clip * between_stride)

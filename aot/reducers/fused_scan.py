@@ -40,8 +40,9 @@ def scan_fused(
     frames: ScannedFrames, memory: AdaptiveState, rule: AdaptiveRule
 ) -> tuple[Bool[Tensor, "c t p"], AdaptiveState]:
     """What `scan_frames` gives, up to rounding; `memory` is written to."""
+    from aot.kernels.novelty import count_blocks, find_novelty
     from aot.kernels.products import combine_tokens
-    from aot.kernels.scan import count_blocks, find_novelty, take_frame
+    from aot.kernels.scan import take_frame
 
     clips, steps, cells, _ = frames.tokens.shape
     slots = memory.slots

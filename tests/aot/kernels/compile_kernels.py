@@ -15,7 +15,17 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from aot.kernels import attention, lengths, pooling, products, scan, shares, sinkhorn, thinnest
+from aot.kernels import (
+    attention,
+    lengths,
+    novelty,
+    pooling,
+    products,
+    scan,
+    shares,
+    sinkhorn,
+    thinnest,
+)
 
 CAPABILITY = 90
 """Hopper's."""
@@ -132,10 +142,10 @@ def scan_variants() -> dict[str, dict]:
     for cells, basis in ((196, 8), (196, 16), (729, 16)):
         sizes = {"SLOTS": 8, "BASIS": basis, "STEPS": 8, "CELLS": cells}
         name = f"{cells} cells, basis {basis}"
-        compare = sizes | {"BLOCK": scan._BLOCK}
-        variants[f"novelty {name}"] = measure(scan._find_novelty, types, compare, 4)
+        compare = sizes | {"BLOCK": novelty._BLOCK}
+        variants[f"novelty {name}"] = measure(novelty._find_novelty, types, compare, 4)
         lanes = 1 << (cells - 1).bit_length()
-        take = sizes | {"LANES": lanes, "HAS_ACTIVE": True, "BLOCKS": scan.count_blocks(cells)}
+        take = sizes | {"LANES": lanes, "HAS_ACTIVE": True, "BLOCKS": novelty.count_blocks(cells)}
         warps = scan.warps_for(lanes)
         variants[f"frame {name}"] = measure(scan._take_frame, types, take, warps)
     return variants
