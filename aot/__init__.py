@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from aot.compressor import ClipCompressor, compress_clip
     from aot.config import AOTConfig
     from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental, NotSettled
-    from aot.packing import stack_clips, unpack
+    from aot.packing import concatenate, stack_clips, unpack
     from aot.pooling import pool_grid, pool_mask, pooled_grid
     from aot.recompression import join_clips, recompress
     from aot.reducers.registry import REDUCERS, check_constants, make_reducer
     from aot.seam import CausalReducer, Reducer
     from aot.spatial import merge_within_frame
-    from aot.temporal import concatenate, merge_across_frames
+    from aot.temporal import merge_across_frames
     from aot.transport import TransportPlan, sinkhorn
     from aot.types import (
         ClipState,
@@ -77,13 +77,13 @@ _HOMES = {
     "compressor": ("ClipCompressor", "compress_clip"),
     "config": ("AOTConfig",),
     "errors": ("AOTError", "InvalidConfig", "InvalidFeatures", "NotIncremental", "NotSettled"),
-    "packing": ("stack_clips", "unpack"),
+    "packing": ("concatenate", "stack_clips", "unpack"),
     "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
     "seam": ("CausalReducer", "Reducer"),
     "recompression": ("join_clips", "recompress"),
     "reducers.registry": ("REDUCERS", "check_constants", "make_reducer"),
     "spatial": ("merge_within_frame",),
-    "temporal": ("concatenate", "merge_across_frames"),
+    "temporal": ("merge_across_frames",),
     "transport": ("TransportPlan", "sinkhorn"),
     "types": (
         *("ClipState", "ClipTokens", "FeatureBatch", "FrameFeatures", "FrameTokens", "Grid"),

@@ -13,9 +13,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from aot.errors import InvalidFeatures, NotSettled
-from aot.types import ClipTokens, FeatureBatch, FrameFeatures, Grid, PackedTokens
-
-_COLUMNS = ("tokens", "frame", "cell", "mass", "kind")
+from aot.types import (
+    TOKEN_COLUMNS,
+    ClipTokens,
+    FeatureBatch,
+    FrameFeatures,
+    Grid,
+    PackedTokens,
+)
 
 
 def stack_clips(clips: Sequence[FrameFeatures]) -> FeatureBatch:
@@ -94,7 +99,7 @@ def join_packed(first: PackedTokens, then: PackedTokens) -> PackedTokens:
     index = torch.where(place < begins, place, (place - begins + room).clamp(max=room + more - 1))
     columns = {
         name: take_rows(torch.cat([getattr(first, name), getattr(then, name)], dim=1), index)
-        for name in _COLUMNS
+        for name in TOKEN_COLUMNS
     }
     return replace(
         first,
@@ -126,11 +131,17 @@ def unpack(packed: PackedTokens) -> list[ClipTokens]:
         )
     return [
         ClipTokens(
-            **{name: getattr(packed, name)[clip, :count].clone() for name in _COLUMNS},
+            **{name: getattr(packed, name)[clip, :count].clone() for name in TOKEN_COLUMNS},
             grid=packed.grid,
         )
         for clip, count in enumerate(counts)
     ]
+
+
+def concatenate(parts: Sequence[ClipTokens]) -> ClipTokens:
+    """One clip's parts in the order they were emitted."""
+    columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in TOKEN_COLUMNS}
+    return ClipTokens(**columns, grid=parts[0].grid)
 
 
 def check_finite_features(clips: Sequence[FrameFeatures]) -> None:

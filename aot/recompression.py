@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aot.errors import InvalidFeatures
+from aot.packing import concatenate
 from aot.types import ClipTokens, Grid
 
 WINDOW = 512
@@ -72,11 +73,7 @@ def join_clips(clips: Sequence[ClipTokens], frames: Sequence[int]) -> ClipTokens
     _check(clips, 1)
     firsts = accumulate([0, *frames[:-1]])
     moved = [replace(c, frame=c.frame + first) for c, first in zip(clips, firsts, strict=True)]
-    names = ("tokens", "frame", "cell", "mass", "kind")
-    return ClipTokens(
-        **{name: torch.cat([getattr(clip, name) for clip in moved]) for name in names},
-        grid=clips[0].grid,
-    )
+    return concatenate(moved)
 
 
 def _check(clips: Sequence[ClipTokens], budget: int) -> None:

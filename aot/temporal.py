@@ -7,7 +7,6 @@ side, padded; the frames of one clip are a recurrence, hence the one loop. Knows
 or of time in seconds: the clock of the time kernel is the position in the clip.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -142,15 +141,6 @@ def finish_clips(state: AnchorState, dtype: torch.dtype) -> PackedTokens:
         finite=torch.ones_like(gathered),
         grid=state.grid,
     )
-
-
-def concatenate(parts: Sequence[ClipTokens]) -> ClipTokens:
-    """One clip's parts in the order they were emitted."""
-    columns = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("tokens", "frame", "cell", "mass", "kind")
-    }
-    return ClipTokens(**columns, grid=parts[0].grid)
 
 
 def _start(clips: AnchorState, batch: StepTokens, steps: Schedule) -> AnchorState:

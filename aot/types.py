@@ -200,6 +200,10 @@ class ClipState:
         return f"{type(self).__name__}(clips={len(self)}, grid={self.grid}, width={self.width})"
 
 
+TOKEN_COLUMNS = ("tokens", "frame", "cell", "mass", "kind")
+"""Fields of `ClipTokens` and `PackedTokens` with an entry for every token."""
+
+
 @dataclass(frozen=True)
 class ClipTokens:
     """The tokens kept of one clip, in the order the language model reads them.
@@ -225,10 +229,7 @@ class ClipTokens:
     """Pooled rows and columns."""
 
     def __post_init__(self) -> None:
-        sizes = {
-            name: getattr(self, name).shape[0]
-            for name in ("tokens", "frame", "cell", "mass", "kind")
-        }
+        sizes = {name: getattr(self, name).shape[0] for name in TOKEN_COLUMNS}
         if len(set(sizes.values())) > 1:
             raise InvalidFeatures(f"columns of ClipTokens differ in length: got {sizes}")
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from aot import ClipTokens, TokenKind
+from aot.types import TOKEN_COLUMNS
 from workers.models.base import Marks, Places, TimeFormat, VisualSegment
 from workers.types import CompressedClip
 
@@ -107,8 +108,7 @@ def trim_clip(clip: CompressedClip, within: tuple[float, float] | None) -> Compr
     kept = _speaks_of(clip, patches)
     if not patches:
         kept = torch.zeros_like(kept)
-    names = ("tokens", "frame", "cell", "mass", "kind")
-    columns = {name: getattr(clip.tokens, name)[kept] for name in names}
+    columns = {name: getattr(clip.tokens, name)[kept] for name in TOKEN_COLUMNS}
     return replace(clip, tokens=replace(clip.tokens, **columns))
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from aot import ClipTokens
+from aot.types import TOKEN_COLUMNS
 from demo.miniature.model import TOKENS_PER_FRAME
 from demo.miniature.sequence import FRAME_LENGTH, MARK_TOKENS, Vocabulary, write_marks
 
@@ -43,8 +44,7 @@ class Layout:
 def sort_clip(clip: ClipTokens) -> ClipTokens:
     """By frame, then cell; equal places keep their order."""
     order = torch.argsort(clip.frame * TOKENS_PER_FRAME + clip.cell, stable=True)
-    columns = ("tokens", "frame", "cell", "mass", "kind")
-    return replace(clip, **{name: getattr(clip, name)[order] for name in columns})
+    return replace(clip, **{name: getattr(clip, name)[order] for name in TOKEN_COLUMNS})
 
 
 def find_runs(frame: Int64[np.ndarray, " m"]) -> list[tuple[int, slice]]:

@@ -23,6 +23,7 @@ from aot import (
 )
 from aot.packing import exact_dtype
 from aot.seam import reduced_grid
+from aot.types import TOKEN_COLUMNS
 from workers.compress.accelerator.graphs import (
     Bucket,
     CudaCapture,
@@ -35,8 +36,6 @@ from workers.compress.accelerator.parcel import Parcel, pack_on_host
 from workers.compress.features import fill_patches
 from workers.models import VisionEncoder
 from workers.seams import Push, Pushed
-
-TOKEN_COLUMNS = ("tokens", "frame", "cell", "mass", "kind")
 
 
 @dataclass(frozen=True)
