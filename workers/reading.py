@@ -82,8 +82,7 @@ def read_clip(
     def mark_of(time_s: float, named: str | None) -> str:
         return format_mark(time_s, mark=mark, name=named, time_text=time_text)
 
-    size = clip.layout.frames
-    patches = sorted({frame // size * size for frame in frames})
+    patches = _patches_of(clip, frames)
     if marks == "frame":
         return [
             _segment(
@@ -103,8 +102,7 @@ def read_clip(
 
 def trim_clip(clip: CompressedClip, within: tuple[float, float] | None) -> CompressedClip:
     """The clip with those of its tokens alone that `read_clip` reads of [start_s, end_s)."""
-    size = clip.layout.frames
-    patches = sorted({frame // size * size for frame in frames_within(clip, within)})
+    patches = _patches_of(clip, frames_within(clip, within))
     kept = _speaks_of(clip, patches)
     if not patches:
         kept = torch.zeros_like(kept)
@@ -124,6 +122,12 @@ def frames_within(clip: CompressedClip, within: tuple[float, float] | None) -> l
         for frame, (shown_s, until_s) in enumerate(zip(begins_s, ends_s, strict=True))
         if shown_s < end_s and until_s > start_s
     ]
+
+
+def _patches_of(clip: CompressedClip, frames: list[int]) -> list[int]:
+    """First frames of the temporal patches in which these frames lie."""
+    size = clip.layout.frames
+    return sorted({frame // size * size for frame in frames})
 
 
 def _begin_s(clip: CompressedClip, first: int) -> float:

@@ -12,7 +12,7 @@ from workers.cluster.pool import Pool
 from workers.cluster.pusher import ClusterPusher
 from workers.live.session import LiveProgress, LiveSink, run_live_session
 from workers.live.spec import LiveSpec
-from workers.seams import SinkFactory
+from workers.seams import SinkFactory, StopSignal
 from workers.session import Progress
 from workers.types import VideoSource
 
@@ -23,12 +23,8 @@ KEEP_WAIT_S = 10.0
 
 
 @runtime_checkable
-class Stop(Protocol):
-    """A `threading.Event`, as far as it is needed."""
-
-    def is_set(self) -> bool:
-        """Whether the session is to end."""
-        ...
+class Stop(StopSignal, Protocol):
+    """A stop signal that can be waited for, as a `threading.Event` can."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait so long, or until it is to end; whether it is."""
