@@ -3,10 +3,10 @@
 import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.workers.live.web import serve_http
 from workers.decode.policy import SourcePolicy, check_url
 from workers.errors import SourceError, SourceRefused
 from workers.live.process import DecoderProcess
@@ -59,10 +59,11 @@ def count_visitors(address):
         def listen():
             while True:
                 try:
-                    listener.accept()[0].close()
+                    visitor, _ = listener.accept()
                 except OSError:
                     return
                 hits.append(1)
+                visitor.close()
 
         threading.Thread(target=listen, daemon=True).start()
         yield listener.getsockname()[1], hits
@@ -151,43 +152,47 @@ def permitted():
     """`permitted(kind, target)`: a URL on a permitted address that names the target so."""
     said = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path != "/live.m3u8":
-                self.send_error(404)
-                return
-            template, target = PLAYLISTS[said["kind"]], said["target"]
-            self.send_response(302 if template is None else 200)
-            if template is None:
-                self.send_header("Location", target)
-            self.end_headers()
-            if template is not None:
-                self.wfile.write(template.format(bad=target).encode())
+    def answer(request):
+        if request.path != "/live.m3u8":
+            request.send_error(404)
+            return
+        template, target = PLAYLISTS[said["kind"]], said["target"]
+        request.send_response(302 if template is None else 200)
+        if template is None:
+            request.send_header("Location", target)
+        request.end_headers()
+        if template is not None:
+            request.wfile.write(template.format(bad=target).encode())
 
-        def log_message(self, *args):
-            pass
+    with serve_http(answer) as address:
 
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request, client_address):
-            """A decoder that leaves in the middle is no error."""
+        def make(kind, target):
+            said.update(kind=kind, target=target)
+            return f"{address}/live.m3u8"
 
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def make(kind, target):
-        said.update(kind=kind, target=target)
-        return f"http://127.0.0.1:{server.server_port}/live.m3u8"
-
-    yield make
-    server.shutdown()
-    server.server_close()
+        yield make
 
 
 @pytest.mark.parametrize("kind", list(PLAYLISTS))
 def test_what_a_permitted_server_names_elsewhere_is_not_opened(
     kind, permitted, everywhere, request_for
 ):
-    open_named(kind, TARGETS[:1], permitted, everywhere, request_for)
+    port, hits = everywhere
+    open_named(permitted(kind, TARGETS[0].format(port=port)), request_for)
+
+    assert hits == []
+
+
+@pytest.mark.parametrize("kind", list(PLAYLISTS))
+def test_what_it_names_on_a_permitted_address_is_opened_unless_by_a_redirect(
+    kind, permitted, everywhere, request_for
+):
+    """So that it is the address for which the others are not opened."""
+    port, hits = everywhere
+    url = permitted(kind, TARGETS[0].format(port=port))
+    open_named(url, request_for, networks=("127.0.0.0/8",))
+
+    assert bool(hits) is (kind != "redirect")
 
 
 @pytest.mark.slow
@@ -196,22 +201,15 @@ def test_what_a_permitted_server_names_elsewhere_is_not_opened(
 def test_whatever_a_permitted_server_names_elsewhere_is_not_opened(
     kind, permitted, everywhere, request_for
 ):
-    open_named(kind, TARGETS, permitted, everywhere, request_for)
-
-
-def open_named(kind, targets, permitted, everywhere, request_for):
     port, hits = everywhere
-    for target in targets:
-        url = permitted(kind, target.format(port=port))
-        with (
-            DecoderProcess(
-                request_for(
-                    url, networks=("127.0.0.1/32",), open_timeout_s=2.0, read_timeout_s=2.0
-                ),
-                stall_s=2.0,
-            ) as decoder,
-            pytest.raises(SourceError),
-        ):
-            list(decoder)
+    for target in TARGETS:
+        open_named(permitted(kind, target.format(port=port)), request_for)
 
     assert hits == []
+
+
+def open_named(url, request_for, *, networks=("127.0.0.1/32",)):
+    """Open a source that names another; it gives no picture, whether that is opened or not."""
+    request = request_for(url, networks=networks, open_timeout_s=2.0, read_timeout_s=2.0)
+    with DecoderProcess(request, stall_s=2.0) as decoder, pytest.raises(SourceError):
+        list(decoder)

@@ -4,15 +4,14 @@ Every file is served over HTTP on loopback, as a camera's recording would be.
 """
 
 import random
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests.videos import write_case
 from tests.workers.decode.mutants import mutate
+from tests.workers.live.web import serve_http
 from workers.errors import SourceError
 from workers.live.process import DecoderProcess
 
@@ -31,32 +30,21 @@ def serve():
     """`serve(data)`: a URL that gives these bytes."""
     served = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            data = served[self.path]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def answer(request):
+        data = served[request.path]
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data)
 
-        def log_message(self, *args):
-            pass
+    with serve_http(answer) as address:
 
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request, client_address):
-            """A decoder that leaves in the middle is no error."""
+        def add(data: bytes, name: str) -> str:
+            served.clear()
+            served[f"/{name}"] = data
+            return f"{address}/{name}"
 
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def add(data: bytes, name: str) -> str:
-        served.clear()
-        served[f"/{name}"] = data
-        return f"http://127.0.0.1:{server.server_port}/{name}"
-
-    yield add
-    server.shutdown()
-    server.server_close()
+        yield add
 
 
 def read_mutants(tmp_path, serve, request_for, count):

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from workers.models import FAMILIES
+
 ABSENT = ["ray", "av", "redis", "pyarrow"]
 
 
@@ -14,9 +16,17 @@ def run(code: str) -> str:
 
 
 def test_models_import_without_cluster_decoder_and_store():
-    hidden = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); "
+    code = (
+        f"import importlib, sys; sys.modules.update(dict.fromkeys({ABSENT})); "
+        "from workers.models import FAMILIES; "
+        "print(*(importlib.import_module(name).__name__ for name in FAMILIES.values())); "
+        f"print(*(name for name in {ABSENT} if sys.modules[name] is None))"
+    )
 
-    run(hidden + "import workers.models.families.llava_onevision")
+    families, hidden = run(code).splitlines()
+
+    assert families.split() == list(FAMILIES.values())
+    assert hidden.split() == ABSENT
 
 
 def test_transformers_waits_until_a_checkpoint_is_opened():
