@@ -50,7 +50,7 @@ def find_clips(
     """
     if most is not None and most < 1:
         raise InvalidQuery(f"got {most} results to find, expected at least 1")
-    by_place = {(span.stream_id, span.epoch, span.index): span for span in spans}
+    by_place = {place_of(span): span for span in spans}
     found: list[Found] = []
     clips = store.iter_clips(spans, on_corrupt="skip")
     while batch := list(islice(clips, PARTS)):
@@ -58,9 +58,14 @@ def find_clips(
         told = [(clip, part) for clip, part in parts if part]
         scores = reading.model.score_relevance(reading.question.text, [part for _, part in told])
         for (clip, _), score in zip(told, scores, strict=True):
-            found.append(Found(by_place[clip.stream_id, clip.epoch, clip.index], score))
+            found.append(Found(by_place[place_of(clip)], score))
     found.sort(key=lambda one: -one.score)
     return found[:most]
+
+
+def place_of(clip: ClipSpan | CompressedClip) -> tuple[str, int, int]:
+    """Which clip it is, told alike by its row in the index and by its record."""
+    return clip.stream_id, clip.epoch, clip.index
 
 
 def _coarse(reading: Reading, clip: CompressedClip) -> list[VisualSegment]:

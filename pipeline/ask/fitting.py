@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aot import recompress
-from pipeline.ask.finding import find_clips
+from pipeline.ask.finding import find_clips, place_of
 from pipeline.ask.prompt import MAX_TRIES
 from pipeline.ask.retrieval import Budget, share_budget, share_evenly
 from pipeline.values.errors import QueryTooLarge
@@ -93,21 +93,21 @@ def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
 
 
 def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
-    spans = {_place(span): span for span in chosen}
+    spans = {place_of(span): span for span in chosen}
     read, segments = [], []
     for clip, of_clip in reading.read(store.iter_clips(chosen, on_corrupt="skip")):
         if of_clip:
             num_tokens = sum(len(segment.tokens) for segment in of_clip)
-            read.append(ReadClip(spans[_place(clip)], "stored", num_tokens))
+            read.append(ReadClip(spans[place_of(clip)], "stored", num_tokens))
             segments += of_clip
     return Fitted(tuple(chosen), tuple(read), tuple(segments))
 
 
 def _read_merged(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
-    spans = {_place(span): span for span in chosen}
+    spans = {place_of(span): span for span in chosen}
     clips = store.iter_clips(chosen, on_corrupt="skip")
     fewer, segments = _fit(reading, [trim_clip(clip, reading.within(clip)) for clip in clips])
-    read = [ReadClip(spans[_place(clip)], "merged", len(clip.tokens)) for clip in fewer]
+    read = [ReadClip(spans[place_of(clip)], "merged", len(clip.tokens)) for clip in fewer]
     return Fitted(tuple(chosen), tuple(read), tuple(segments))
 
 
@@ -122,15 +122,12 @@ def _read_found(store: ClipStore, reading: Reading, searched: Sequence[ClipSpan]
         if room < 0 or (most is not None and most < 0):
             break
         taken.append(span)
-    in_order = sorted(taken or [one.span for one in found[:1]], key=list(searched).index)
+    kept = set(taken) or {one.span for one in found[:1]}
+    in_order = [span for span in searched if span in kept]
     fitted = (_read_stored if taken else _read_merged)(store, reading, in_order)
-    seen = {_place(one.span) for one in found}
-    unread = [span for span in searched if _place(span) not in seen]
+    seen = {one.span for one in found}
+    unread = [span for span in searched if span not in seen]
     return replace(fitted, chosen=(*fitted.chosen, *unread))
-
-
-def _place(clip: ClipSpan | CompressedClip) -> tuple[str, int, int]:
-    return clip.stream_id, clip.epoch, clip.index
 
 
 def _flat(groups: Sequence[Sequence[ClipSpan]]) -> tuple[ClipSpan, ...]:

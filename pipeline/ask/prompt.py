@@ -156,11 +156,17 @@ class Reading:
 
     def _measure(self, mark: str) -> int:
         """Tokens that a mark and the end of its run add to a prompt."""
-        first = placeholder("[00:00:00]", 1)
-        before = self.model.count_tokens(self.question.text, [first])
-        return (
-            self.model.count_tokens(self.question.text, [first, placeholder(mark, 1)]) - before - 1
-        )
+        segments = [*self._first, placeholder(mark, 1)]
+        return self.model.count_tokens(self.question.text, segments) - self._before - 1
+
+    @cached_property
+    def _first(self) -> list[VisualSegment]:
+        """A run of one token, behind which marks are measured."""
+        return [placeholder("[00:00:00]", 1)]
+
+    @cached_property
+    def _before(self) -> int:
+        return self.model.count_tokens(self.question.text, self._first)
 
     def _marks(self, part: StreamPart, name: str | None = None) -> list[str]:
         """Marks of some of a stream's clips, spread over them."""
