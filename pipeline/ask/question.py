@@ -95,6 +95,8 @@ class StreamPart:
     """Those with a part in the range."""
     before: Placed | None = None
     """The clip whose picture still held when the range began: it is read too."""
+    phrase: str | None = None
+    """What the question says of time, where the range was taken from it."""
 
     @property
     def to_read(self) -> tuple[Placed, ...]:
@@ -118,9 +120,6 @@ class StreamPart:
         if 0 < 2 * step_s < start_s - clip.pts_s[-1]:
             return None
         return start_s, end_s
-
-    phrase: str | None = None
-    """What the question says of time, where the range was taken from it."""
 
     @property
     def stream_id(self) -> str:

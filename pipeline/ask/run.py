@@ -24,6 +24,7 @@ from pipeline.ask.prompt import Reading, reading_style
 from pipeline.ask.question import Question, StreamPart, look_up, resolve_range
 from pipeline.store import ClipStore
 from pipeline.values.errors import FingerprintMismatch, NoFootage
+from pipeline.values.times import write_moment
 from pipeline.values.types import StreamInfo
 from workers.models import ModelIdentity
 from workers.seams import Answerer
@@ -200,13 +201,12 @@ def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamRe
     """What was asked about one stream, what there is of it and what was read."""
     read = [clip for clip in all_read if clip.span.stream_id == part.stream_id]
     clock = part.timeline.clock
-    first, last = clock.local(part.start_s), clock.local(part.end_s)
     return StreamReading(
         stream_id=part.stream_id,
         start_s=part.start_s,
         end_s=part.end_s,
-        wall_start=None if first is None else first.isoformat(timespec="seconds"),
-        wall_end=None if last is None else last.isoformat(timespec="seconds"),
+        wall_start=write_moment(clock, part.start_s),
+        wall_end=write_moment(clock, part.end_s),
         coverage=_share(part.footage_s, part.asked_s),
         clips_found=len(part.to_read),
         clips_read=len(read),

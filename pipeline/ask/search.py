@@ -9,6 +9,7 @@ from pipeline.ask.prompt import Reading
 from pipeline.ask.question import StreamPart
 from pipeline.ask.run import Prepared, describe_reading, require_model
 from pipeline.store import ClipStore
+from pipeline.values.times import write_moment
 from pipeline.values.types import ClipSpan
 from workers.seams import Answerer
 
@@ -63,6 +64,5 @@ def search_prepared(
 def _hit(parts: Sequence[StreamPart], span: ClipSpan, score: float) -> Hit:
     [timeline] = [part.timeline for part in parts if part.stream_id == span.stream_id]
     placed = timeline.place(span)
-    moments = [timeline.clock.local(s) for s in (placed.start_s, placed.end_s)]
-    first, last = (None if m is None else m.isoformat(timespec="seconds") for m in moments)
+    first, last = (write_moment(timeline.clock, s) for s in (placed.start_s, placed.end_s))
     return Hit(span.stream_id, placed.start_s, placed.end_s, first, last, score, span)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipeline.ask.run import describe_reading
 from pipeline.serve.asking import Window, look_up_window
 from pipeline.serve.keys import Key
 from pipeline.settings import Settings
@@ -33,19 +34,18 @@ class Coverage:
 def measure_coverage(store: ClipStore, settings: Settings, caller: Key, window: Window) -> Coverage:
     """From the index alone; errors as `asking.prepare_asked`."""
     part = look_up_window(store, settings, caller, window)
-    clock = part.timeline.clock
-    first, until = clock.local(part.start_s), clock.local(part.end_s)
+    told = describe_reading(part, ())
     return Coverage(
-        stream_id=part.stream_id,
-        start_s=part.start_s,
-        end_s=part.end_s,
-        wall_start=None if first is None else first.isoformat(timespec="seconds"),
-        wall_end=None if until is None else until.isoformat(timespec="seconds"),
-        coverage=min(1.0, part.footage_s / part.asked_s) if part.asked_s > 0 else 0.0,
+        stream_id=told.stream_id,
+        start_s=told.start_s,
+        end_s=told.end_s,
+        wall_start=told.wall_start,
+        wall_end=told.wall_end,
+        coverage=told.coverage,
         footage_s=part.footage_s,
-        held_s=part.held_s,
+        held_s=told.held_s,
         clips=len(part.clips),
         tokens=sum(clip.span.num_tokens for clip in part.clips),
         bytes=sum(clip.span.size_bytes for clip in part.clips),
-        gaps=[gap for gap in part.gaps if not gap.is_footage],
+        gaps=list(told.gaps),
     )

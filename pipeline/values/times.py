@@ -70,6 +70,12 @@ def parse_wall_time(text: str, zone: tzinfo | None = None) -> float:
         ) from None
 
 
+def write_moment(clock: StreamClock, stream_s: float) -> str | None:
+    """A second of a stream on the wall clock, ISO 8601 in its zone; None where it has none."""
+    moment = clock.local(stream_s)
+    return None if moment is None else moment.isoformat(timespec="seconds")
+
+
 def parse_zone(text: str) -> tzinfo:
     """A time zone from `Europe/Berlin`, `UTC` or `+02:00`.
 
