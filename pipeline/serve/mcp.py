@@ -5,7 +5,8 @@ whoever has the key; over stdio the caller is the process that started it. What 
 an error that the model reads. Knows of no route.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -37,6 +38,7 @@ When = Annotated[
 Last = Annotated[
     str | None, Field(max_length=32, description="The last stretch instead, such as 10m.")
 ]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Names = Annotated[list[str], Field(min_length=1, max_length=64)]
 
 
@@ -51,8 +53,9 @@ def create_mcp(service: Service, caller: Key | None = None) -> MCPServer[Any]:
     def list_streams(context: Context) -> dict[str, Any]:
         """The streams there are, with length, state and coverage of each."""
         key = find(context)
-        views = view_streams(service.store)
-        return {"streams": [to_plain(view) for view in views if key.sees(view.stream_id)]}
+        with _told_as(ToolError):
+            views = [one for one in view_streams(service.store) if key.sees(one.stream_id)]
+        return {"streams": to_plain(views)}
 
     @server.tool(annotations=READS)
     def coverage(
@@ -60,15 +63,14 @@ def create_mcp(service: Service, caller: Key | None = None) -> MCPServer[Any]:
     ) -> dict[str, Any]:
         """What of a window of a stream has footage, and why the rest has none."""
         window = Window(stream, start, end, last)
-        measured = _told(
-            lambda: measure_coverage(service.store, service.settings, find(context), window)
-        )
+        with _told_as(ToolError):
+            measured = measure_coverage(service.store, service.settings, find(context), window)
         return to_plain(measured)
 
     @server.tool(annotations=READS)
     async def ask(
         context: Context,
-        question: Annotated[str, Field(min_length=1, max_length=4096)],
+        question: Text,
         streams: Names,
         start: When = None,
         end: When = None,
@@ -76,16 +78,14 @@ def create_mcp(service: Service, caller: Key | None = None) -> MCPServer[Any]:
     ) -> dict[str, Any]:
         """Ask about a window of one stream or several; the answer has its evidence and cost."""
         asked = Asked(question, [Window(name, start, end, last) for name in streams])
-        try:
+        with _told_as(ToolError):
             written = await service.answer(find(context), asked)
-        except Exception as error:
-            raise ToolError(_words(error)) from None
         return {"answer": written.answer.text, "evidence": to_plain(written.evidence)}
 
     @server.tool(annotations=READS)
     async def search(
         context: Context,
-        question: Annotated[str, Field(min_length=1, max_length=4096)],
+        question: Text,
         streams: Names,
         start: When = None,
         end: When = None,
@@ -94,19 +94,15 @@ def create_mcp(service: Service, caller: Key | None = None) -> MCPServer[Any]:
     ) -> dict[str, Any]:
         """Find where in a window something is: the clips that matter most, with scores."""
         asked = Asked(question, [Window(name, start, end, last) for name in streams])
-        try:
+        with _told_as(ToolError):
             return to_plain(await service.search(find(context), asked, top))
-        except Exception as error:
-            raise ToolError(_words(error)) from None
 
     @server.resource("clip://{stream}/{key}", mime_type=ARROW)
     def clip(stream: str, key: str, context: Context) -> bytes:
         """The tokens of a clip, `EPOCH-INDEX`: an Arrow IPC stream, a row a token."""
-        try:
+        with _told_as(ResourceError):
             require_stream(service.store, find(context), stream)
             return read_body(service.store, stream, key)
-        except Exception as error:
-            raise ResourceError(_words(error)) from None
 
     return server
 
@@ -120,13 +116,11 @@ def create_mcp_app(server: MCPServer[Any]) -> Starlette:
     )
 
 
-def _told(work: Callable[[], Any]) -> Any:
+@contextmanager
+def _told_as(kind: type[Exception]) -> Iterator[None]:
+    """Errors as an agent reads them, in the words of every other surface."""
     try:
-        return work()
+        yield
     except Exception as error:
-        raise ToolError(_words(error)) from None
-
-
-def _words(error: Exception) -> str:
-    told = explain(error)[1]["error"]
-    return f"{told['code']}: {told['message']}"
+        told = explain(error)[1]["error"]
+        raise kind(f"{told['code']}: {told['message']}") from None

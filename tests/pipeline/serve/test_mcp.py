@@ -86,6 +86,20 @@ def test_what_cannot_be_asked_is_an_error_that_a_model_reads(served, arguments, 
     assert words in text_of(result)
 
 
+def test_a_list_that_cannot_be_had_is_told_as_any_error(served, monkeypatch):
+    def fail():
+        raise RuntimeError("a secret of this machine")
+
+    async def work(client):
+        return await client.call_tool("list_streams", {})
+
+    monkeypatch.setattr(served.service.store, "iter_overviews", fail)
+    result = call(served, None, work)
+    assert result.is_error
+    assert "InternalError: the service failed" in text_of(result)
+    assert "secret" not in text_of(result)
+
+
 def test_a_key_sees_its_own_streams_and_without_one_there_is_nothing(keyed):
     async def work(client):
         streams = (await client.call_tool("list_streams", {})).structured_content["streams"]
