@@ -8,7 +8,7 @@ with Pipeline.open("configs/default.yaml") as p:
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from pipeline.ask.answer import Answer, Piece
 from pipeline.ask.model import answers_on_ray, open_answers
@@ -28,6 +28,27 @@ from workers.types import CompressedClip, VideoSource
 
 Time = float | str
 """Seconds of the stream, or as `pipeline.values.times` reads it: `14:05`, `-10m`, ISO 8601."""
+
+
+class AskOptions(TypedDict, total=False):
+    """What a question may be given; what is not, or None, is as the settings say."""
+
+    start: Time | None
+    """Of the range; from the stream's start without one."""
+    end: Time | None
+    """To the end of what is stored without one."""
+    last: Time | None
+    """The last so many seconds, or `10m`, instead of start and end."""
+    start_s: Time | None
+    """Another name of `start`."""
+    end_s: Time | None
+    """Another name of `end`."""
+    max_visual_tokens: int | None
+    max_new_tokens: int | None
+    max_clips: int | None
+    marks: Marks | None
+    keep_positions: bool | None
+    fit: Fit | None
 
 
 class Pipeline:
@@ -92,84 +113,24 @@ class Pipeline:
         yield from ingest(self.settings, [IngestRequest(source)])
 
     def ask(
-        self,
-        text: str,
-        *,
-        streams: str | Sequence[str],
-        start: Time | None = None,
-        end: Time | None = None,
-        last: Time | None = None,
-        start_s: Time | None = None,
-        end_s: Time | None = None,
-        max_visual_tokens: int | None = None,
-        max_new_tokens: int | None = None,
-        max_clips: int | None = None,
-        marks: Marks | None = None,
-        keep_positions: bool | None = None,
-        fit: Fit | None = None,
+        self, text: str, *, streams: str | Sequence[str], **options: Unpack[AskOptions]
     ) -> Answer:
         """Answer from the stored tokens of a range of one stream or several.
 
-        `start_s` and `end_s` are other names of `start` and `end`. What is not given is as the
-        settings say. Errors: `pipeline.ask.run.ask_stream`.
+        Errors: `pipeline.ask.run.ask_stream`.
         """
-        *_, answer = self.ask_stream(
-            text,
-            streams=streams,
-            start=start,
-            end=end,
-            last=last,
-            start_s=start_s,
-            end_s=end_s,
-            max_visual_tokens=max_visual_tokens,
-            max_new_tokens=max_new_tokens,
-            max_clips=max_clips,
-            marks=marks,
-            keep_positions=keep_positions,
-            fit=fit,
-        )
+        *_, answer = self.ask_stream(text, streams=streams, **options)
         assert isinstance(answer, Answer)
         return answer
 
     def ask_stream(
-        self,
-        text: str,
-        *,
-        streams: str | Sequence[str],
-        start: Time | None = None,
-        end: Time | None = None,
-        last: Time | None = None,
-        start_s: Time | None = None,
-        end_s: Time | None = None,
-        max_visual_tokens: int | None = None,
-        max_new_tokens: int | None = None,
-        max_clips: int | None = None,
-        marks: Marks | None = None,
-        keep_positions: bool | None = None,
-        fit: Fit | None = None,
+        self, text: str, *, streams: str | Sequence[str], **options: Unpack[AskOptions]
     ) -> Iterator[Piece | Answer]:
         """`ask`, yielding the text as it is written and last the `Answer`.
 
         Streams, range and budget are looked at before the model is loaded.
         """
-        given = {
-            "max_visual_tokens": max_visual_tokens,
-            "max_new_tokens": max_new_tokens,
-            "max_clips": max_clips,
-            "marks": marks,
-            "keep_positions": keep_positions,
-            "fit": fit,
-        }
-        settings = self.settings.ask.model_dump()
-        question = Question(
-            text=text,
-            streams=(streams,) if isinstance(streams, str) else tuple(streams),
-            start=_either("start", start, start_s),
-            end=_either("end", end, end_s),
-            last=last,
-            **{**settings, **{key: value for key, value in given.items() if value is not None}},
-        )
-        prepared = prepare(self.store, question)
+        prepared = prepare(self.store, self._question(text, streams, options))
         return answer_prepared(self.store, self.model, prepared)
 
     def search(
@@ -186,14 +147,7 @@ class Pipeline:
 
         All of them are looked through, up to `ask.max_clips`. Errors: those of `ask_stream`.
         """
-        question = Question(
-            text=text,
-            streams=(streams,) if isinstance(streams, str) else tuple(streams),
-            start=start,
-            end=end,
-            last=last,
-            **self.settings.ask.model_dump(),
-        )
+        question = self._question(text, streams, {"start": start, "end": end, "last": last})
         prepared = prepare(self.store, question)
         return search_prepared(self.store, self.model, prepared, most)
 
@@ -220,6 +174,16 @@ class Pipeline:
             self._model = self._holding.enter_context(open_answers(self.settings))
         return self._model
 
+    def _question(self, text: str, streams: str | Sequence[str], options: AskOptions) -> Question:
+        names = (streams,) if isinstance(streams, str) else tuple(streams)
+        given = {name: value for name, value in options.items() if value is not None}
+        for name in ("start", "end"):
+            if f"{name}_s" in given:
+                if name in given:
+                    raise InvalidQuery(f"got both {name} and {name}_s; give one of them")
+                given[name] = given.pop(f"{name}_s")
+        return Question(text=text, streams=names, **{**self.settings.ask.model_dump(), **given})
+
     def _let_go(self) -> None:
         self._model = None
         self._holding.close()
@@ -234,9 +198,3 @@ class Pipeline:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-def _either(name: str, one: Time | None, other: Time | None) -> Time | None:
-    if one is not None and other is not None:
-        raise InvalidQuery(f"got both {name} and {name}_s; give one of them")
-    return other if one is None else one

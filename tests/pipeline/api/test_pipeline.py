@@ -82,6 +82,11 @@ def test_settings_of_a_question_may_be_given_with_it(pipeline, video):
     assert len(answer.citations) == 2
 
 
+def test_an_option_that_there_is_not_is_refused(pipeline, video):
+    with pytest.raises(TypeError, match="lst"):
+        pipeline.ask("what is seen", streams="cs101", lst="4s")
+
+
 def test_clips_of_an_unknown_stream_are_an_error(pipeline):
     with pytest.raises(PipelineError, match="nobody"):
         pipeline.clips("nobody")
