@@ -273,12 +273,11 @@ class CompressActor:
         """
         if self._pushes:
             full = sum(len(push.pixels) for push, _ in self._pushes) >= self._rule.frames
-            if not self._at_work:
-                return full or time.monotonic() >= self._due_s
-        elif not self._at_work:
-            return bool(calls)
+            due = time.monotonic() >= self._due_s
         else:
-            full = len(calls) >= worker.batch_clips
+            full, due = len(calls) >= worker.batch_clips, bool(calls)
+        if not self._at_work:
+            return full or due
         return full and len(self._at_work) < worker.batches_at_once
 
     def _count_pushes(self) -> int:

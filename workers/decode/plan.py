@@ -31,7 +31,6 @@ MAX_BROKEN_PLANS = 3
 MAX_PAUSE = 64
 """GOPs decoded without trying a plan, at most; the pause doubles with every failure."""
 
-
 MAX_UNSEEN_TAIL = 16
 """Packets in a row at the end of which nothing came that count as a part that cannot be decoded."""
 

@@ -124,6 +124,13 @@ def test_tokens_are_counted_while_an_answer_is_written(answers, segments):
     pieces.close()
 
 
+def test_scores_are_those_of_a_model_in_this_process(answers, local, segments):
+    parts = [[segment] for segment in segments]
+    expected = local.score_relevance(QUESTION, parts)
+    assert answers.score_relevance(QUESTION, parts) == pytest.approx(expected, abs=1e-4)
+    assert len(set(expected)) == len(parts) > 1
+
+
 def test_what_is_wrong_with_a_question_is_its_own_error(answers, segments):
     with pytest.raises(PromptTooLong, match="expected at most"):
         ask(answers, segments, answers.context_length)
