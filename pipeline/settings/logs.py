@@ -51,12 +51,17 @@ def setup_logging(level: str = "warning", form: Format = "text") -> None:
     handler = _Stderr()
     handler.setFormatter(JsonLines() if form == "json" else _Text())
     handler.addFilter(Calm(level.upper()))
-    root = logging.getLogger()
-    for known in [known for known in root.handlers if isinstance(known, _Stderr)]:
-        root.removeHandler(known)
-    root.addHandler(handler)
+    put_handler(handler)
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
+
+
+def put_handler(handler: logging.Handler) -> None:
+    """Have the root logger's lines handled, in the place of what was put of the same class."""
+    root = logging.getLogger()
+    for known in [known for known in root.handlers if type(known) is type(handler)]:
+        root.removeHandler(known)
+    root.addHandler(handler)
 
 
 class _Stderr(logging.StreamHandler):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.settings.logs import OURS, Calm, JsonLines, find_stream
+from pipeline.settings.logs import OURS, Calm, JsonLines, find_stream, put_handler
 from pipeline.values.types import require_stream_id
 from workers.names import STREAM_ID
 
@@ -28,13 +28,10 @@ class StreamLogs:
 
     def keep(self) -> None:
         """Have this process write what it logs about streams here, and nowhere else."""
-        root = logging.getLogger()
-        for known in [known for known in root.handlers if isinstance(known, _StreamFiles)]:
-            root.removeHandler(known)
         handler = _StreamFiles(self)
         handler.setFormatter(JsonLines())
         handler.addFilter(Calm())
-        root.addHandler(handler)
+        put_handler(handler)
         for name in OURS:
             logger = logging.getLogger(name)
             logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
