@@ -331,7 +331,7 @@ def supervised_cpu_s(settings: Settings, url: str, pusher: InlinePusher) -> floa
     """CPU of a session and its decoder's process for as many frames, without the store."""
     stop, began_s, first = threading.Event(), 0.0, 0
     source = VideoSource(url, "cam", float(FAST))
-    live = open_source(settings, IngestRequest(source), stop)
+    live = open_source(settings.live, IngestRequest(source), stop)
     session = run_live_session(
         source, LiveSettings(), pusher.info, pusher, Forgetful(), live, stop=stop
     )

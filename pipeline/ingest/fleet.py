@@ -6,7 +6,7 @@ Knows of no source and no store: what a session does is given to it.
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,7 +15,7 @@ LOOK_S = 0.5
 STOP_S = 10.0
 """How long sessions may take, all together, to commit what is open."""
 
-W = TypeVar("W", bound=Hashable)
+W = TypeVar("W")
 N = TypeVar("N")
 
 

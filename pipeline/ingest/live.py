@@ -15,7 +15,7 @@ from pipeline.ingest.fleet import Fleet, MemberStop
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.sink import StoreSinkFactory
-from pipeline.settings import Settings, stream_url
+from pipeline.settings import LiveSourceSettings, Settings, stream_url
 from pipeline.settings.logs import about_stream
 from pipeline.values.errors import InvalidQuery, PipelineError
 from workers.decode.policy import SourcePolicy, check_url, is_network_url
@@ -92,17 +92,7 @@ class Wanted:
     """One stream to keep, and how sources are opened; another value of it is another session."""
 
     request: IngestRequest
-    settings: Settings
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Wanted) and self._facts == other._facts
-
-    def __hash__(self) -> int:
-        return hash(self.request)
-
-    @property
-    def _facts(self) -> tuple[object, ...]:
-        return self.request, self.settings.live
+    live: LiveSourceSettings
 
 
 def ingest_live(
@@ -126,7 +116,7 @@ def ingest_live(
     Raises:
         ModelError, StoreError: what no source can do without.
     """
-    ends = [] if keep else [_check_source(settings, request) for request in requests]
+    ends = [] if keep else [_check_source(settings.live, request) for request in requests]
     refused = [end for end in ends if end.error is not None]
     yield from refused
     names = {end.stream_id for end in refused}
@@ -165,7 +155,7 @@ class _Shared:
 
 
 def _wanted(settings: Settings, requests: Sequence[IngestRequest]) -> dict[str, Wanted]:
-    return {request.source.stream_id: Wanted(request, settings) for request in requests}
+    return {request.source.stream_id: Wanted(request, settings.live) for request in requests}
 
 
 FIXED = ("model", "ingest", "store", "spool", "ray")
@@ -193,18 +183,18 @@ def _names(requests: Sequence[IngestRequest]) -> list[str]:
     return [request.source.stream_id for request in requests]
 
 
-def _check_source(settings: Settings, request: IngestRequest) -> LiveEnd:
+def _check_source(live: LiveSourceSettings, request: IngestRequest) -> LiveEnd:
     try:
-        check_live(settings, request)
+        check_live(live, request)
     except SourceError as error:
         return LiveEnd(request.source.stream_id, error)
     return LiveEnd(request.source.stream_id)
 
 
-def check_live(settings: Settings, request: IngestRequest) -> None:
+def check_live(live: LiveSourceSettings, request: IngestRequest) -> None:
     """Raise what is wrong with a source's URL: `SourceRefused`, or a name that nobody knows."""
     url = request.source.url
-    check_url(url, SourcePolicy(settings.live.networks), shown=show_url(url))
+    check_url(url, SourcePolicy(live.networks), shown=show_url(url))
 
 
 def _run_kept(
@@ -256,36 +246,35 @@ def _run_session(
     stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
-    stream_id, job = wanted.request.source.stream_id, shared.job
-    request = wanted.request
-    sink = live_sink(job, request, shared.info).open()
+    request, stream_id = wanted.request, wanted.request.source.stream_id
+    sink = live_sink(shared.job, request, shared.info).open()
     if shared.metrics is not None:
         shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
     try:
-        source = open_source(wanted.settings, request, stop)
-        live = live_settings(wanted.settings, request)
+        source = open_source(wanted.live, request, stop)
+        settings = live_settings(wanted.live, request)
         for progress in run_live_session(
-            request.source, live, shared.info, shared.pusher, sink, source, stop=stop
+            request.source, settings, shared.info, shared.pusher, sink, source, stop=stop
         ):
             tell(progress)
     finally:
         sink.close()
 
 
-def live_settings(settings: Settings, request: IngestRequest) -> LiveSettings:
+def live_settings(live: LiveSourceSettings, request: IngestRequest) -> LiveSettings:
     """What a session decides by itself."""
-    hold = settings.live.hold_still if request.hold_still is None else request.hold_still
+    hold = live.hold_still if request.hold_still is None else request.hold_still
     return LiveSettings(stillness=StillnessRule() if hold else None)
 
 
-def open_source(settings: Settings, request: IngestRequest, stop: StopSignal) -> LiveSource:
+def open_source(live: LiveSourceSettings, request: IngestRequest, stop: StopSignal) -> LiveSource:
     """A source that is connected to, again and again, until `stop` is set."""
-    return live_spec(settings, request).open(stop)
+    return live_spec(live, request).open(stop)
 
 
-def live_spec(settings: Settings, request: IngestRequest) -> LiveSpec:
+def live_spec(live: LiveSourceSettings, request: IngestRequest) -> LiveSpec:
     """How a source is opened and read, as the settings say."""
-    live, source = settings.live, request.source
+    source = request.source
     wanted = Request(
         url=source.url,
         shown=show_url(source.url),
@@ -295,7 +284,7 @@ def live_spec(settings: Settings, request: IngestRequest) -> LiveSpec:
         open_timeout_s=live.open_timeout_s,
         memory_bytes=live.decoder_memory_mb << 20,
     )
-    return LiveSpec(wanted, live.stall_s, live_settings(settings, request))
+    return LiveSpec(wanted, live.stall_s, live_settings(live, request))
 
 
 def live_sink(job: IngestJob, request: IngestRequest, info: WorkerInfo) -> StoreSinkFactory:

@@ -60,7 +60,7 @@ class RayRunner:
         _, info = self.cluster.open_pool(job.compress, job.pool, detached=detached)
         live, sink = None, job.sink(request, info)
         if is_network_url(request.source.url):
-            live, sink = live_spec(job.settings, request), live_sink(job, request, info)
+            live, sink = live_spec(job.settings.live, request), live_sink(job, request, info)
         if detached:  # nobody watches a detached session: what stops it at once is raised here
             sink.open().close()
         return self.cluster.start_session(
@@ -136,7 +136,7 @@ def _admitted(
     for request in requests:
         try:
             if is_network_url(request.source.url):
-                check_live(job.settings, request)
+                check_live(job.settings.live, request)
                 admitted.append(request)
                 continue
             laid_out = job.lay_out(request, cluster)

@@ -5,7 +5,7 @@ the reduction knows, `logs` sends lines where and how they say. The one place th
 environment.
 """
 
-from pipeline.settings.groups import DEFAULT_MODEL, Settings, StreamSettings
+from pipeline.settings.groups import DEFAULT_MODEL, LiveSourceSettings, Settings, StreamSettings
 from pipeline.settings.sources import (
     explain,
     load_settings,
@@ -16,6 +16,7 @@ from pipeline.settings.sources import (
 
 __all__ = [
     "DEFAULT_MODEL",
+    "LiveSourceSettings",
     "Settings",
     "StreamSettings",
     "explain",
