@@ -221,9 +221,11 @@ class _Window:
 
     @property
     def is_over(self) -> bool:
+        """Whether all that is wanted was seen."""
         return self._ended_s > 0
 
     def see(self, value: LiveProgress) -> None:
+        """Count what one stream tells, from when all of them have encoded twice."""
         before = self._last.get(value.stream_id)
         self._last[value.stream_id] = value
         if self.is_over:
@@ -247,7 +249,12 @@ class _Window:
         return sum(map(cpu_s, [*ours, self._store_pid])), cpu_s(self._camera_pid)
 
     def result(self) -> Load:
-        if not self._fresh_s:
+        """What was measured.
+
+        Raises:
+            RuntimeError: streams did not come in, or so late that the window was cut short.
+        """
+        if not self.is_over or not self._fresh_s:
             raise RuntimeError(f"{self._count} streams did not come in within {START_S:g} s")
         took_s = self._ended_s - self._began_s
         cores, camera_cores = (

@@ -1,4 +1,4 @@
-"""The second half of `aot bench query`: how soon an answer begins, from the cache and without it.
+"""The second part of `aot bench query`: how soon an answer begins, from the cache and without it.
 
 A window of a generated 1080p video is asked about twice: from the store (index, values, prompt,
 first token), and without it (decode, encode, reduce the same window again, the same prompt, first

@@ -17,8 +17,8 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -49,7 +49,7 @@ SLOWEST = 4.0
 """A machine that takes so many times as long is not waited for."""
 HEIGHT, WIDTH = 180, 320
 SCENE_S = 60
-START_S = 120.0
+START_S, END_S = 120.0, 60.0
 LOOKS_PER_HOUR = 10
 FLAT = 0.05
 """Most that anything may grow by."""
@@ -100,6 +100,11 @@ def grow(samples: Sequence[tuple[float, float]]) -> float | None:
     if not before or not after:
         return None
     return statistics.median(after) / statistics.median(before) - 1
+
+
+def is_flat(growths: Iterable[float | None]) -> bool:
+    """Whether all were compared, and nothing grew by more than `FLAT`."""
+    return all(growth is not None and growth <= FLAT for growth in growths)
 
 
 def run(
@@ -210,6 +215,7 @@ class _Bench:
         self._soak = Soak()
 
     def run(self) -> dict[str, object]:
+        """Ingest until all streams stood for all hours, then the figures."""
         with InlinePusher(self._job.compress) as pusher, open_store(self._job.store) as store:
             threads = [
                 threading.Thread(target=self._ingest, args=(camera, pusher), daemon=True)
@@ -218,12 +224,19 @@ class _Bench:
             for thread in threads:
                 thread.start()
             began_s = time.monotonic()
-            self._watch(store, began_s)
-            took_s = time.monotonic() - began_s
-            self._stop.set()
-            for thread in threads:
-                thread.join(60)
+            try:
+                self._watch(store, began_s)
+                took_s = time.monotonic() - began_s
+            finally:
+                self._stop.set()
+                self._join(threads)
             return self._figures(store, took_s)
+
+    def _join(self, threads: Sequence[threading.Thread]) -> None:
+        for camera, thread in zip(self._cameras, threads, strict=True):
+            thread.join(END_S)
+            if thread.is_alive():
+                camera.error = TimeoutError(f"its session did not end within {END_S:g} s")
 
     def _ingest(self, camera: _Camera, pusher: InlinePusher) -> None:
         settings, job = self._job.settings, self._job
@@ -242,8 +255,7 @@ class _Bench:
         rules = LiveSettings(stillness=StillnessRule(), overload=slow)
         factory = replace(job.sink(request, pusher.info), path=None, spool=settings.spool_rules())
         try:
-            sink = factory.open()
-            try:
+            with closing(factory.open()) as sink:
                 for progress in run_live_session(
                     request.source,
                     rules,
@@ -255,8 +267,6 @@ class _Bench:
                     clock=lambda: camera.now_s,
                 ):
                     camera.progress = progress
-            finally:
-                sink.close()
         except Exception as error:
             camera.error = error
             self._stop.set()
@@ -317,14 +327,13 @@ class _Bench:
                 raise RuntimeError(f"{camera.name} failed: {camera.error}") from camera.error
         soak, ends = self._soak, [c.progress for c in self._cameras if c.progress is not None]
         growth = {
-            f"{what}_growth": _rounded(max(_known(soak.growth(who, what) for who in soak.looks)))
+            f"{what}_growth": _rounded(_largest(soak.growth(who, what) for who in soak.looks))
             for what in QUANTITIES
         }
-        store_growth = grow(soak.store_bytes)
+        growth["store_growth"] = _rounded(grow(soak.store_bytes))
         written = sum(progress.stored_bytes for progress in ends) / len(ends)
         slack = 1.1 * written / took_s * EVERY_S  # a rule is applied once a minute
         peak = max(soak.record_bytes)
-        flat = [*growth.values(), store_growth or 0.0]
         return {
             "bench": "soak",
             "commit": measured_commit(),
@@ -335,11 +344,10 @@ class _Bench:
             "speed": round(self._stood_s() / took_s, 1),
             "took_s": round(took_s),
             **growth,
-            "store_growth": _rounded(store_growth),
             "record_bytes_limit": MAX_BYTES,
             "record_bytes_peak": peak,
             "within_retention": peak <= MAX_BYTES + slack,
-            "flat": all(value is not None and value <= FLAT for value in flat),
+            "flat": is_flat(growth.values()),
             "clips": sum(progress.clips for progress in ends),
             "frames": sum(progress.frames for progress in ends),
             "encoded": sum(progress.encoded for progress in ends),
@@ -383,8 +391,8 @@ def unaccounted_s(store: ClipStore, stream_id: str) -> float:
     return longest_s
 
 
-def _known(values: Iterator[float | None]) -> list[float]:
-    return [value for value in values if value is not None] or [0.0]
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bench.soak import grow, look_at, run
+from bench.soak import grow, is_flat, look_at, run
 
 
 def test_growth_is_of_the_last_hour_over_the_second():
@@ -13,6 +13,12 @@ def test_growth_is_of_the_last_hour_over_the_second():
     assert grow(hours) == pytest.approx(123 / 101 - 1)
     assert grow(hours[5:]) is None
     assert grow(hours[:20]) is None
+
+
+def test_what_was_not_compared_is_not_flat():
+    assert is_flat([0.01, -0.2, 0.05])
+    assert not is_flat([0.01, 0.06])
+    assert not is_flat([0.01, None])
 
 
 def test_a_process_is_looked_at_from_outside():
