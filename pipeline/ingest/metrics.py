@@ -8,10 +8,10 @@ process and begin at 0 when a session does, as counters may. Knows of no store a
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from workers.live.push import PushTally
     from workers.live.session import LiveProgress
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_STREAMS = 1000
+
+F = TypeVar("F")
+"""What is known of a stream, or of a worker."""
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Metrics:
             self._known.untold.discard(stream_id)
 
     def render(self) -> bytes:
-        """The page, of `CONTENT_TYPE`."""
+        """The page, as Prometheus reads it."""
         return generate_latest(self.registry)
 
     def snapshot(self) -> _Known:
@@ -104,97 +106,58 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         known = self._metrics.snapshot()
-        yield from _stream_metrics(known.streams)
-        yield from _worker_metrics({name: facts() for name, facts in known.workers.items()})
-        yield _gauge(
-            "streams_untold", "Streams beyond the number that is shown.", {(): len(known.untold)}
+        yield from _fill(_OF_STREAMS, "stream", known.streams)
+        workers = {name: facts() for name, facts in known.workers.items()}
+        yield from _fill(_OF_WORKERS, "worker", workers)
+        yield GaugeMetricFamily(
+            "aot_streams_untold",
+            "Streams beyond the number that is shown.",
+            value=len(known.untold),
         )
 
 
-Values = Mapping[tuple[str, ...], float | None]
-"""By the values of a metric's labels; None is left out."""
+@dataclass(frozen=True)
+class _Family(Generic[F]):
+    """One metric of every stream, or of every worker."""
+
+    make: type[GaugeMetricFamily] | type[CounterMetricFamily]
+    name: str
+    text: str
+    get: Callable[[F], float | Mapping[str, float] | None]
+    """Its value; None is left out."""
+    by: str | None = None
+    """The label by which `get` gives several."""
 
 
-def _stream_metrics(streams: Mapping[str, _Stream]) -> Iterator[Metric]:
-    of = {name: stream.progress for name, stream in streams.items()}
-
-    def each(get: Callable[["LiveProgress"], Any]) -> Values:
-        return {(name,): get(progress) for name, progress in of.items()}
-
-    def table(get: Callable[["LiveProgress"], Mapping[str, float]]) -> Values:
-        return {(name, key): value for name, p in of.items() for key, value in get(p).items()}
-
-    labels = ("stream",)
-    yield _gauge(
-        "stream_up",
-        "1 while pictures come, 0 while the source is away.",
-        each(lambda p: float(p.outage is None and p.state == "running")),
-        labels,
-    )
-    yield _gauge(
-        "stream_lag_seconds",
-        "From the last encoded frame's arrival to its tokens being readable.",
-        each(lambda p: p.freshness_s),
-        labels,
-    )
-    yield _gauge(
-        "stream_position_seconds",
-        "Stream time up to which all is accounted for.",
-        each(lambda p: p.position_s),
-        labels,
-    )
-    yield _counter(
-        "stream_frames", "Frames by what became of them.", table(_frames), (*labels, "fate")
-    )
-    yield _counter(
-        "stream_tokens",
-        "Tokens before and after the reduction.",
-        table(lambda p: {"in": p.tokens_in, "out": p.tokens_out}),
-        (*labels, "side"),
-    )
-    yield _gauge(
-        "stream_retention_ratio",
-        "Tokens kept over tokens before the reduction.",
-        each(lambda p: p.tokens_out / p.tokens_in if p.tokens_in else None),
-        labels,
-    )
-    yield _counter("stream_clips", "Clips committed.", each(lambda p: p.clips), labels)
-    yield _counter(
-        "stream_stored_bytes", "Bytes of their records.", each(lambda p: p.stored_bytes), labels
-    )
-    yield _counter(
-        "stream_gaps",
-        "Stretches without a clip by reason.",
-        table(lambda p: p.gaps),
-        (*labels, "reason"),
-    )
-    yield _counter(
-        "stream_connections",
-        "Connections that gave pictures and ended.",
-        each(lambda p: p.source.connections),
-        labels,
-    )
-    yield _counter(
-        "stream_connection_failures",
-        "Tries that gave none.",
-        each(lambda p: p.source.failures),
-        labels,
-    )
-    yield _gauge(
-        "stream_rung",
-        "1 for the rung of overload that is read at.",
-        {(name, p.rung): 1.0 for name, p in of.items()},
-        (*labels, "rung"),
-    )
-    yield _gauge(
-        "stream_spooled_bytes",
-        "Bytes on disk for a store that is away.",
-        {(name,): stream.spooled_bytes() for name, stream in streams.items()},
-        labels,
-    )
+def _fill(families: Iterable[_Family[F]], label: str, of: Mapping[str, F]) -> Iterator[Metric]:
+    for one in families:
+        labels = (label,) if one.by is None else (label, one.by)
+        family = one.make(f"aot_{one.name}", one.text, labels=labels)
+        for name, facts in of.items():
+            got = one.get(facts)
+            if isinstance(got, Mapping):
+                for key, value in got.items():
+                    family.add_metric((name, key), value)
+            elif got is not None:
+                family.add_metric((name,), got)
+        yield family
 
 
-def _frames(progress: "LiveProgress") -> dict[str, float]:
+def _is_up(stream: _Stream) -> float:
+    return float(stream.progress.outage is None and stream.progress.state == "running")
+
+
+def _retention(stream: _Stream) -> float | None:
+    progress = stream.progress
+    return progress.tokens_out / progress.tokens_in if progress.tokens_in else None
+
+
+def _tokens(stream: _Stream) -> dict[str, float]:
+    return {"in": stream.progress.tokens_in, "out": stream.progress.tokens_out}
+
+
+def _frames(stream: _Stream) -> dict[str, float]:
+    progress = stream.progress
     return {
         "in": progress.frames,
         "encoded": progress.encoded,
@@ -204,46 +167,87 @@ def _frames(progress: "LiveProgress") -> dict[str, float]:
     }
 
 
-def _worker_metrics(workers: Mapping[str, "PushTally"]) -> Iterator[Metric]:
-    def each(get: Callable[["PushTally"], float]) -> Values:
-        return {(name,): get(facts) for name, facts in workers.items()}
+_GAUGE, _COUNTER = GaugeMetricFamily, CounterMetricFamily
 
-    labels = ("worker",)
-    yield _counter("worker_batches", "Batches encoded.", each(lambda f: f.batches), labels)
-    yield _counter("worker_frames", "Frames in them.", each(lambda f: f.frames), labels)
-    yield _gauge(
-        "worker_batch_frames", "Frames of the last batch.", each(lambda f: f.last_frames), labels
-    )
-    yield _counter(
+_OF_STREAMS: tuple[_Family[_Stream], ...] = (
+    _Family(_GAUGE, "stream_up", "1 while pictures come, 0 while the source is away.", _is_up),
+    _Family(
+        _GAUGE,
+        "stream_lag_seconds",
+        "From the last encoded frame's arrival to its tokens being readable.",
+        lambda s: s.progress.freshness_s,
+    ),
+    _Family(
+        _GAUGE,
+        "stream_position_seconds",
+        "Stream time up to which all is accounted for.",
+        lambda s: s.progress.position_s,
+    ),
+    _Family(_COUNTER, "stream_frames", "Frames by what became of them.", _frames, by="fate"),
+    _Family(
+        _COUNTER, "stream_tokens", "Tokens before and after the reduction.", _tokens, by="side"
+    ),
+    _Family(
+        _GAUGE,
+        "stream_retention_ratio",
+        "Tokens kept over tokens before the reduction.",
+        _retention,
+    ),
+    _Family(_COUNTER, "stream_clips", "Clips committed.", lambda s: s.progress.clips),
+    _Family(
+        _COUNTER,
+        "stream_stored_bytes",
+        "Bytes of their records.",
+        lambda s: s.progress.stored_bytes,
+    ),
+    _Family(
+        _COUNTER,
+        "stream_gaps",
+        "Stretches without a clip by reason.",
+        lambda s: s.progress.gaps,
+        by="reason",
+    ),
+    _Family(
+        _COUNTER,
+        "stream_connections",
+        "Connections that gave pictures and ended.",
+        lambda s: s.progress.source.connections,
+    ),
+    _Family(
+        _COUNTER,
+        "stream_connection_failures",
+        "Tries that gave none.",
+        lambda s: s.progress.source.failures,
+    ),
+    _Family(
+        _GAUGE,
+        "stream_rung",
+        "1 for the rung of overload that is read at.",
+        lambda s: {s.progress.rung: 1.0},
+        by="rung",
+    ),
+    _Family(
+        _GAUGE,
+        "stream_spooled_bytes",
+        "Bytes on disk for a store that is away.",
+        lambda s: s.spooled_bytes(),
+    ),
+)
+
+_OF_WORKERS: "tuple[_Family[PushTally], ...]" = (
+    _Family(_COUNTER, "worker_batches", "Batches encoded.", lambda t: t.batches),
+    _Family(_COUNTER, "worker_frames", "Frames in them.", lambda t: t.frames),
+    _Family(_GAUGE, "worker_batch_frames", "Frames of the last batch.", lambda t: t.last_frames),
+    _Family(
+        _COUNTER,
         "worker_busy_seconds",
         "Time at work: its rate is the busy share.",
-        each(lambda f: f.busy_s),
-        labels,
-    )
-    yield _counter(
-        "worker_encode_seconds", "Of it in the encoder.", each(lambda f: f.encode_s), labels
-    )
-    yield _counter(
-        "worker_reduce_seconds", "Of it in the reduction.", each(lambda f: f.reduce_s), labels
-    )
-    yield _gauge(
-        "worker_queue_frames", "Frames that wait for a batch.", each(lambda f: f.waiting), labels
-    )
-
-
-def _gauge(name: str, text: str, values: Values, labels: tuple[str, ...] = ()) -> Metric:
-    return _filled(GaugeMetricFamily(f"aot_{name}", text, labels=labels), values)
-
-
-def _counter(name: str, text: str, values: Values, labels: tuple[str, ...] = ()) -> Metric:
-    return _filled(CounterMetricFamily(f"aot_{name}", text, labels=labels), values)
-
-
-def _filled(family: Any, values: Values) -> Metric:
-    for labels, value in values.items():
-        if value is not None:
-            family.add_metric(labels, value)
-    return family
+        lambda t: t.busy_s,
+    ),
+    _Family(_COUNTER, "worker_encode_seconds", "Of it in the encoder.", lambda t: t.encode_s),
+    _Family(_COUNTER, "worker_reduce_seconds", "Of it in the reduction.", lambda t: t.reduce_s),
+    _Family(_GAUGE, "worker_queue_frames", "Frames that wait for a batch.", lambda t: t.waiting),
+)
 
 
 @contextmanager
