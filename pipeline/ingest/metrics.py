@@ -59,8 +59,9 @@ class Metrics:
         with self._lock:
             known, name = self._known, progress.stream_id
             if name not in known.streams and len(known.streams) >= self._max_streams:
-                known.untold.add(name) if len(known.untold) < self._max_streams else None
+                known.untold.add(name)  # until it ends: no more than there are sessions
                 return
+            known.untold.discard(name)
             spool = known.spools.get(name, _none)
             known.streams[name] = _Stream(progress, spool)
 
