@@ -139,7 +139,9 @@ class ClipState:
         return replace(self, **{name: change(value) for name, value in self.columns.items()})
 
     def to(self: S, device: torch.device | str, *, non_blocking: bool = False) -> S:
-        """The state on another device."""
+        """The state on a device; itself where it is there."""
+        if self.position.device == torch.device(device):
+            return self
         return self.map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def __len__(self) -> int:

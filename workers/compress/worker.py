@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,6 +28,9 @@ from workers.seams import Push, Pushed, WorkerInfo
 from workers.types import Clip, CompressedClip, FailedClip
 
 logger = logging.getLogger(__name__)
+
+HOST = torch.device("cpu")
+T = TypeVar("T", bound=Push | Pushed | Exception)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class CompressWorker:
                 return self._push_apart(pushes, together=False)
         carried = self._carry(pushes)
         left = [push for push, result in zip(pushes, carried, strict=True) if result is None]
-        others = iter(self._push_apart(self._with_states_on_device(left), together=True))
+        others = iter(self._push_apart(left, together=True))
         return [next(others) if result is None else result for result in carried]
 
     def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
@@ -187,19 +190,14 @@ class CompressWorker:
     def _as_compressed(self, clip: Clip, pushed: Pushed) -> CompressedClip:
         return as_compressed(clip, pushed, self._encoder.layout)
 
-    def _with_states_on_device(self, pushes: Sequence[Push]) -> list[Push]:
-        return [
-            push if push.state is None else replace(push, state=push.state.to(self._device))
-            for push in pushes
-        ]
-
     def _push_apart(self, pushes: Sequence[Push], *, together: bool) -> list[Pushed | Exception]:
         if not pushes:
             return []
         try:
             with self._launching, self._lanes.entered():
-                done = push_each(self._encoder, self._reducer, pushes, together=together)
-                return [_with_state_on_host(result) for result in done]
+                there = [_with_state_on(self._device, push) for push in pushes]
+                done = push_each(self._encoder, self._reducer, there, together=together)
+                return [_with_state_on(HOST, result) for result in done]
         except Exception as error:
             raise_if_broken(error)
             if len(pushes) == 1:
@@ -208,10 +206,10 @@ class CompressWorker:
         return [result for push in pushes for result in self._push_apart([push], together=together)]
 
 
-def _with_state_on_host(result: Pushed | Exception) -> Pushed | Exception:
-    if isinstance(result, Exception) or result.state is None:
-        return result
-    return replace(result, state=result.state.to("cpu"))
+def _with_state_on(device: torch.device, item: T) -> T:
+    if isinstance(item, Push | Pushed) and item.state is not None:
+        return replace(item, state=item.state.to(device))
+    return item
 
 
 def reducer_for(encoder: VisionEncoder, settings: CompressSettings) -> Reducer:

@@ -370,6 +370,7 @@ def test_clips_that_remember_more_and_less_stack_and_travel():
     more = features(2, (12, 12), 16, seed=4, change=2.0)
     states = [reducer.push(clip)[1] for clip in (quiet, busy)]
     assert states[0].anchors.shape[1] < states[1].anchors.shape[1]
+    assert states[0].to("cpu") is states[0]  # and no larger than before
 
     expected = [reducer.push(more, state) for state in states]
     stacked = AdaptiveState.from_tensors(AdaptiveState.stack(states).tensors())

@@ -113,6 +113,21 @@ def test_a_push_among_others_that_fail_is_not_touched(encoder):
     assert torch.equal(results[2].tokens.cell, alone.tokens.cell)
 
 
+def test_a_state_that_finds_no_room_is_the_fault_of_its_push_alone(encoder, monkeypatch):
+    worker, pixels = CompressWorker(SETTINGS), make_pixels(1)
+    [begun] = worker.push([Push(pixels)])
+    assert isinstance(begun, Pushed)
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Underway, "wait", refuse)
+    monkeypatch.setattr(type(begun.state), "to", refuse)
+    alone, other = worker.push([Push(pixels, begun.state), Push(pixels, last=True)])
+    assert isinstance(alone, torch.OutOfMemoryError)
+    assert isinstance(other, Pushed)
+
+
 def test_a_batch_is_launched_while_another_is_waited_for(encoder, monkeypatch):
     """What keeps the device busy: the second thread's batch goes out behind the first's."""
     worker, launched, together = CompressWorker(SETTINGS), [], threading.Barrier(2)
