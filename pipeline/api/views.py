@@ -55,20 +55,19 @@ def view_stream(store: ClipStore, stream_id: str) -> StreamView:
     Raises:
         UnknownStream: there is none of that id.
     """
-    return _view(store, store.get_overview(stream_id))
+    return view_overview(store, store.get_overview(stream_id))
 
 
 def view_streams(store: ClipStore) -> Iterator[StreamView]:
     """All streams; one that is removed meanwhile is passed over, one that does not read is shown
     as `broken` and hides no other."""
-    for overview in store.iter_overviews():
-        if isinstance(overview, BrokenStream):
-            yield StreamView(overview.stream_id, "broken", overview.error)
-        else:
-            yield _view(store, overview)
+    return (view_overview(store, overview) for overview in store.iter_overviews())
 
 
-def _view(store: ClipStore, overview: StreamOverview) -> StreamView:
+def view_overview(store: ClipStore, overview: StreamOverview | BrokenStream) -> StreamView:
+    """The same of a stream that was read already."""
+    if isinstance(overview, BrokenStream):
+        return StreamView(overview.stream_id, "broken", overview.error)
     info, totals = overview.info, overview.totals
     footage_s, length_s = totals.footage_s, totals.end_s - totals.start_s
     seen_s = footage_s + totals.held_s

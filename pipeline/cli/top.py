@@ -61,19 +61,16 @@ def watch_streams(store: "ClipStore", every_s: float, *, once: bool, as_json: bo
 
 def look_at_streams(store: "ClipStore", now_s: float) -> dict[str, StreamLook]:
     """All streams by id, as the store has them; `now_s` is Unix time."""
-    from pipeline.api.views import view_streams
+    from pipeline.api.views import view_overview
     from pipeline.values.types import BrokenStream
 
-    starts = {
-        overview.info.stream_id: overview.info.wall_start_s
-        for overview in store.iter_overviews()
-        if not isinstance(overview, BrokenStream)
-    }
     looks: dict[str, StreamLook] = {}
-    for view in view_streams(store):
-        start_s = starts.get(view.stream_id)
-        is_live = view.status == "running" and start_s is not None
-        lag_s = max(0.0, now_s - start_s - view.end_s) if is_live and start_s is not None else None
+    for overview in store.iter_overviews():
+        view = view_overview(store, overview)
+        start_s = None if isinstance(overview, BrokenStream) else overview.info.wall_start_s
+        lag_s = None
+        if view.status == "running" and start_s is not None:
+            lag_s = max(0.0, now_s - start_s - view.end_s)
         looks[view.stream_id] = StreamLook(
             view.stream_id,
             view.status,
