@@ -13,13 +13,14 @@ import typer
 
 from pipeline.cli.output import (
     common_of,
+    explain_error,
     hms,
     megabytes,
     note,
     print_json,
     settings_of,
 )
-from pipeline.values.plain import one_line, to_plain
+from pipeline.values.plain import to_plain
 
 if TYPE_CHECKING:
     from pipeline.ingest.metrics import Metrics
@@ -112,7 +113,7 @@ def _tell_all(last: Mapping[str, "LiveProgress"], as_json: bool) -> None:
 
 def _tell_end(stream_id: str, error: Exception, as_json: bool) -> None:
     """Why one of several ended; of an only one the command tells it, as it does of any error."""
-    code, message = type(error).__name__, one_line(error)
+    code, message = explain_error(error)
     note(f"{stream_id}: {code}: {message}")
     if as_json:
         print_json({"stream_id": stream_id, "error": {"code": code, "message": message}})

@@ -26,7 +26,7 @@ from pipeline.cli import (
     watch,
 )
 from pipeline.cli.arguments import EVERYWHERE, arrange
-from pipeline.cli.output import Common, print_json, warn_of_variables
+from pipeline.cli.output import Common, explain_error, print_json, warn_of_variables
 from pipeline.values.errors import KINDS, kind_of
 from pipeline.values.plain import one_line
 
@@ -113,16 +113,14 @@ def _report(error: Exception, given: list[str]) -> int:
 
 def _explain(error: Exception) -> tuple[str, str, int]:
     """Stable code, one line of text, exit code."""
-    text = one_line(error)
     if isinstance(error, typer.BadParameter) or hasattr(error, "format_message"):
-        message = getattr(error, "format_message", lambda: text)()
+        message = getattr(error, "format_message", lambda: one_line(error))()
         return "Usage", " ".join(message.split()), USAGE
     if isinstance(error, typer.Abort):
         return "Aborted", "nothing was done; answer yes, or give --yes", ERROR
+    code, text = explain_error(error)
     kind = kind_of(error)
-    if kind == "internal":
-        return "InternalError", f"{type(error).__name__}: {text}; run again with --debug", ERROR
-    return getattr(error, "code", type(error).__name__), text, KINDS[kind]
+    return code, f"{text}; run again with --debug" if kind == "internal" else text, KINDS[kind]
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline.values.plain import escape, to_plain
+from pipeline.values.errors import kind_of
+from pipeline.values.plain import escape, one_line, to_plain
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -76,6 +77,14 @@ def common_of(context: typer.Context) -> Common:
     """The options before the command."""
     found = context.find_object(Common)
     return found if found is not None else Common()
+
+
+def explain_error(error: Exception) -> tuple[str, str]:
+    """Stable code and one line of text; of what is no error of ours its type as well."""
+    text = one_line(error)
+    if kind_of(error) == "internal":
+        return "InternalError", f"{type(error).__name__}: {text}"
+    return getattr(error, "code", type(error).__name__), text
 
 
 def print_json(value: Any) -> None:

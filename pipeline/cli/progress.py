@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.output import hms, megabytes, note, print_json
-from pipeline.values.plain import escape, one_line, to_plain
+from pipeline.cli.output import explain_error, hms, megabytes, note, print_json
+from pipeline.values.plain import escape, to_plain
 
 if TYPE_CHECKING:
     from pipeline.ingest.request import IngestRequest
@@ -55,28 +55,13 @@ def _print_result(value: "Progress", as_json: bool) -> None:
 def _as_json(value: "Progress") -> dict[str, Any]:
     fields = {**to_plain(value), "retention": value.retention, "x_realtime": value.x_realtime}
     if value.error is not None:
-        fields["error"] = {"code": _code(value.error), "message": _message(value.error)}
+        fields["error"] = dict(zip(("code", "message"), explain_error(value.error), strict=True))
     return fields
-
-
-def _code(error: Exception) -> str:
-    from aot.errors import AOTError
-    from pipeline.values.errors import PipelineError
-    from workers.errors import WorkerError
-
-    if isinstance(error, (PipelineError, WorkerError, AOTError)):
-        return error.code
-    return "InternalError"
-
-
-def _message(error: Exception) -> str:
-    kind = f"{type(error).__name__}: " if _code(error) == "InternalError" else ""
-    return kind + one_line(error)
 
 
 def _summary(value: "Progress") -> str:
     if value.error is not None:
-        return f"{value.stream_id}: failed: {_code(value.error)}: {_message(value.error)}"
+        return f"{value.stream_id}: failed: {': '.join(explain_error(value.error))}"
     if value.state == "complete" and not value.clips and value.resumed_s is not None:
         return f"{value.stream_id}: already complete, {hms(value.position_s)} stored"
     return (
