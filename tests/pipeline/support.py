@@ -14,10 +14,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.store import ClipStore
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.run import ingest
+from pipeline.settings import load_settings
+from pipeline.store import ClipStore, StoreConfig
 from pipeline.values.errors import UnknownStream
 from pipeline.values.types import ClipSpan
 from tests.waits import HANG_S
+from workers.session import Progress
+from workers.types import VideoSource
 
 _WATCH = """
 cat >/dev/null                      # until the test's process ends, however it does
@@ -59,6 +64,21 @@ class Ran:
     def json(self) -> Any:
         """The last line of stdout."""
         return json.loads(self.out.splitlines()[-1])
+
+
+def store_video(
+    config: StoreConfig, model_folder: Path, source: VideoSource, **options: Any
+) -> Progress:
+    """Ingest a video with the tiny model, four frames a clip; `options` are of `ingest`."""
+    given = {
+        "model": {"id": str(model_folder)},
+        "ingest": {"clip_frames": 4, **options},
+        "store": {"url": config.url, "namespace": config.namespace},
+        "ray": {"enabled": False},
+    }
+    *_, last = ingest(load_settings(None, given), [IngestRequest(source)])
+    assert last.state == "complete"
+    return last
 
 
 def digests(store: ClipStore, stream_id: str) -> dict[tuple[int, int], str]:

@@ -9,16 +9,13 @@ from pipeline.api import transfer
 from pipeline.api.transfer import import_stream
 from pipeline.ask.run import Question, ask
 from pipeline.ingest.lease import holder_text
-from pipeline.ingest.request import IngestRequest
-from pipeline.ingest.run import ingest
-from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.arrow import export_clips, exported_facts, iter_exported
 from pipeline.store.keys import record_id
 from pipeline.values.errors import CorruptValue, InvalidQuery, LeaseHeld, StoreUnavailable
 from pipeline.values.types import Gap
 from tests.pipeline.conftest import CLIPS, FPS
-from tests.pipeline.support import digests, rows
+from tests.pipeline.support import digests, rows, store_video
 from workers.models import open_language_model
 from workers.types import VideoSource
 
@@ -35,14 +32,7 @@ def elsewhere(server_folder):
 def opened(model_folder, video, server_folder):
     """A store with the video as stream `walk`."""
     config = StoreConfig(f"embedded://{server_folder}", namespace="transfer")
-    given = {
-        "model": {"id": str(model_folder)},
-        "ingest": {"clip_frames": 4},
-        "store": {"url": config.url, "namespace": config.namespace},
-        "ray": {"enabled": False},
-    }
-    source = VideoSource(str(video), "walk", FPS)
-    list(ingest(load_settings(None, given), [IngestRequest(source)]))
+    store_video(config, model_folder, VideoSource(str(video), "walk", FPS))
     with open_store(config) as store:
         yield store
 

@@ -10,9 +10,6 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from pipeline.ask.run import Answer, Question, ask, ask_stream, reading_style, resolve_range
-from pipeline.ingest.request import IngestRequest
-from pipeline.ingest.run import ingest
-from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.keys import Keys
 from pipeline.store.redis.connection import connect
@@ -26,6 +23,7 @@ from pipeline.values.errors import (
 from pipeline.values.types import StreamInfo
 from tests.checkpoints import normalised_pixels
 from tests.pipeline.conftest import CLIPS, FPS
+from tests.pipeline.support import store_video
 from tests.scores import scores
 from workers.clips import open_clips
 from workers.compress import CompressSettings
@@ -47,15 +45,8 @@ def store(model_folder, video, server_folder):
         ("all", "none", None),
         ("clock", "aot", WALL_START_S),
     ):
-        given = {
-            "model": {"id": str(model_folder)},
-            "ingest": {"clip_frames": 4, "reducer": reducer},
-            "store": {"url": config.url, "namespace": config.namespace},
-            "ray": {"enabled": False},
-        }
         source = VideoSource(str(video), stream_id, FPS, wall_start_s=wall_start_s)
-        *_, last = ingest(load_settings(None, given), [IngestRequest(source)])
-        assert (last.state, last.clips) == ("complete", CLIPS)
+        assert store_video(config, model_folder, source, reducer=reducer).clips == CLIPS
     with open_store(config) as opened:
         yield opened
 
@@ -427,14 +418,8 @@ def test_a_range_that_cannot_be_is_refused(store, model, start, end):
 def damaged(model_folder, video, server_folder):
     """A stream of one's own and the raw client to break it with."""
     config = StoreConfig(f"embedded://{server_folder}", namespace="damaged")
-    given = {
-        "model": {"id": str(model_folder)},
-        "ingest": {"clip_frames": 4},
-        "store": {"url": config.url, "namespace": config.namespace},
-        "ray": {"enabled": False},
-    }
     with open_store(config) as store:
-        list(ingest(load_settings(None, given), [IngestRequest(VideoSource(str(video), "d", FPS))]))
+        store_video(config, model_folder, VideoSource(str(video), "d", FPS))
         with connect(store.config) as client:
             yield store, lambda index: Keys(config.namespace).clip("d", 0, index), client
         store.delete_stream("d")

@@ -5,12 +5,10 @@ import pytest
 from pipeline.ask.answer import LevelReading
 from pipeline.ask.run import Question, ask, prepare
 from pipeline.ask.search import search_prepared
-from pipeline.ingest.request import IngestRequest
-from pipeline.ingest.run import ingest
-from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from pipeline.values.errors import InvalidQuery, QueryTooLarge
 from tests.pipeline.conftest import CLIPS, FPS
+from tests.pipeline.support import store_video
 from workers.models import open_language_model
 from workers.types import VideoSource
 
@@ -19,17 +17,9 @@ from workers.types import VideoSource
 def store(model_folder, video, server_folder):
     """The video as `one` and as `two`."""
     config = StoreConfig(f"embedded://{server_folder}", namespace="fit")
-    given = {
-        "model": {"id": str(model_folder)},
-        "ingest": {"clip_frames": 4},
-        "store": {"url": config.url, "namespace": config.namespace},
-        "ray": {"enabled": False},
-    }
     for stream_id in ("one", "two"):
-        *_, last = ingest(
-            load_settings(None, given), [IngestRequest(VideoSource(str(video), stream_id, FPS))]
-        )
-        assert (last.state, last.clips) == ("complete", CLIPS)
+        last = store_video(config, model_folder, VideoSource(str(video), stream_id, FPS))
+        assert last.clips == CLIPS
     with open_store(config) as opened:
         yield opened
 
