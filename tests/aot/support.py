@@ -7,8 +7,11 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
-from aot import FrameFeatures, Grid
+from aot import REDUCERS, FrameFeatures, Grid
 
+WHOLE = ("holitom", "temporal_difference", "tome")
+"""Reducers that take whole clips; all others are pushed frames."""
+CAUSAL = sorted({*REDUCERS} - {*WHOLE})
 SYNC_ERROR = 2
 """What torch calls "error" when it is asked."""
 

@@ -22,7 +22,7 @@ from aot.reducers.cells import normalise
 from aot.reducers.fused_scan import multiply
 from aot.spatial import merge_and_pool
 from aot.transport import exponentiate, scale_kernel
-from tests.aot.support import features, no_waits, part
+from tests.aot.support import CAUSAL, features, no_waits, part
 
 GRID, FRAMES = (12, 12), 8
 pytestmark = pytest.mark.gpu
@@ -127,9 +127,6 @@ def causal(name: str, grid: Grid) -> CausalReducer:
 
 def moved_batch(grid: Grid, clips: int = 2) -> FeatureBatch:
     return stack_clips([move(features(FRAMES, grid, dim=32, seed=seed)) for seed in range(clips)])
-
-
-CAUSAL = sorted({*REDUCERS} - {"holitom", "temporal_difference", "tome"})
 
 
 def test_a_wait_of_the_host_is_seen():

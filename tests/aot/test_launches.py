@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from aot import (
-    REDUCERS,
     CausalReducer,
     FeatureBatch,
     NotIncremental,
@@ -19,11 +18,9 @@ from aot import (
 from aot.kernels import has_triton
 from aot.reducers import adaptive, scan
 from tests.aot.launches import LaunchCounter, count_launches, turn_kernels_off
+from tests.aot.support import CAUSAL, WHOLE
 
 GRID, FRAMES, WIDTH = (27, 27), 8, 896
-
-WHOLE = ("holitom", "temporal_difference", "tome")
-CAUSAL = sorted({*REDUCERS} - {*WHOLE})
 
 
 def batch(clips: int, frames: int = FRAMES, device: str = "meta") -> FeatureBatch:

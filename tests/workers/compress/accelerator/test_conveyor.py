@@ -5,7 +5,8 @@ import logging
 import pytest
 import torch
 
-from aot import REDUCERS, CausalReducer, InvalidFeatures, make_reducer
+from aot import CausalReducer, InvalidFeatures, make_reducer
+from tests.aot.support import CAUSAL
 from tests.workers.compress.accelerator.support import (
     CLIP_FRAMES,
     GRID,
@@ -18,8 +19,6 @@ from workers.compress.accelerator.graphs import Bucket, StepGraphs, pad_clips, p
 from workers.compress.accelerator.lanes import PlainLanes
 from workers.compress.push import push_each
 from workers.seams import Push
-
-CAUSAL = sorted({*REDUCERS} - {"holitom", "temporal_difference", "tome"})
 
 
 def reducer(name="adaptive", retention=0.3) -> CausalReducer:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from aot import REDUCERS, CausalReducer, make_reducer
-from tests.aot.support import no_waits
+from aot import CausalReducer, make_reducer
+from tests.aot.support import CAUSAL, no_waits
 from tests.workers.compress.accelerator.support import CLIP_FRAMES, GRID, PixelEncoder, make_pixels
 from workers.compress.accelerator.conveyor import Conveyor, open_conveyor
 from workers.compress.accelerator.lanes import CudaLanes
@@ -12,7 +12,6 @@ from workers.compress.push import push_each
 from workers.seams import Push
 
 pytestmark = pytest.mark.gpu
-CAUSAL = sorted({*REDUCERS} - {"holitom", "temporal_difference", "tome"})
 
 
 def reducer(name) -> CausalReducer:
