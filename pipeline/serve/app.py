@@ -10,12 +10,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from aot.errors import AOTError
 from pipeline.serve.errors import envelope, explain, headers_of
 from pipeline.serve.gate import Gate
 from pipeline.serve.mcp import create_mcp, create_mcp_app
 from pipeline.serve.routes import ask, clips, health, streams, watches
 from pipeline.serve.service import Service
+from pipeline.values.errors import PipelineError
 from pipeline.values.plain import one_line
+from workers.errors import WorkerError
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +51,9 @@ def create_app(service: Service) -> Gate:
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http)
     api.add_exception_handler(Exception, _failed)
-    for base in _bases():
+    for base in (AOTError, PipelineError, WorkerError):  # answered, and not raised on as the rest
         api.add_exception_handler(base, _failed)
     return Gate(api, service)
-
-
-def _bases() -> tuple[type[Exception], ...]:
-    from aot.errors import AOTError
-    from pipeline.values.errors import PipelineError
-    from workers.errors import WorkerError
-
-    return AOTError, PipelineError, WorkerError
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
