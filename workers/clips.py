@@ -47,6 +47,10 @@ class FrameReader(Protocol):
         """How it ended; known once the frames are exhausted."""
         ...
 
+    def stop_waiting(self) -> None:
+        """Wait no longer for what is not written yet; for another thread than the reader's."""
+        ...
+
     def __iter__(self) -> Iterator[Frame]: ...
 
 
@@ -58,7 +62,7 @@ def check_source(source: VideoSource, *, roots: Sequence[Path] = ()) -> None:
     """
     if source.segments:
         return
-    with open_track(source.url, roots=roots):
+    with open_track(source.url, roots=roots, follow_s=source.follow_s):
         pass
 
 
@@ -121,6 +125,7 @@ class FileClips:
     def stop_reading(self, timeout_s: float) -> bool:
         """Give no clip after the one that is being read; False when that does not come."""
         self._stopped = True
+        self.reader.stop_waiting()
         if not self._reading.acquire(timeout=timeout_s):
             return False
         self._reading.release()

@@ -7,6 +7,7 @@
         SourceUnreachable    not there, not readable, or no answer
         SourceStalled        connected, but no picture came for too long
         SourceCrashed        the process that decodes it died
+        SourceReplaced       a followed file was shortened, or another one took its place
         SourceRefused        not allowed: protocol, format, or place
         NoVideoStream        opened, but holds no picture
         NoKeyframe           no frame to start decoding from
@@ -83,6 +84,10 @@ class SourceStalled(SourceError):
 
 class SourceCrashed(SourceError):
     """The process that decodes it died."""
+
+
+class SourceReplaced(SourceError):
+    """A file that is followed was shortened, or another one took its place."""
 
 
 class SourceRefused(SourceError):

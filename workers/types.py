@@ -70,6 +70,9 @@ class VideoSource:
     container's word is good for."""
     segments: tuple[Segment, ...] = ()
     """The files that make the stream, in its order; none where `url` is the one that does."""
+    follow_s: float | None = None
+    """The file is still being written: it is at its end when it has not grown for so long, with
+    `math.inf` never. None reads what there is."""
 
     def __post_init__(self) -> None:
         if not STREAM_ID.fullmatch(self.stream_id):
@@ -80,6 +83,8 @@ class VideoSource:
             raise InvalidSource(f"fps must be above 0 and at most 240, got {self.fps}")
         if self.max_hold_s is not None and not self.max_hold_s > 0:
             raise InvalidSource(f"max_hold_s must be above 0, got {self.max_hold_s}")
+        if self.follow_s is not None and not self.follow_s > 0:
+            raise InvalidSource(f"follow_s must be above 0, got {self.follow_s}")
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def prepare_resume(
         end_s=made.source.end_s,
         wall_start_s=made.source.wall_start_s,
         max_hold_s=made.source.max_hold_s,
+        follow_s=settings.ingest.follow_limit_s if made.source.follow else None,
     )
     request = IngestRequest(source, resume=url is not None, zone=made.source.zone, files=files)
     return _take_over(settings, made), request

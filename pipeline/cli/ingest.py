@@ -41,6 +41,9 @@ def ingest(
     join: bool = typer.Option(
         False, "--join", help="Make one stream of all: files of one camera, also below a folder."
     ),
+    follow: bool = typer.Option(
+        False, "--follow", help="Files are still being written: wait for more (TS, MKV, fMP4)."
+    ),
     allow_net: list[str] = typer.Option(
         None, "--allow-net", help="Network that sources may lie in: 192.168.1.0/24."
     ),
@@ -76,7 +79,7 @@ def ingest(
         "store": {"url": store},
     }
     settings = settings_of(context, overrides)
-    asked = _Asked(urls, stream, start_time, zone, recursive, join, resume, restart)
+    asked = _Asked(urls, stream, start_time, zone, recursive, join, resume, restart, follow)
     return _run(settings, _make_requests(settings, asked), detach, as_json)
 
 
@@ -113,12 +116,14 @@ class _Asked:
     join: bool
     resume: bool
     restart: bool
+    follow: bool
 
 
 def _make_requests(settings: "Settings", asked: _Asked) -> list["IngestRequest"]:
     from pipeline.ingest.request import IngestRequest, find_videos
     from pipeline.values.errors import InvalidQuery
     from pipeline.values.times import parse_wall_time
+    from workers.decode.policy import is_network_url
     from workers.types import VideoSource
 
     below = asked.recursive or asked.join
@@ -126,12 +131,22 @@ def _make_requests(settings: "Settings", asked: _Asked) -> list["IngestRequest"]
     files = list(dict.fromkeys(files))
     if asked.resume and asked.restart:
         raise InvalidQuery("got --resume and --restart; the one goes on, the other starts anew")
+    if asked.follow and asked.join:
+        raise InvalidQuery("got --follow and --join; it is finished files that are joined")
     named = _name_joined(asked, files) if asked.join else _name_each(asked, files)
     start, fps, hold_s = asked.start_time, settings.ingest.fps, settings.ingest.max_hold_s
+    follow_s = settings.ingest.follow_limit_s
     wall_start_s = None if start is None else parse_wall_time(start)
     return [
         IngestRequest(
-            VideoSource(url, name, fps, wall_start_s=wall_start_s, max_hold_s=hold_s),
+            VideoSource(
+                url,
+                name,
+                fps,
+                wall_start_s=wall_start_s,
+                max_hold_s=hold_s,
+                follow_s=follow_s if asked.follow and not is_network_url(url) else None,
+            ),
             resume=asked.resume,
             restart=asked.restart,
             zone=_zone(asked.zone or settings.ingest.zone, start),

@@ -100,6 +100,7 @@ def _asked(source: VideoSource, settings: Settings, zone: str | None) -> MadeWit
             max_hold_s=source.max_hold_s,
             wall_start_s=source.wall_start_s,
             zone=zone,
+            follow=source.follow_s is not None,
         ),
         model=ModelAsked(_full_path(model.id), model.revision, model.device, model.dtype),
         tokens=TokensAsked(

@@ -4,6 +4,7 @@ Knows nothing of files and variables. Passwords are kept apart from URLs, and ne
 """
 
 import ipaddress
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,6 +66,9 @@ class IngestSettings(Group):
     max_hold_s: float | None = Field(default=None, gt=0, le=86_400)
     """How long a picture of a file may stand for the stream until the next one comes; null goes by
     the container: 10 minutes where it tells durations, 2 where it does not."""
+    follow_s: float | None = Field(default=60.0, gt=0, le=86_400)
+    """A file that is followed (--follow) is taken for finished when it has not grown for so long;
+    null waits until it is told to stop."""
     clip_frames: int = Field(default=8, ge=1, le=4096)
     retention: float = Field(default=0.10, gt=0, le=1)
     reducer: str = "adaptive"
@@ -77,6 +81,11 @@ class IngestSettings(Group):
     """Folders files may be read from; empty allows all."""
     lease_s: float = Field(default=30.0, ge=1, le=3600)
     """How long a stream stays taken after its writer was cut off."""
+
+    @property
+    def follow_limit_s(self) -> float:
+        """`follow_s` as a number."""
+        return math.inf if self.follow_s is None else self.follow_s
 
     @field_validator("zone")
     @classmethod

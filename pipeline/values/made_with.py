@@ -31,6 +31,8 @@ class SourceAsked:
     wall_start_s: float | None = None
     zone: str | None = None
     """In which wall times of the stream are told: an IANA name or an offset such as +02:00."""
+    follow: bool = False
+    """The file was still being written."""
 
 
 @dataclass(frozen=True)

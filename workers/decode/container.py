@@ -99,10 +99,16 @@ def _refuse_nested(url: str, flags: int, options: dict) -> object:
 
 def _explain(file: io.RawIOBase) -> str:
     """Why a file did not open, as far as its first bytes tell."""
-    file.seek(0)
-    head = file.read(16) or b""
+    head = b""
+    if file.seekable():
+        file.seek(0)
+        head = file.read(16) or b""
     if head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide"):
-        return "an MP4 whose index (moov) is missing or broken, as when a recording was cut off"
+        return (
+            "an MP4 whose index (moov) is missing or broken, as when a recording was cut off or "
+            "still runs; MPEG-TS, MKV and fragmented MP4 can be read while they are written "
+            "(--follow)"
+        )
     return "holds no video that can be read; expected MP4, MKV, WebM, MPEG-TS, AVI or the like"
 
 

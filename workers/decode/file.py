@@ -41,7 +41,9 @@ def local_path(url: str) -> Path:
 
 
 @contextmanager
-def open_regular_file(path: Path, shown: str, roots: Sequence[Path]) -> Iterator[io.RawIOBase]:
+def open_regular_file(
+    path: Path, shown: str, roots: Sequence[Path], *, may_be_empty: bool = False
+) -> Iterator[io.RawIOBase]:
     """Open a regular file for reading; links are followed first and checked against `roots`."""
     try:
         real = path.resolve(strict=True)
@@ -60,7 +62,7 @@ def open_regular_file(path: Path, shown: str, roots: Sequence[Path]) -> Iterator
         os.close(descriptor)
         raise
     with file:
-        if not file.read(1):  # /proc declares no size, so try
+        if not file.read(1) and not may_be_empty:  # /proc declares no size, so try
             raise NoVideoStream(f"{shown}: is empty (0 bytes), expected a video")
         file.seek(0)
         yield file

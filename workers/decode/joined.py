@@ -130,6 +130,9 @@ class JoinedReader:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
+    def stop_waiting(self) -> None:
+        """Its files are finished: there is nothing to wait for."""
+
     @property
     def interval_s(self) -> float:
         """Seconds of stream a sampled frame stands for."""

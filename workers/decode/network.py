@@ -16,9 +16,11 @@ import av.logging
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 
+from workers.decode.choose import choose_track, prepare_track
+from workers.decode.container import MAX_PIXELS
 from workers.decode.http import HttpGate
 from workers.decode.policy import Endpoint, SourcePolicy, check_url
-from workers.decode.track import MAX_PIXELS, OpenTrack, choose_track, describe_track, prepare_track
+from workers.decode.track import OpenTrack, describe_track
 from workers.errors import NoVideoStream, SourceUnreachable, TooLarge
 
 OVER_HTTP = ("hls", "mpegts", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv")

@@ -8,9 +8,11 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from workers.decode.choose import select_track
 from workers.decode.container import open_container, unreadable_error
 from workers.decode.fragments import SplicedFile, find_first_fragment, find_fragment
-from workers.decode.track import OpenTrack, select_track
+from workers.decode.growing import GrowingFile
+from workers.decode.track import OpenTrack
 from workers.errors import SourceError, TooLarge
 
 MAX_PACKETS_PER_SECOND = 1000
@@ -66,7 +68,7 @@ class PacketReader:
     def _find_rest(self) -> int | None:
         """Where a fragmented MP4 goes on behind what FFmpeg took for its end."""
         track = self._track
-        if track.file is None or not track.container.format.name.startswith("mov"):
+        if track.file is None or not _can_seek(track):
             return None
         try:
             self._header_end = find_first_fragment(track.file)
@@ -103,7 +105,16 @@ class PacketReader:
             self.read_errors += 1
         except OSError as error:
             raise unreadable_error(error) from error
+        self._check_growing()
         return None
+
+    def _check_growing(self) -> None:
+        """Raise what ended a file that is followed, other than its end."""
+        if isinstance(self._track.file, GrowingFile):
+            try:
+                self._track.file.check()
+            except OSError as error:
+                raise unreadable_error(error) from error
 
     def seek_closed_gop(self, pts_s: float) -> bool:
         """Jump to the keyframe at or before a stream time; True if nothing is lost by that.
@@ -112,7 +123,7 @@ class PacketReader:
         lies before it. After False the read position is undefined: open the file anew.
         """
         track = self._track
-        if not track.container.format.name.startswith("mov"):
+        if not _can_seek(track):
             return False
         ticks = (track.origin + round(pts_s / float(track.time_base))) // track.scale
         try:
@@ -148,3 +159,9 @@ class PacketReader:
                 "re-encode it at its true frame rate"
             )
         return packet
+
+
+def _can_seek(track: OpenTrack) -> bool:
+    """Whether it is an MP4, whose parts can be found, and not one that is still written."""
+    is_mov = track.container.format.name.startswith("mov")
+    return is_mov and (track.file is None or track.file.seekable())

@@ -32,6 +32,7 @@ from av import VideoFrame
 from workers.decode.clock import HALF_WRAP, MPEG_TIME_BASE, unwrap_packets
 from workers.decode.frame import FrameConverter
 from workers.decode.gop import GopPart, iter_parts
+from workers.decode.growing import GrowingFile
 from workers.decode.packets import PacketReader
 from workers.decode.plan import DecodedFrame, DecodeTally, GopDecoder
 from workers.decode.report import DecodeReport, VideoInfo, describe_video, make_report
@@ -136,7 +137,10 @@ class VideoReader:
         """Open the file, from its start on; closes it first where it is open."""
         self._stack.close()
         try:
-            track = self._stack.enter_context(open_track(self._source.url, roots=self._roots))
+            source = self._source
+            track = self._stack.enter_context(
+                open_track(source.url, roots=self._roots, follow_s=source.follow_s)
+            )
         except SourceError as error:
             error.source = self._shown  # its message names it already
             raise
@@ -152,6 +156,11 @@ class VideoReader:
                 yield frame
         except SourceError as error:
             raise error.at(self._shown) from error.__cause__
+
+    def stop_waiting(self) -> None:
+        """A file that is followed ends with what there is of it; others are read as ever."""
+        if self._track is not None and isinstance(self._track.file, GrowingFile):
+            self._track.file.stop_waiting()
 
     @property
     def interval_s(self) -> float:

@@ -6,12 +6,10 @@ allocates it.
 """
 
 import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 
 import av
@@ -19,24 +17,19 @@ import av.logging
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
-from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from workers.decode.container import CODECS, MAX_PIXELS, open_container, unreadable_error
+from workers.decode.choose import check_declared_size, choose_track, prepare_track
+from workers.decode.container import open_container, unreadable_error
 from workers.decode.file import local_path, open_regular_file
 from workers.decode.gop import Bitstream
+from workers.decode.growing import FOLLOWED, GrowingFile, check_can_be_followed
 from workers.errors import (
-    NoVideoStream,
     SourceError,
-    TooLarge,
+    SourceRefused,
     UnsupportedCodec,
 )
 from workers.redact import show_url
-
-MAX_TRACKS = 64
-
-MAX_PROBED_PACKETS = 256
-"""Read to tell a still picture from a video, where there are several tracks."""
 
 COARSE_TICK = Fraction(1, 1000)
 """Coarser ticks of a container are cut into parts, each no finer than this."""
@@ -83,24 +76,25 @@ class OpenTrack:
 
 
 @contextmanager
-def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
+def open_track(
+    url: str, *, roots: Sequence[Path] = (), follow_s: float | None = None
+) -> Iterator[OpenTrack]:
     """Open a video file's largest video track for decoding with one thread.
 
     `roots`: folders the file must lie in once links are followed; none means anywhere.
+    `follow_s`: the file is still being written; it ends when it has not grown for so long.
     Raises SourceUnreachable, SourceRefused, NoVideoStream, UnsupportedCodec or TooLarge.
     """
     av.logging.set_level(None)
-    shown = show_url(url)
-    with (
-        open_regular_file(local_path(url), shown, roots) as file,
-        open_container(file, shown) as container,
-    ):
+    shown, path = show_url(url), local_path(url)
+    with ExitStack() as stack:
+        is_followed = follow_s is not None
+        regular = open_regular_file(path, shown, roots, may_be_empty=is_followed)
+        file = stack.enter_context(regular)
+        if follow_s is not None:
+            file = GrowingFile(file, path, shown, idle_s=follow_s)
         try:
-            stream = choose_track(container, shown, file)
-            if not stream.codec_context.width:
-                _check_declared_size(file, shown)
-            prepare_track(container, stream)
-            track = describe_track(container, stream, file)
+            track = _open_file(stack, file, shown)
         except OSError as error:
             raise unreadable_error(error).at(shown) from error
         if any(packet.has_sidedata("encryption_info") for packet in track.head):
@@ -110,83 +104,37 @@ def open_track(url: str, *, roots: Sequence[Path] = ()) -> Iterator[OpenTrack]:
         yield track
 
 
-def choose_track(
-    container: InputContainer, shown: str, file: io.RawIOBase | None = None
-) -> VideoStream:
-    """The video track with the most pixels, the first of equals; still pictures do not count.
-
-    `file`: what the container reads from, to look for stills that do not say that they are.
-    """
-    if len(container.streams) > MAX_TRACKS:
-        raise TooLarge(f"{shown}: has {len(container.streams)} tracks, at most {MAX_TRACKS}")
-    tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not tracks:
-        raise NoVideoStream(f"{shown}: holds no video track; expected one")
-    readable = [s for s in tracks if s.codec_context is not None]
-    if not readable:
-        raise UnsupportedCodec(f"{shown}: there is no decoder for its video; convert it to H.264")
-    if len(readable) > 1 and file is not None:
-        moving = _find_moving(file, shown)
-        readable = [s for s in readable if s.index in moving] or readable
-    stream = max(readable, key=lambda s: s.codec_context.width * s.codec_context.height)
-    context = stream.codec_context
-    _check_size(context.width, context.height, shown)
-    if context.name not in CODECS:
-        raise UnsupportedCodec(
-            f"{shown}: its video codec is {context.codec.canonical_name}, which is not read here; "
-            "convert it to H.264"
-        )
-    return stream
+def _open_file(stack: ExitStack, file: io.RawIOBase, shown: str) -> OpenTrack:
+    """The track of an open file; its container is closed with the stack."""
+    if isinstance(file, GrowingFile):
+        return _open_growing(stack, file, shown)
+    container = stack.enter_context(open_container(file, shown))
+    stream = choose_track(container, shown, file)
+    if not stream.codec_context.width:
+        check_declared_size(file, shown)
+    prepare_track(container, stream)
+    return describe_track(container, stream, file)
 
 
-def _find_moving(file: io.RawIOBase, shown: str) -> set[int]:
-    """Tracks that have a second packet among the first ones of the file."""
-    counts: Counter[int] = Counter()
-    position = file.tell()
-    file.seek(0)
+def _open_growing(stack: ExitStack, file: GrowingFile, shown: str) -> OpenTrack:
+    """The same of one that is followed, as soon as so much is written that it can be opened."""
+    check_can_be_followed(file.await_head(), shown)
     try:
-        with open_container(file, shown) as container:
-            for packet in islice(container.demux(container.streams.video), MAX_PROBED_PACKETS):
-                counts[packet.stream_index] += packet.size > 0
-    except (FFmpegError, IndexError, SourceError):
-        pass  # what it found so far counts; reading will say what is wrong
-    file.seek(position)
-    return {index for index, count in counts.items() if count > 1}
-
-
-def _check_size(width: int, height: int, shown: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise TooLarge(
-            f"{shown}: pictures of {width}x{height}, "
-            "expected at most 4096x4096 pixels in all; scale it down"
+        container = stack.enter_context(open_container(file, shown))
+    except SourceError:
+        file.check()  # what ended the file is why it did not open
+        raise
+    name = container.format.name
+    if name not in FOLLOWED:
+        raise SourceRefused(
+            f"{shown}: is {name}, which cannot be read while it is written; record MPEG-TS, MKV or "
+            "fragmented MP4, or ingest it when it is finished"
         )
-
-
-def _check_declared_size(file: io.RawIOBase, shown: str) -> None:
-    """Probing gave no picture size: damage, or a picture it refused; ask the container alone."""
-    position = file.tell()
-    file.seek(0)
-    with open_container(file, shown, codecs=("none",)) as container:
-        for stream in container.streams.video:
-            if stream.codec_context is not None:
-                _check_size(stream.codec_context.width, stream.codec_context.height, shown)
-    file.seek(position)
-
-
-def select_track(container: InputContainer, index: int) -> None:
-    """Let a container pass over all other tracks."""
-    for other in container.streams:
-        if other.index != index:
-            other.discard = Discard.all
-
-
-def prepare_track(container: InputContainer, stream: VideoStream) -> None:
-    """Ready a track for decoding with one thread."""
-    select_track(container, stream.index)
-    context = stream.codec_context
-    context.thread_count = 1
-    context.thread_type = "NONE"
-    context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream = choose_track(container, shown)
+    prepare_track(container, stream)
+    track = describe_track(container, stream, file)
+    file.check()
+    return track
 
 
 def _read_head(container: InputContainer, stream: VideoStream) -> list[Packet]:
@@ -229,7 +177,7 @@ def describe_track(
             container, stream, track_start, origin * time_base, container_tick
         ),
         file=file,
-        cut_short=file is not None and _is_cut_short(file),
+        cut_short=file is not None and file.seekable() and _is_cut_short(file),
         head=head,
     )
 
