@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.rotation import Rotation, choose_seed
 
 if not torch.cuda.is_available():
     # Triton reads it where a kernel is defined: from here on they run on a CPU, interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# No example has a time of its own: a limit of milliseconds fails on a machine that does other work.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 PACKAGES = ("aot", "workers", "pipeline", "bench", "demo")
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -45,7 +45,7 @@ def assert_same(actual: ClipTokens, expected: ClipTokens) -> None:
     torch.testing.assert_close(actual.mass, expected.mass, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     frames=st.integers(1, 9),
     cuts=st.sets(st.integers(1, 8)),

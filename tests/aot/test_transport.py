@@ -33,7 +33,7 @@ def test_given_marginals_equal_pot():
     torch.testing.assert_close(plan, expected, rtol=1e-8, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sources=st.integers(1, 12),
     anchors=st.integers(1, 8),
@@ -49,7 +49,7 @@ def test_columns_are_exact_and_the_mass_is_one_after_any_iteration(
     torch.testing.assert_close(plan.sum((1, 2)), torch.ones(2).double())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000))
 def test_row_error_falls_with_iterations(seed):
     cost = costs(1, 12, 5, seed)
@@ -103,7 +103,7 @@ def test_a_constant_in_the_cost_neither_overflows_nor_matters_when_converged(off
     torch.testing.assert_close(plan, expected, rtol=1e-4, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([10.0, 1e3, 1e6, 1e30]))
 def test_huge_costs_stay_finite(seed, scale):
     plan = sinkhorn(costs(1, 6, 4, seed, scale).float())

@@ -34,7 +34,7 @@ def plain_limits(budget: Budget, position: int) -> tuple[int, int]:
     return min(max(late, unspendable), whole), high
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(budget=budgets)
 def test_limits_are_what_plain_arithmetic_gives(budget):
     position = torch.arange(2 * budget.clip_frames)
@@ -44,7 +44,7 @@ def test_limits_are_what_plain_arithmetic_gives(budget):
         assert max(int(low), 0) == max(fewest, 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(budget=budgets, data=st.data())
 def test_whatever_is_worth_a_token_there_is_room_for_what_comes_out(budget, data):
     frames = data.draw(st.integers(1, budget.clip_frames + 3))

@@ -70,7 +70,7 @@ def test_nothing_that_fits_the_schema_or_does_not_is_a_server_error(base):
         for operation in operations:
 
             @given(case=operation.as_strategy())
-            @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=25, suppress_health_check=list(HealthCheck))
             def check(case):
                 case.call_and_validate(checks=[not_a_server_error], timeout=60)
 

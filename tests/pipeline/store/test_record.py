@@ -72,7 +72,7 @@ def clip_parts(draw):
     return clip, columns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(clip_parts(), st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()))
 def test_any_clip_comes_back_bit_for_bit(parts, fingerprint):
     clip = CompressedClip(**parts[0], tokens=ClipTokens(**parts[1]))

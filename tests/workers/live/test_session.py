@@ -287,9 +287,7 @@ def _quiet(caplog):
     caplog.set_level(logging.ERROR, logger="workers.live")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EVENTS, st.booleans())
 def test_every_second_is_accounted_for_once(steps, gated):
     second, media_s, events = 0, 0, []
