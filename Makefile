@@ -48,8 +48,10 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Rooms and arrows of docs/architecture.md, tables of docs/settings.md, as they are now.
+# Rooms and arrows of docs/architecture.md, tables of docs/settings.md, the manifest of the chart, as
+# they are now.
 drawings: install
+	$(BIN)/python -m tests.deploy.render
 	$(BIN)/python -m tests.rooms
 	$(BIN)/python -m tests.settings_page
 

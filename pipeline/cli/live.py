@@ -36,6 +36,9 @@ def up(
     metrics: str = typer.Option(
         None, "--metrics", help="HOST:PORT where Prometheus may ask; default: metrics.address."
     ),
+    detach: bool = typer.Option(
+        False, "--detach", help="Start those that nobody writes yet, on Ray, and leave."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One line of JSON per stream at the end."),
 ) -> int:
     """Keep every stream that the settings name under `streams:`, until interrupted.
@@ -43,11 +46,14 @@ def up(
     Streams that are added to the settings file, removed from it or changed there are begun, ended
     or begun anew as soon as the file is written, or on SIGHUP.
     """
+    from pipeline.cli.progress import start_detached
     from pipeline.cli.watched import WatchedSettings
     from pipeline.ingest.live import named_streams
 
     settings = settings_of(context, {"metrics": {"address": metrics}})
     requests = named_streams(settings)
+    if detach:
+        return start_detached(settings, requests, as_json, missing=True)
     watched = WatchedSettings(common_of(context))
     watched.listen()
     return watch_live(settings, requests, as_json, keep=True, look=watched.look)

@@ -7,7 +7,7 @@ themselves; this process only looks at how far they are.
 import logging
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.ingest.job import IngestJob
 from pipeline.ingest.live import check_live, live_sink, live_spec
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings
-from pipeline.values.errors import InvalidQuery
+from pipeline.values.errors import InvalidQuery, LeaseHeld
 from workers.cluster.cluster import (
     Cluster,
     open_cluster,
@@ -91,13 +91,18 @@ def _restore_handler(handler: Any) -> None:
 
 
 def detach(
-    settings: Settings, requests: list[IngestRequest], *, keep_going: bool = False
+    settings: Settings,
+    requests: list[IngestRequest],
+    *,
+    keep_going: bool = False,
+    tell_held: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Start sessions that go on after this process; return the ids of their streams.
 
     Without a cluster's address, one is started on this machine; `ray stop` ends it. It is ended
     here where nothing was started in it. With `keep_going` a video that cannot be ingested is left
-    out: a warning says why.
+    out: a warning says why. With `tell_held` it is told of streams that somebody writes already,
+    and they are no error.
 
     Raises:
         InvalidQuery: the settings say that nothing is to run on Ray.
@@ -112,7 +117,7 @@ def detach(
     if job.joins_cluster:
         with open_cluster(job.cluster()) as cluster:
             admitted = _admitted(job, requests, cluster, keep_going=keep_going)
-            return list(_start_all(RayRunner(job, cluster), admitted, keep_going=keep_going))
+            return list(_start_all(RayRunner(job, cluster), admitted, keep_going, tell_held))
     admitted = _admitted(job, requests, None, keep_going=keep_going)
     if not admitted:
         return []
@@ -120,7 +125,7 @@ def detach(
     started: list[str] = []
     try:
         with open_cluster(chosen) as cluster:
-            for stream_id in _start_all(RayRunner(job, cluster), admitted, keep_going=keep_going):
+            for stream_id in _start_all(RayRunner(job, cluster), admitted, keep_going, tell_held):
                 started.append(stream_id)
     finally:
         if is_new and not started:
@@ -150,13 +155,19 @@ def _admitted(
 
 
 def _start_all(
-    runner: RayRunner, requests: list[IngestRequest], *, keep_going: bool
+    runner: RayRunner,
+    requests: list[IngestRequest],
+    keep_going: bool,
+    tell_held: Callable[[str], None] | None,
 ) -> Iterator[str]:
     """Start detached sessions and yield their streams' ids."""
     for request in requests:
         try:
             runner.start(request, detached=True)
         except Exception as error:
+            if isinstance(error, LeaseHeld) and tell_held is not None:
+                tell_held(request.source.stream_id)
+                continue
             if not keep_going:
                 raise
             _warn(request, error)
