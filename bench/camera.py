@@ -225,3 +225,12 @@ def encode_units(pictures: Iterator[UInt8[np.ndarray, "rows cols 3"]], fps: int)
     if encoder is not None:
         units += [bytes(packet) for packet in encoder.encode(None)]
     return units
+
+
+def iter_units(units: Sequence[bytes]) -> Iterator[UInt8[np.ndarray, "rows cols 3"]]:
+    """The pictures that access units of `encode_units` decode to."""
+    decoder = cast(VideoCodecContext, av.CodecContext.create("h264", "r"))
+    decoder.thread_count = 1
+    for packet in [*map(av.Packet, units), None]:
+        for picture in decoder.decode(packet):
+            yield picture.to_ndarray(format="rgb24")

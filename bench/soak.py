@@ -49,6 +49,8 @@ SLOWEST = 4.0
 """A machine that takes so many times as long is not waited for."""
 HEIGHT, WIDTH = 180, 320
 SCENE_S = 60
+KEYFRAME_EVERY = 5
+"""Pictures."""
 START_S, END_S = 120.0, 60.0
 LOOKS_PER_HOUR = 10
 FLAT = 0.05
@@ -127,10 +129,10 @@ def run(
 
 
 def make_recording(speed: int, fps: float) -> Recording:
-    """A minute of the scene, to be played so many times too fast."""
+    """A minute of the scene, to be played so many times too fast; with a camera's keyframes."""
     step = max(1, round(1 / fps))
     pictures = islice(draw_still(SCENE_S, height=HEIGHT, width=WIDTH), 0, None, step)
-    return Recording(encode_units(pictures, SCENE_S), speed / step)
+    return Recording(encode_units(pictures, KEYFRAME_EVERY), speed / step)
 
 
 class FastConnection:

@@ -3,8 +3,10 @@
 A frame is compared with the last one that was encoded, cell by cell: the mean colours of blocks,
 whose noise is far below a pixel's. What a block varies by when nothing happens is the median of its
 last steps, which a thing that comes and goes does not move; a change is what stands clear of that,
-in several blocks or plainly in one. Light that changes all over is taken out of both, and counts by
-itself once it has gone far enough, so that nothing is held for ever. Knows no model and no time.
+in several blocks or plainly in one. A keyframe codes the same place anew, a little different nearly
+everywhere: a change must stand clear of what most blocks differ by, too. Light that changes all
+over is taken out of both, and counts by itself once it has gone far enough, so that nothing is held
+for ever. Knows no model and no time.
 """
 
 from collections import deque
@@ -26,6 +28,10 @@ class StillnessRule:
     """Levels of 255 that a block's mean must differ by, however quiet the picture."""
     noise_factor: float = 6.0
     """And so many times what it differs by from frame to frame when nothing happens."""
+    flicker_factor: float = 4.0
+    """And so many times what most blocks of this frame differ by, as those of a keyframe do,"""
+    most_flicker: float = 8.0
+    """of which so many levels count at most: what changes all over in earnest is seen."""
     blocks: int = 4
     """A change counts that is seen in so many blocks at once: an edge that trembles is none."""
     clear: float = 4.0
@@ -75,7 +81,9 @@ class StillnessGate:
     def _is_new(self, cells: Cells, encoded: Cells) -> bool:
         rule = self.rule
         differs, light = _differ(cells, encoded)
-        ratio = differs / np.maximum(rule.least_change, rule.noise_factor * self._noise())
+        flicker = min(rule.most_flicker, rule.flicker_factor * float(np.median(differs)))
+        noise = rule.noise_factor * self._noise()
+        ratio = differs / np.maximum(max(rule.least_change, flicker), noise)
         return bool(
             (ratio > 1).sum() >= rule.blocks or ratio.max() > rule.clear or light > rule.light
         )

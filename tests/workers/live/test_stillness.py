@@ -79,6 +79,21 @@ def test_light_that_jumps_all_over_does_not_hide_what_comes_with_it():
     assert not gate.is_still(scene(rng, light=4.0, item=(30, 30)))
 
 
+def test_a_keyframe_that_codes_all_anew_is_held_and_what_comes_with_it_is_seen():
+    gate, rng = StillnessGate(), np.random.default_rng(9)
+    blocks = rng.normal(0, 2.5, (24, 24)).repeat(SIDE // 24, axis=0).repeat(SIDE // 24, axis=1)
+
+    def look(number, item=None):
+        frame = scene(np.random.default_rng(10), noise=0.0, item=item).astype(np.float32)
+        coded = frame + (blocks[..., None] if number % 5 == 0 else 0)
+        return gate.is_still(coded.clip(0, 255).astype(np.uint8))
+
+    assert all([look(number) for number in range(1, 31)][1:])
+    assert not look(35, item=(30, 30))
+    assert look(36, item=(30, 30))
+    assert not look(37)
+
+
 def test_a_thing_that_stays_is_held():
     gate, rng = StillnessGate(), np.random.default_rng(2)
     for _ in range(20):
