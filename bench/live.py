@@ -374,6 +374,9 @@ class Forgetful:
     def recover_open(self) -> Cursor | None:
         return None
 
+    def covered_s(self) -> float:
+        return 0.0
+
     def fix_wall_start(self, wall_start_s: float) -> float:
         return wall_start_s
 

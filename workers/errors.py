@@ -6,6 +6,7 @@
       SourceError          the video; carries the source with credentials removed
         SourceUnreachable    not there, not readable, or no answer
         SourceStalled        connected, but no picture came for too long
+        SourceBroken         reading broke off: an error behind the first pictures
         SourceCrashed        the process that decodes it died
         SourceReplaced       a followed file was shortened, or another one took its place
         SourceRefused        not allowed: protocol, format, or place
@@ -80,6 +81,11 @@ class SourceUnreachable(SourceError):
 
 class SourceStalled(SourceError):
     """Connected, but no picture came for too long."""
+
+
+class SourceBroken(SourceError):
+    """Reading broke off behind what was read: the source sent what is not to be read, or an
+    error."""
 
 
 class SourceCrashed(SourceError):

@@ -87,9 +87,30 @@ class FencedStream:
         """The last clip that the store is known to have acknowledged."""
         return self._told
 
-    def position(self) -> Position | None:
+    def require_told(self, *, limit_s: float) -> None:
+        """Ask the store whether it still has all that it acknowledged.
+
+        Raises:
+            SinkWentBack: it has less; `last_told` is what it has.
+        """
+        told, position = self._told, self.position(limit_s=limit_s)
+        last = None if position is None else (position.epoch, position.index)
+        if told is not None and (last is None or last < told):
+            self._went_back(last)
+            raise SinkWentBack(
+                f"{self.stream_id}: clip {told[1]} of epoch {told[0]} was stored, now the last one "
+                f"is {last}"
+            )
+
+    def covered_s(self, *, limit_s: float | None = None) -> float:
+        """Stream time up to which the store accounts for the stream, by clips or gaps."""
+        position = self.position(limit_s=limit_s)
+        gaps = self._patiently(lambda: self.store.list_gaps(self.stream_id), limit_s)
+        return max([gap.end_s for gap in gaps] + [0.0 if position is None else position.end_s])
+
+    def position(self, *, limit_s: float | None = None) -> Position | None:
         """The last stored clip."""
-        position = self._patiently(lambda: self.store.get_position(self.stream_id), None)
+        position = self._patiently(lambda: self.store.get_position(self.stream_id), limit_s)
         if position is not None and self._told is None:
             self._told = (position.epoch, position.index)
         return position

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from pipeline.ingest.fenced import FencedStream
@@ -28,7 +29,7 @@ from pipeline.values.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from pipeline.values.types import Gap
+from pipeline.values.types import Gap, Lease
 from workers.errors import SinkFull, SinkWentBack
 from workers.redact import redact_url
 from workers.types import CompressedClip
@@ -64,6 +65,8 @@ class Outbox:
         self._lock = threading.Lock()
         self._delivering = threading.Lock()
         self._closed = threading.Event()
+        self._is_behind = False
+        """The store has lost something, and what is to be stored again is not sorted out yet."""
         self._drainer: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -135,7 +138,7 @@ class Outbox:
         """A spool that takes no more does not matter while the store is there."""
         if self.is_away:
             raise full
-        away = _find_away(lambda: self._deliver(entry, 0.0))
+        away = _find_away(lambda: self._deliver_all(limit_s=0.0, past=entry))
         if away is not None:
             raise full from away
 
@@ -154,7 +157,7 @@ class Outbox:
         if self.is_away:
             return False
         left_s = max(0.0, limit_s - (time.monotonic() - began_s))
-        return _find_away(lambda: self._deliver_all(limit_s=left_s)) is None
+        return _find_away(lambda: self._deliver_all(limit_s=left_s, verify=True)) is None
 
     def close(self) -> None:
         """Leave what waits to the next writer."""
@@ -174,21 +177,40 @@ class Outbox:
                 size_bytes,
             )
 
-    def _deliver_all(self, *, limit_s: float) -> None:
-        """Store what waits, in order."""
+    def _deliver_all(
+        self, *, limit_s: float, past: Entry | None = None, verify: bool = False
+    ) -> None:
+        """Store what waits, in order, and behind it what is `past` a full spool.
+
+        A store that lost what it had acknowledged is told it again, as far as it is known; with
+        `verify` it is asked whether it did, which else shows at the next clip.
+        """
         with self._delivering:
             while True:
-                with self._lock:
-                    entry = self._first()
-                if entry is None:
-                    return
                 try:
-                    self._deliver(entry, limit_s)
+                    if self._is_behind:
+                        self._go_back(limit_s)
+                    self._deliver_waiting(limit_s)
+                    if past is not None:
+                        self._deliver(past, limit_s)
+                        with self._lock:
+                            self._spool.note(past)
+                    if verify:
+                        self._stream.require_told(limit_s=limit_s)
+                        self._tell_again(limit_s)
+                    return
                 except SinkWentBack:
-                    self._go_back()
-                    continue
-                with self._lock:
-                    self._spool.acknowledge(time.monotonic())
+                    self._is_behind = True
+
+    def _deliver_waiting(self, limit_s: float) -> None:
+        while True:
+            with self._lock:
+                entry = self._first()
+            if entry is None:
+                return
+            self._deliver(entry, limit_s)
+            with self._lock:
+                self._spool.acknowledge(time.monotonic())
 
     def _first(self) -> Entry | None:
         while self._spool.waiting:
@@ -202,9 +224,9 @@ class Outbox:
     def _deliver(self, entry: Entry, limit_s: float | None) -> None:
         stream = self._stream
         if entry.kind == "gap":
-            gap = entry.to_gap()
-            stream.write(lambda lease, _: stream.store.put_gap(gap, lease), limit_s=limit_s)
+            stream.write(partial(_put_gap, stream, entry.to_gap()), limit_s=limit_s)
             return
+        self._tell_again(limit_s)
         key = record_id(entry.stream_id, *entry.place)
         stream.write(
             lambda lease, after: stream.store.put_record(key, entry.body, lease, after=after),
@@ -212,21 +234,28 @@ class Outbox:
         )
         stream.told(entry.place)
 
-    def _go_back(self) -> None:
-        """The store has less than it acknowledged: what is still here is stored again."""
-        last = self._stream.last_told
+    def _tell_again(self, limit_s: float | None) -> None:
+        """Gaps move no position: that the store lost some behind its last clip does not show. So
+        they are told once more before the next clip, and at the end."""
+        stream = self._stream
         with self._lock:
-            first = self._spool.rewind(last)
-        if first is not None and first.after not in (None, last):
-            position = self._stream.position()
-            self._put_lost(0.0 if position is None else position.end_s, first)
+            told = [entry.to_gap() for entry in self._spool.told_gaps()]
+        for gap in told:
+            put = partial(_put_gap, stream, gap)
+            stream.write(put, limit_s=limit_s)
+
+    def _go_back(self, limit_s: float) -> None:
+        """The store has less than it acknowledged: what is still here is stored again."""
+        covered_s = self._stream.covered_s(limit_s=limit_s)
+        with self._lock:
+            self._spool.rewind(self._stream.last_told, covered_s)
+        self._is_behind = False
 
     def _put_lost(self, start_s: float, before: Entry) -> None:
         """Say that nothing is left of the stretch up to an entry."""
         if before.start_s - start_s > NEAR_S:
             gap = Gap(before.stream_id, before.epoch, start_s, before.start_s, "store")
-            stream = self._stream
-            stream.write(lambda lease, _: stream.store.put_gap(gap, lease))
+            self._stream.write(partial(_put_gap, self._stream, gap))
 
     # While the store is away
 
@@ -325,6 +354,10 @@ class Outbox:
     def _refuse(self, entries: list[Entry | None], why: str) -> None:
         clips = sum(entry is not None and entry.kind == "clip" for entry in entries)
         logger.warning("%s: %d spooled clips are refused: %s", self._stream.stream_id, clips, why)
+
+
+def _put_gap(stream: FencedStream, gap: Gap, lease: Lease, after: Place | None) -> None:
+    stream.store.put_gap(gap, lease)
 
 
 def _find_away(action: Callable[[], None]) -> Exception | None:

@@ -223,6 +223,10 @@ class StoreSink:
             stands, epoch=max(stands.epoch, last.epoch), end_s=max(stands.end_s, last.end_s)
         )
 
+    def covered_s(self) -> float:
+        """Stream time up to which the store accounts for it; see `LiveSink.covered_s`."""
+        return self._stream.covered_s()
+
     def fix_wall_start(self, wall_start_s: float) -> float:
         """Unix time of stream second 0; see `LiveSink.fix_wall_start`."""
         known_s = self._stream.info.wall_start_s

@@ -35,6 +35,8 @@ OPEN = "open" + SUFFIX
 _HEAD = struct.Struct("<I")
 _DIGEST_BYTES = 32
 MAX_HEAD_BYTES = 4096
+REMEMBERED = 4096
+"""Entries that were stored whose heads are known, should the store turn out to have lost them."""
 
 Kind = Literal["clip", "gap", "open"]
 
@@ -84,6 +86,11 @@ class Entry:
     def place(self) -> Place:
         """Epoch and index of its clip."""
         return self.epoch, self.index
+
+    @property
+    def gap_identity(self) -> tuple[int, float, str] | None:
+        """What makes it the same gap, though it ends elsewhere; None of a clip."""
+        return (self.epoch, self.start_s, self.reason) if self.kind == "gap" else None
 
     def to_gap(self) -> Gap:
         """The gap it is."""
@@ -135,6 +142,8 @@ class Spool:
         self._stream = self._root / store / stream_id
         self._folder = self._stream / writer
         self._stored: deque[Kept] = deque()
+        self._gone: deque[Kept] = deque(maxlen=REMEMBERED)
+        """What was stored too, and is on the disk no more: heads alone."""
         self._waiting: deque[Kept] = deque()
         self._number = 0
         self.last_clip: Place | None = None
@@ -201,6 +210,13 @@ class Spool:
         kept = self._waiting.popleft()
         self._stored.append(replace(kept, stored_at_s=now_s))
 
+    def note(self, entry: Entry) -> None:
+        """An entry went to the store that the disk had no room for."""
+        self._number += 1
+        self._remember(Kept(self._number, replace(entry, body=b""), 0))
+        if entry.kind == "clip":
+            self.last_clip = entry.place
+
     def skip(self) -> Entry:
         """Give up the oldest that waits, which does not read."""
         kept = self._waiting.popleft()
@@ -217,15 +233,57 @@ class Spool:
             if kept.stored_at_s < now_s and not is_last:
                 self._path(kept).unlink(missing_ok=True)
                 self._stored.remove(kept)
+                self._remember(kept)
 
-    def rewind(self, last: Place | None) -> Entry | None:
-        """Have what was acknowledged behind `last` wait again; the first clip that waits then."""
-        while self._stored:
-            entry = self._stored[-1].entry
-            if entry.kind == "clip" and last is not None and entry.place <= last:
+    def _remember(self, kept: Kept) -> None:
+        """Its head; a gap that was only told again takes the place of what it was."""
+        before = self._gone[-1].entry if self._gone else None
+        if before is not None and before.gap_identity == kept.entry.gap_identity is not None:
+            self._gone.pop()
+        self._gone.append(kept)
+
+    def rewind(self, last: Place | None, covered_s: float) -> None:
+        """The store ends at clip `last` and has nothing from `covered_s` on: what was acknowledged
+        behind that clip waits again, and `told_gaps` are what is to be told again.
+
+        What is on the disk no more is a gap `store` where it was a clip.
+        """
+        acked = self._acknowledged()
+        at = max((i for i, kept in enumerate(acked) if _is_in(kept.entry, last)), default=None)
+        behind = acked if at is None else acked[at + 1 :]
+        on_disk = {kept.number for kept in self._stored}
+        lost = _tell_lost([None if kept.number in on_disk else kept for kept in behind])
+        if at is None and (missing := self._missing_before(behind, last, covered_s)) is not None:
+            lost = [missing, *lost]
+        again = [kept for kept in behind if kept.number in on_disk]
+        self._waiting.extendleft(replace(kept, stored_at_s=math.inf) for kept in reversed(again))
+        first = behind[0].number if behind else self._number + 1
+        self._stored = deque(kept for kept in self._stored if kept.number < first)
+        before = [kept for kept in self._gone if kept.number < first]
+        self._gone = deque([*before, *lost], maxlen=REMEMBERED)
+
+    def _missing_before(
+        self, behind: list[Kept], last: Place | None, covered_s: float
+    ) -> Kept | None:
+        """What lies before all that is known here, where the first clip of it says that there was
+        one before it that the store does not have."""
+        known = [*behind, *self._waiting]
+        clip = next((kept.entry for kept in known if kept.entry.kind == "clip"), None)
+        if clip is None or clip.after in (None, last):
+            return None
+        return Kept(-1, _lost_gap(replace(clip, start_s=covered_s), known[0].entry.start_s), 0)
+
+    def told_gaps(self) -> list[Entry]:
+        """Gaps that were acknowledged behind the last acknowledged clip, in order."""
+        told = []
+        for kept in reversed(self._acknowledged()):
+            if kept.entry.kind == "clip":
                 break
-            self._waiting.appendleft(replace(self._stored.pop(), stored_at_s=math.inf))
-        return next((kept.entry for kept in self._waiting if kept.entry.kind == "clip"), None)
+            told.append(kept.entry)
+        return told[::-1]
+
+    def _acknowledged(self) -> list[Kept]:
+        return sorted([*self._gone, *self._stored], key=lambda kept: kept.number)
 
     def earlier(self) -> Iterator[Entry | None]:
         """What earlier writers left, in order; None in the place of one that is torn."""
@@ -277,6 +335,37 @@ class Spool:
             raise
         if flush:
             _flush_folder(self._folder)
+
+
+def _is_in(entry: Entry, last: Place | None) -> bool:
+    """Whether a store that ends at clip `last` has this clip."""
+    return entry.kind == "clip" and last is not None and entry.place <= last
+
+
+def _tell_lost(behind: list[Kept | None]) -> list[Kept]:
+    """Gaps as they were, and gaps `store` for clips that are lost; None is what is not lost."""
+    told: list[Kept] = []
+    goes_on = False
+    for kept in behind:
+        if kept is None or kept.entry.kind == "gap":
+            told += [] if kept is None else [kept]
+            goes_on = False
+            continue
+        if goes_on and told[-1].entry.epoch == kept.entry.epoch:
+            before = told.pop()
+            entry = replace(before.entry, end_s=kept.entry.end_s)
+            told.append(replace(before, entry=entry))
+        else:
+            told.append(replace(kept, entry=_lost_gap(kept.entry, kept.entry.end_s)))
+        goes_on = True
+    return told
+
+
+def _lost_gap(clip: Entry, end_s: float) -> Entry:
+    """What is told of a stretch from a clip's start on that nothing is left of."""
+    return replace(
+        clip, kind="gap", end_s=max(clip.start_s, end_s), index=-1, after=None, reason="store"
+    )
 
 
 def discard(rules: SpoolRules, store: str, stream_id: str) -> None:

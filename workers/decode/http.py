@@ -30,6 +30,7 @@ class HttpGate:
 
     def __call__(self, url: str, flags: int, options: dict) -> "HttpBody":
         """Open one URL; PyAV's `io_open`."""
+        self.refusal = None
         try:
             endpoint = check_url(url, self._policy, shown=self._shown)
             if endpoint.scheme not in ("http", "https"):

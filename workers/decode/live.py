@@ -18,14 +18,14 @@ from typing import Literal
 import av
 import numpy as np
 from av import VideoFrame
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 from av.packet import Packet
 from av.video.reformatter import VideoReformatter
 
 from workers.decode.frame import read_orientation, turn
 from workers.decode.sampling import Sampler, SamplingGrid
 from workers.decode.track import OpenTrack
-from workers.errors import NoKeyframe, TooLarge
+from workers.errors import NoKeyframe, SourceBroken, SourceError, SourceStalled, TooLarge
 
 JUMP_BACK_S = 1.0
 """A step back in decode time beyond this starts a new epoch; a smaller one is disorder."""
@@ -91,29 +91,44 @@ class LiveDecoder:
         self._untimed: list[Packet] = []
         self._began = False
         self._damaged = False
+        self._failure: SourceError | None = None
+        """Why the connection ended, where it did not just end."""
         self.pace: Pace = "all"
         self.tally = LiveTally()
 
     def pictures(self) -> Iterator[Picture]:
-        """Sampled pictures in presentation order.
+        """Sampled pictures in presentation order, to the end of the connection.
 
         Raises:
             NoKeyframe: none within `KEYFRAME_WAIT_S`.
             TooLarge: a picture that memory does not hold.
+            SourceStalled, SourceBroken: the connection ended with an error; behind the pictures
+                that came before it.
         """
         waiting_since_s = self._clock()
-        try:
-            for packet in self.track.container.demux(self.track.stream):
-                if not packet.size:
-                    continue
-                self.tally.packets += 1
-                if self._begin(packet, waiting_since_s):
-                    for timed in self._time(packet):
-                        yield from self._decode(timed)
-        except (FFmpegError, IndexError):  # IndexError: PyAV, where a track appeared on the way
-            pass
+        for packet in self._packets():
+            self.tally.packets += 1
+            if self._begin(packet, waiting_since_s):
+                for timed in self._time(packet):
+                    yield from self._decode(timed)
         for frame in self._send(None):
             yield from self._choose(frame, self._clock())
+        if self._failure is not None:
+            raise self._failure
+
+    def _packets(self) -> Iterator[Packet]:
+        """The packets that have a content, to the end or to an error, which is kept."""
+        packets = self.track.container.demux(self.track.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (FFmpegError, OSError, IndexError) as error:
+                self._failure = _explain(error)
+                return
+            if packet.size:
+                yield packet
 
     def _begin(self, packet: Packet, waiting_since_s: float) -> bool:
         """Whether decoding has begun: from a keyframe on."""
@@ -195,6 +210,16 @@ class LiveDecoder:
         if not began_us:
             return None
         return began_us / 1e6 + float((ticks - self.track.origin) * self.track.time_base)
+
+
+def _explain(error: Exception) -> SourceError:
+    """What a demuxer's error means to who reads the source."""
+    if isinstance(error, (ExitError, TimeoutError)):  # by PyAV's limit, by the protocol's own
+        return SourceStalled("nothing came within the time that a read may take")
+    if isinstance(error, IndexError):  # PyAV, where a track appeared on the way
+        return SourceBroken("its tracks changed while it was read; it is opened again")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return SourceBroken(f"reading broke off: {reason}")
 
 
 class _Epochs:

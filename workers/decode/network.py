@@ -21,7 +21,7 @@ from workers.decode.container import MAX_PIXELS
 from workers.decode.http import HttpGate
 from workers.decode.policy import Endpoint, SourcePolicy, check_url
 from workers.decode.track import OpenTrack, describe_track
-from workers.errors import NoVideoStream, SourceUnreachable, TooLarge
+from workers.errors import NoVideoStream, SourceBroken, SourceUnreachable, TooLarge
 
 OVER_HTTP = ("hls", "mpegts", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv")
 """FFmpeg's names of the containers that are read over HTTP."""
@@ -63,16 +63,21 @@ def open_network_track(
     """
     av.logging.set_level(None)
     endpoint = check_url(url, policy, shown=shown)
-    with _open_container(endpoint, policy, options, shown) as container:
+    gate = HttpGate(policy, shown, timeout_s=options.read_timeout_s)
+    with _open_container(endpoint, gate, options, shown) as container:
         stream = choose_track(container, shown)
         prepare_track(container, stream)
-        yield describe_track(container, stream)
+        try:
+            yield describe_track(container, stream)
+        except SourceBroken as broken:
+            if gate.refusal is not None:  # what FFmpeg was told, and cannot tell
+                broken.args = (f"{broken} ({gate.refusal})",)
+            raise
 
 
 def _open_container(
-    endpoint: Endpoint, policy: SourcePolicy, options: NetworkOptions, shown: str
+    endpoint: Endpoint, gate: HttpGate, options: NetworkOptions, shown: str
 ) -> InputContainer:
-    gate = HttpGate(policy, shown, timeout_s=options.read_timeout_s)
     started_s = time.monotonic()
     try:
         container = av.open(

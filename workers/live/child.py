@@ -22,7 +22,7 @@ from workers.decode.live import LiveDecoder, Picture, load_decoder
 from workers.decode.network import NetworkOptions, open_network_track
 from workers.decode.policy import SourcePolicy
 from workers.decode.track import OpenTrack
-from workers.errors import TooLarge, WorkerError
+from workers.errors import SourceError, TooLarge, WorkerError
 from workers.live.wire import Beat, Ended, Opened, Started, write_message
 
 QUEUE_BYTES = 64 << 20
@@ -88,7 +88,10 @@ def run(request: Request, messages: BinaryIO) -> None:
             write_message(messages, _describe(track))
             decoder = LiveDecoder(track, fps=request.fps)
             threading.Thread(target=_obey, args=(decoder,), daemon=True).start()
-            _Sender(decoder, messages).run()
+            try:
+                _Sender(decoder, messages).run()
+            except SourceError as error:
+                raise error.at(request.shown) from error.__cause__
         end = Ended(memory_bytes=peak_memory_bytes())
     except WorkerError as error:
         end = Ended(error.code, str(error), peak_memory_bytes())

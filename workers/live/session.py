@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,8 @@ from workers.types import CompressedClip, Cursor, GapReason, StreamGap, VideoSou
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 STORE_OUTAGE_S = 5.0
 """A store that takes longer for a clip was away: pictures were dropped meanwhile."""
 SLACK, BEGIN_SLACK = 1.5, 0.1
@@ -57,6 +59,10 @@ class LiveSink(ClipSink, Protocol):
 
         It stands behind its gaps too: what was held after the last clip is accounted for.
         """
+        ...
+
+    def covered_s(self) -> float:
+        """Stream time up to which what is stored accounts for the stream, by clips or gaps."""
         ...
 
     def fix_wall_start(self, wall_start_s: float) -> float:
@@ -362,7 +368,7 @@ class _Session:
         compressed = clip.to_compressed()
         self._open = None
         try:
-            stored_bytes = self._put(compressed)
+            stored_bytes = self._store(compressed, lambda: self._sink.put(compressed))
         except SinkFull as error:
             self._lose(clip.first.epoch, compressed.start_s, error)
             return
@@ -372,16 +378,17 @@ class _Session:
         self._index = clip.index + 1
         self._count(clips=1, stored_bytes=stored_bytes)
 
-    def _put(self, clip: CompressedClip) -> int:
-        """Store a clip; what the store lost before it is a gap: a camera shows nothing twice."""
+    def _store(self, part: CompressedClip | StreamGap, put: Callable[[], T]) -> T:
+        """Store a clip or a gap; what the store lost before it is a gap: a camera shows nothing
+        twice."""
         try:
-            return self._sink.put(clip)
+            return put()
         except SinkWentBack as error:
-            logger.warning("stream %s: %s", clip.stream_id, error)
-        stands = self._sink.position()
-        lost_from_s = 0.0 if stands is None else stands.end_s
-        self._put_gap(clip.epoch, lost_from_s, clip.start_s, "store")
-        return self._sink.put(clip)
+            logger.warning("stream %s: %s", part.stream_id, error)
+        lost_from_s = self._sink.covered_s()
+        if part.start_s > lost_from_s:
+            self._put_gap(part.epoch, lost_from_s, part.start_s, "store")
+        return put()
 
     def _end_held(self) -> None:
         held, self._held = self._held, None
@@ -429,7 +436,7 @@ class _Session:
     ) -> None:
         gap = StreamGap(self._source.stream_id, epoch, start_s, end_s, reason)
         try:
-            self._sink.put_gap(gap)
+            self._store(gap, lambda: self._sink.put_gap(gap))
         except SinkFull as error:
             self._lose(epoch, start_s, error)
             return

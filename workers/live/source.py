@@ -17,6 +17,7 @@ from workers.decode.live import Pace, Picture
 from workers.errors import (
     NoKeyframe,
     NoVideoStream,
+    SourceBroken,
     SourceCrashed,
     SourceError,
     SourceStalled,
@@ -35,6 +36,7 @@ _REASONS: dict[type[SourceError], OutageReason] = {
     SourceStalled: "stalled",
     NoKeyframe: "stalled",
     SourceCrashed: "crashed",
+    SourceBroken: "disconnected",
     SourceUnreachable: "unreachable",
     NoVideoStream: "unreachable",  # a camera that starts answers before it has pictures
 }

@@ -288,6 +288,64 @@ def test_clips_that_a_store_lost_and_the_disk_has_no_more_are_a_gap(
         assert (gap.start_s, gap.end_s, gap.reason) == (6.0, 10.0, "store")
 
 
+LINE = [
+    clip(0),
+    clip(1),
+    StreamGap("lobby", 0, 4.0, 6.0, "disconnected"),
+    clip(3),
+    StreamGap("lobby", 0, 8.0, 10.0, "held"),
+    StreamGap("lobby", 0, 10.0, 12.0, "stalled"),
+    clip(6),
+    StreamGap("lobby", 0, 14.0, 16.0, "overload"),
+    clip(8),
+    StreamGap("lobby", 0, 18.0, 20.0, "stalled"),
+]
+"""What a session puts: clips, a held stretch and gaps, of which none overlap."""
+ALL = range(len(LINE))
+
+
+def put_part(sink, part):
+    sink.put_gap(part) if isinstance(part, StreamGap) else sink.put(part)
+
+
+def told_seconds(store):
+    """Every stretch that a reader is told of, in order."""
+    parts = [(span.start_s, span.end_s, "clip") for span in store.list_spans("lobby")]
+    return sorted(parts + [(g.start_s, g.end_s, g.reason) for g in store.list_gaps("lobby")])
+
+
+@pytest.mark.parametrize("end", ["clip", "finish"])
+@pytest.mark.parametrize("kept", ["on disk", "forgotten", "no room"])
+@pytest.mark.parametrize(
+    "at", [at if at in (1, 4, 7, 8) else pytest.param(at, marks=pytest.mark.slow) for at in ALL]
+)
+def test_a_store_set_back_to_any_moment_of_a_session_leaves_nothing_untold_or_told_twice(
+    open_sink, config, rules, server, monkeypatch, at, kept, end
+):
+    monkeypatch.setattr("pipeline.ingest.outbox.KEEP_S", 0.0 if kept == "forgotten" else 1000.0)
+    sink = open_sink(spool=replace(rules, max_bytes=1) if kept == "no room" else rules)
+
+    def put(after):
+        for number, part in enumerate(LINE):
+            put_part(sink, part)
+            after(number)
+
+    set_back(config, server, put, at)
+    if end == "clip":
+        sink.put(clip(10))
+    else:
+        sink.finish(SessionReport("stopped"))
+    with open_store(config) as store:
+        wait_until(lambda: sink.spooled_bytes == 0)
+        told = told_seconds(store)
+    assert all(one[1] == two[0] for one, two in pairwise(told)), told
+    assert (told[0][0], told[-1][1]) == (0.0, 22.0 if end == "clip" else 20.0)
+    wanted = {(gap.start_s, gap.end_s, gap.reason) for gap in LINE if isinstance(gap, StreamGap)}
+    assert wanted <= set(told)
+    if kept == "on disk":
+        assert "store" not in {reason for _, _, reason in told}
+
+
 def test_a_session_that_ends_while_the_store_is_away_ends_in_time(open_sink, config, server):
     sink = open_sink()
     sink.put(clip(0))

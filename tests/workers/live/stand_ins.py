@@ -61,6 +61,9 @@ class MemorySink:
             return stands
         return replace(stands, end_s=max(stands.end_s, *(gap.end_s for gap in self.gaps)))
 
+    def covered_s(self):
+        return max((one.end_s for one in [*self.clips, *self.gaps]), default=0.0)
+
     def fix_wall_start(self, wall_start_s):
         self.wall_start_s = wall_start_s if self.wall_start_s is None else self.wall_start_s
         return self.wall_start_s

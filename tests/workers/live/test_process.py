@@ -2,17 +2,27 @@
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from tests.videos import read_index
+from tests.videos import read_index, write_video
 from tests.waits import HANG_S
-from workers.errors import SourceCrashed, SourceRefused, SourceStalled, SourceUnreachable
+from tests.workers.live.web import serve_http
+from workers.errors import (
+    SourceBroken,
+    SourceCrashed,
+    SourceRefused,
+    SourceStalled,
+    SourceUnreachable,
+)
 from workers.live.process import DecoderProcess
 
 
@@ -47,6 +57,48 @@ def test_a_cut_connection_ends_the_iteration(camera, request_for):
         rest = list(pictures)
 
     assert len(rest) < 60
+
+
+@pytest.fixture(scope="module")
+def transport_stream(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video") / "v.ts", frames=60, fps=10).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "told"),
+    [
+        ("reset", SourceBroken, "camera: reading broke off: Connection reset"),
+        ("silent", SourceStalled, "camera: nothing came within the time that a read may take"),
+    ],
+)
+def test_an_error_behind_the_first_pictures_is_told_and_they_are_kept(
+    transport_stream, request_for, how, error, told
+):
+    leaving = threading.Event()
+
+    def answer(request):
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(transport_stream[: len(transport_stream) * 2 // 3])
+        if how == "silent":
+            leaving.wait(HANG_S)
+            return
+        request.wfile.flush()
+        time.sleep(0.5)  # else what was sent would be forgotten with the reset
+        request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.connection.close()
+
+    with (
+        serve_http(answer) as url,
+        DecoderProcess(request_for(f"{url}/v.ts", read_timeout_s=1.0)) as decoder,
+    ):
+        pictures = []
+        with pytest.raises(error, match=told):
+            pictures.extend(decoder)
+        leaving.set()
+
+    assert [read_index(picture.rgb) for picture in pictures] == list(range(len(pictures)))
+    assert len(pictures) > 20
 
 
 def test_a_stall_is_found_by_pictures_that_do_not_come(camera, request_for):

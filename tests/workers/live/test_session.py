@@ -203,6 +203,26 @@ def test_what_a_store_lost_is_a_gap_and_the_stream_goes_on():
     ]
 
 
+def test_what_a_store_lost_is_told_where_the_next_thing_to_store_is_a_gap():
+    class Forgetful(MemorySink):
+        def put_gap(self, gap):
+            if gap.reason == "disconnected" and len(self.clips) == 2:
+                self.clips.pop()
+                raise SinkWentBack("it ends at 0/0, was told 0/1")
+            super().put_gap(gap)
+
+    sink, away = Forgetful(), 2 * FRAMES
+    later = [picture(away + 10 + i, media_s=i) for i in range(FRAMES)]
+
+    run(sink, *(picture(i) for i in range(away)), "disconnected", *later)
+
+    assert [clip.index for clip in sink.clips] == [0, 2]
+    assert sorted((gap.start_s, gap.end_s, gap.reason) for gap in sink.gaps) == [
+        (float(FRAMES), float(away), "store"),
+        (float(away), away + 10.0, "disconnected"),
+    ]
+
+
 def test_a_store_that_lost_a_clip_and_is_full_behind_it_costs_no_more_than_both():
     class Forgetful(MemorySink):
         errors = (SinkWentBack("it ends at 0/0, was told 0/1"), SinkFull("away, and full"))
