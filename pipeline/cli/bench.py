@@ -81,3 +81,9 @@ def query(as_json: bool = _JSON) -> int:
 def quality(as_json: bool = _JSON) -> int:
     """Answers kept per token dropped, for every reducer."""
     return _run("quality", as_json)
+
+
+@app.command()
+def start(as_json: bool = _JSON) -> int:
+    """CPU time of a short command: help, settings, lists."""
+    return _run("start", as_json)
