@@ -3,7 +3,8 @@ a store into a folder, and back."""
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from pipeline.ingest.identity import describe_source, known_info
@@ -11,10 +12,13 @@ from pipeline.ingest.lease import new_writer, take_lease
 from pipeline.store import ClipStore
 from pipeline.store.arrow import (
     ExportedFacts,
+    Folder,
     decode_clip,
     export_clips,
     exported_facts,
     iter_exported,
+    iter_parquet,
+    parquet_facts,
 )
 from pipeline.store.keys import record_id
 from pipeline.values.errors import InvalidQuery, MissingValue
@@ -25,11 +29,16 @@ logger = logging.getLogger(__name__)
 LEASE_S = 30.0
 SUFFIX = ".arrow"
 """Of a stream's file in a backup; its name is the stream's."""
+PARQUET = ".parquet"
+"""Of the cold tier's files."""
 UNFINISHED = "ImportBrokenOff: not all clips of the export are there; import it again"
 
 
-def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
-    """Put all clips of an exported file into their stream; how many.
+def import_stream(store: ClipStore, stream_id: str, source: str | Path) -> int:
+    """Put all clips of an exported file, or of files of the cold tier, into their stream; how many.
+
+    `source`: a file of `export_clips`; a Parquet file of the cold tier, a folder of some, or the
+    URL of either.
 
     A clip that is there already is left as it is. Until the last one is there the stream is
     `paused` and says that an import was broken off; gaps and status come with the last one.
@@ -42,15 +51,16 @@ def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
     lease = take_lease(store, stream_id, writer=new_writer(), lease_s=LEASE_S)
     count, final = 0, None
     try:
-        for key, blob in iter_exported(path):
+        export = _open_export(source)
+        for key, blob in export.records:
             record = decode_clip(blob, key=key)
             if record.clip.stream_id != stream_id:
                 raise InvalidQuery(
-                    f"{path} holds stream {record.clip.stream_id}, got {stream_id}; import it "
+                    f"{source} holds stream {record.clip.stream_id}, got {stream_id}; import it "
                     "under its own id"
                 )
             if not count:
-                final = _begin(store, stream_id, path, record.fingerprint, lease)
+                final = _begin(store, stream_id, source, export, record.fingerprint, lease)
             store.put_record(key, blob, lease)
             store.renew_lease(lease)
             count += 1
@@ -59,7 +69,7 @@ def import_stream(store: ClipStore, stream_id: str, path: Path) -> int:
     finally:
         store.release_lease(lease)
     if not count:
-        raise InvalidQuery(f"{path} holds no clip; export a range that has footage")
+        raise InvalidQuery(f"{source} holds no clip; export a range that has footage")
     return count
 
 
@@ -105,11 +115,41 @@ def iter_records(store: ClipStore, spans: Iterable[ClipSpan]) -> Iterator[tuple[
         yield record_id(span.stream_id, span.epoch, span.index), record
 
 
+@dataclass(frozen=True)
+class _Export:
+    """What is imported."""
+
+    records: Iterator[tuple[str, bytes]]
+    facts: ExportedFacts | None
+
+
+def _open_export(source: str | Path) -> _Export:
+    text = str(source)
+    if "://" not in text and not Path(text).is_dir() and not text.endswith(PARQUET):
+        return _Export(iter_exported(Path(text)), exported_facts(Path(text)))
+    folder = Folder(text)
+    names = [one.name for one in folder.list() if one.name.endswith(PARQUET)]
+    if not names and text.endswith(PARQUET):
+        head, _, tail = text.rpartition("/")
+        folder, names = Folder(head or "."), [tail]
+    told = [facts for name in names if (facts := parquet_facts(folder, name)) is not None]
+    gaps = {gap.identity: gap for facts in told for gap in facts.gaps}
+    latest = max(told, key=lambda facts: facts.info.updated_at_s, default=None)
+    records = chain.from_iterable(iter_parquet(folder, name) for name in names)
+    facts = None if latest is None else ExportedFacts(latest.info, tuple(gaps.values()))
+    return _Export(records, facts)
+
+
 def _begin(
-    store: ClipStore, stream_id: str, path: Path, fingerprint: str, lease: Lease
+    store: ClipStore,
+    stream_id: str,
+    source: str | Path,
+    export: _Export,
+    fingerprint: str,
+    lease: Lease,
 ) -> ExportedFacts:
     """Make the stream known as not whole; what it is to be once all clips are there."""
-    known, facts = known_info(store, stream_id), _facts_of(stream_id, path, fingerprint)
+    known, facts = known_info(store, stream_id), _facts_of(stream_id, source, export, fingerprint)
     if known is None:
         begun = replace(facts.info, status="paused", error=UNFINISHED)
         store.put_info(begun, lease=lease)
@@ -126,11 +166,13 @@ def _end(store: ClipStore, final: ExportedFacts, lease: Lease) -> None:
     store.put_info(final.info, lease=lease)
 
 
-def _facts_of(stream_id: str, path: Path, fingerprint: str) -> ExportedFacts:
+def _facts_of(
+    stream_id: str, origin: str | Path, export: _Export, fingerprint: str
+) -> ExportedFacts:
     """What the export says of its stream; nothing writes an imported one, so it is not running."""
-    facts = exported_facts(path)
+    facts = export.facts
     if facts is None or (facts.info.stream_id, facts.info.fingerprint) != (stream_id, fingerprint):
-        source = describe_source(str(path))
+        source = describe_source(str(origin))
         return ExportedFacts(StreamInfo(stream_id, source, "imported", fingerprint, "complete"))
     if facts.info.status == "running":
         return replace(facts, info=replace(facts.info, status="paused"))

@@ -94,7 +94,9 @@ def export(
 def import_clips(
     context: typer.Context,
     name: str,
-    source: Path = typer.Argument(..., help="A file `aot clips export` wrote."),
+    source: str = typer.Argument(
+        ..., help="What `aot clips export` wrote; or a Parquet file, or folder, of the cold tier."
+    ),
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
     """Put exported clips back into the store under their stream's own id."""

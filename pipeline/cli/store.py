@@ -1,4 +1,4 @@
-"""`aot store`: its server on this machine, and all its streams into a folder and back."""
+"""`aot store`: its server on this machine, its cold tier, all streams into a folder and back."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from pipeline.cli.output import megabytes, open_store_of, print_json, print_tabl
 from pipeline.values.plain import to_plain
 
 app = typer.Typer(
-    help="The embedded server: status, stop. All streams: backup, restore.", no_args_is_help=True
+    help="The embedded server: status, stop. All streams: cool, backup, restore.",
+    no_args_is_help=True,
 )
 
 
@@ -58,6 +59,44 @@ def restore(
     from pipeline.api.transfer import restore as restore_all
 
     return _transfer(context, restore_all, folder, as_json)
+
+
+@app.command()
+def cool(
+    context: typer.Context,
+    name: str = typer.Argument(None, help="Of all streams when it is left out."),
+    after: str = typer.Option(None, "--after", help="Age: 7d, 12h; else retention.cool_after."),
+    as_json: bool = typer.Option(False, "--json"),
+) -> int:
+    """Move old clips to the cold tier, join its small files, remove what no clip is in.
+
+    Sessions move clips by themselves while they run.
+    """
+    from pipeline.store.cold.run import cool as cool_all
+    from pipeline.values.times import parse_duration
+
+    after_s = settings_of(context).retention.cool_after if after is None else parse_duration(after)
+    with open_store_of(context) as store:
+        cooled = list(cool_all(store, after_s, name))
+    if as_json:
+        print_json({"streams": to_plain(cooled)})
+    elif not cooled:
+        print("nothing to move, and nothing to tidy")
+    else:
+        print_table(
+            ("STREAM", "CLIPS MOVED", "SIZE", "FILES", "REWRITTEN"),
+            (
+                (
+                    one.stream_id,
+                    one.moved.clips,
+                    megabytes(one.moved.size_bytes),
+                    one.moved.files,
+                    one.rewritten.clips,
+                )
+                for one in cooled
+            ),
+        )
+    return 0
 
 
 def _transfer(context: typer.Context, transfer, folder: Path, as_json: bool) -> int:

@@ -165,6 +165,16 @@ class StoreSettings(Group):
     outage_s: float = Field(default=300.0, ge=0, le=86_400)
     """How long a session waits for a server that is away before it gives up."""
     appendfsync: Literal["everysec", "always"] = "everysec"
+    cold: str | None = None
+    """Where clips go that are older than `retention.cool_after`: a folder that every machine sees,
+    `s3://BUCKET/PREFIX?region=...` or `gs://...`; credentials come from the environment."""
+
+    @field_validator("cold")
+    @classmethod
+    def _check_cold(cls, cold: str | None) -> str | None:
+        if cold is None or "://" in cold:
+            return cold
+        return str(Path(cold).expanduser().absolute())
 
     @field_validator("url")
     @classmethod
@@ -214,8 +224,10 @@ class RetentionSettings(Group):
     """`50GB`, `500MB`, or bytes: of a stream's records; the oldest go first."""
     max_bytes: ByteSize | None = Field(default=None, gt=0)
     """The same of all streams together."""
+    cool_after: float | None = Field(default=None, gt=0)
+    """`7d`, `12h`, or seconds: older footage is kept in the cold tier (`store.cold`)."""
 
-    _parse_age = field_validator("max_age", mode="before")(parse_length)
+    _parse_age = field_validator("max_age", "cool_after", mode="before")(parse_length)
 
 
 class RaySettings(Group):
@@ -334,6 +346,12 @@ class Settings(BaseSettings):
             raise ValueError(f"got the stream {twice[0]} twice, expected each name once")
         return streams
 
+    @model_validator(mode="after")
+    def _check_cold(self) -> "Settings":
+        if self.retention.cool_after is not None and self.store.cold is None:
+            raise ValueError("retention.cool_after is set and store.cold is not; set where to")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -358,7 +376,9 @@ class Settings(BaseSettings):
     def retention_rules(self) -> RetentionRules:
         """What sessions remove of what they wrote."""
         rules = self.retention
-        return RetentionRules(rules.max_age, rules.max_bytes_per_stream, rules.max_bytes)
+        return RetentionRules(
+            rules.max_age, rules.max_bytes_per_stream, rules.max_bytes, rules.cool_after
+        )
 
     def spool_rules(self) -> SpoolRules | None:
         """Where endless sources' clips wait for the store; None where they do not."""

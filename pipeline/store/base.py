@@ -2,15 +2,16 @@
 
 `redis.RedisStore` is the real one, `memory.MemoryStore` its in-memory twin for tests and dry runs,
 and one set of contract tests runs on both. Both put records (`arrow.encode_clip`) beside a time
-index (`ClipSpan`). Four small parts and their sum: whoever lists needs no writer. Nothing here
+index (`ClipSpan`). Some small parts and their sum: whoever lists needs no writer. Nothing here
 knows of Redis, Arrow or tensors.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from pipeline.store.checks import Place
+from pipeline.store.cold import ColdTier
 from pipeline.store.config import StoreConfig
 from pipeline.values.types import (
     BrokenStream,
@@ -269,7 +270,45 @@ class Watches(Protocol):
         ...
 
 
-class ClipStore(StreamIndex, ClipReader, ClipWriter, Leases, Watches, Protocol):
+class Cooling(Protocol):
+    """Records taken out of the server once they are old, each with its row: `cold` has the rest.
+
+    No lease is needed and no writer disturbed. A reader finds a clip in one place or the other.
+    """
+
+    cold: ColdTier | None
+    """Where they go; None where none is set."""
+
+    def list_hot(
+        self, stream_id: str, *, most_clips: int, from_start: bool = False
+    ) -> list[ClipSpan]:
+        """The oldest clips whose records are in the server, by start time.
+
+        Behind the latest one that was moved, unless `from_start`: then also what came later.
+        """
+        ...
+
+    def begin_move(self, stream_id: str) -> str:
+        """Say that files of the stream are being written, and refuse whoever said so before.
+        `UnknownStream`."""
+        ...
+
+    def holds_move(self, stream_id: str, token: str) -> bool:
+        """Whether nobody else said so since."""
+        ...
+
+    def move_clips(self, stream_id: str, moves: Sequence[tuple[ClipSpan, str]], token: str) -> int:
+        """Have the rows of clips name the places where their records lie now; how many did.
+
+        None where another one began to move since `begin_move` gave the token.
+
+        All in one transaction, with their values, which go. A clip whose row is no
+        longer as it is given, was removed or moved by another: it stays as it is.
+        """
+        ...
+
+
+class ClipStore(StreamIndex, ClipReader, ClipWriter, Leases, Watches, Cooling, Protocol):
     """Compressed clips by stream and time."""
 
     @property

@@ -23,9 +23,13 @@ from pipeline.values.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 1
+LAYOUT = 2
 """Of index rows, gaps and stream facts. Fields may be added to any of them within a layout: readers
-pass over what they do not know. It rises when an older release would misread them."""
+pass over what they do not know. It rises when an older release would misread them.
+
+2: some of the stream's records lie in the cold tier, where its rows say. Streams without such are
+of layout 1, as all leases are."""
+FIRST_LAYOUT = 1
 
 Place = tuple[int, int]
 """(epoch, index) of a clip."""
@@ -118,6 +122,12 @@ def in_order(span: ClipSpan) -> Place:
 
 def missing_value_error(span: ClipSpan) -> MissingValue:
     """The index names it, the store does not have it."""
+    if span.cold is not None:
+        return MissingValue(
+            f"{record_id(span.stream_id, span.epoch, span.index)}: the index names this clip in the"
+            f" cold tier, at {span.cold}, where it is not; put the file back, or `aot clips repair`"
+            " and ingest again"
+        )
     return MissingValue(
         f"{record_id(span.stream_id, span.epoch, span.index)}: the index names this clip but its "
         "value is gone; import it from an export, or `aot clips repair` and ingest again"

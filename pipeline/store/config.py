@@ -27,6 +27,8 @@ class StoreConfig:
     """How long a session waits for a server that is away before it gives up (`patience`)."""
     appendfsync: Fsync = "everysec"
     """Embedded server only: what a power cut may cost, up to a second of clips or none."""
+    cold: str | None = None
+    """Folder, or URL of one, that old clips are moved to (`cold`); None keeps all in the server."""
 
     def __repr__(self) -> str:
         return f"StoreConfig({redact_url(self.url)}, {self.namespace}, {self.dtype})"

@@ -6,14 +6,14 @@ It stores the same records, so that a test against it sees what a stored clip re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from pipeline.store.checks import (
     Place,
     in_order,
     lease_held_error,
-    missing_value_error,
     require_current,
     require_fingerprint,
     require_not_behind,
@@ -23,6 +23,9 @@ from pipeline.store.checks import (
     unknown_watch_error,
     watch_exists_error,
 )
+from pipeline.store.cold import open_cold
+from pipeline.store.cold.tidying import files_of, remove_all, remove_unused
+from pipeline.store.cold.tier import require_cold
 from pipeline.store.config import StoreConfig
 from pipeline.store.expiry import Removal, change_gaps, holds_clip, reach_of
 from pipeline.store.keys import Keys
@@ -60,6 +63,7 @@ class _Stream:
         self.open: tuple[Place, bytes] | None = None
         self.watches: dict[str, tuple[Watch, WatchState]] = {}
         self.events: list[Event] = []
+        self.mover = ""
 
 
 class MemoryStore(RecordWrites, VerifiedReads):
@@ -68,6 +72,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
     def __init__(self, config: StoreConfig | None = None) -> None:
         self._config = config or StoreConfig("memory://")
         self._keys = Keys(self._config.namespace)
+        self.cold = open_cold(self._config)
         self._streams: dict[str, _Stream] = {}
         self._lock = threading.RLock()
 
@@ -182,6 +187,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
             stream = self._known(stream_id)
             del self._streams[stream_id]
             size_bytes = sum(span.size_bytes for span in stream.rows.values())
+            remove_all(self, stream_id)
             return DeletedCounts(len(stream.rows), len(stream.gaps), size_bytes)
 
     def delete_range(
@@ -202,10 +208,12 @@ class MemoryStore(RecordWrites, VerifiedReads):
             gaps = [gap for gap in self.list_gaps(stream_id) if gap.start_s <= reach_s]
             change = change_gaps(removal, gaps)
             for span in spans:
-                del stream.rows[in_order(span)], stream.values[in_order(span)]
+                del stream.rows[in_order(span)]
+                stream.values.pop(in_order(span), None)
             for gap in change.drop:
                 del stream.gaps[gap.identity]
             stream.gaps.update({gap.identity: gap for gap in change.put})
+            remove_unused(self, stream_id, files_of(spans))
             num_gaps = sum(gap.reason != EXPIRED for gap in change.drop)
             return DeletedCounts(len(spans), num_gaps, sum(span.size_bytes for span in spans))
 
@@ -248,7 +256,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
             require_fingerprint(span.stream_id, stored, record.fingerprint)
             if holds_clip(stream.gaps.values(), span.index):
                 pass  # it was removed: it is not stored again
-            elif record.is_held_by(stream.values.get(at)):
+            elif record.is_held_by(self._stored(stream, at)):
                 span = stream.rows[at]
             else:
                 stream.values[at], stream.rows[at] = record.blob, span
@@ -258,6 +266,12 @@ class MemoryStore(RecordWrites, VerifiedReads):
                 stream.position = record.position
             stream.gaps = {k: gap for k, gap in stream.gaps.items() if not _is_filled(gap, span)}
             return span
+
+    def _stored(self, stream: _Stream, at: Place) -> bytes | None:
+        row = stream.rows.get(at)
+        if row is not None and row.cold is not None:
+            return require_cold(self.cold, row).read(row)
+        return stream.values.get(at)
 
     def get_position(self, stream_id: str) -> Position | None:
         stream = self._streams.get(stream_id)
@@ -286,12 +300,36 @@ class MemoryStore(RecordWrites, VerifiedReads):
             stream = self._writable(lease.stream_id, lease, None)
             stream.segments.update({segment.path: segment for segment in segments})
 
-    def get_record(self, span: ClipSpan) -> bytes:
+    def get_value(self, span: ClipSpan) -> bytes | None:
+        """As `VerifiedReads.get_value`."""
         stream = self._streams.get(span.stream_id, _Stream())
-        blob = stream.values.get((span.epoch, span.index))
-        if blob is None:
-            raise missing_value_error(span)
-        return blob
+        return stream.values.get((span.epoch, span.index))
+
+    def list_hot(
+        self, stream_id: str, *, most_clips: int, from_start: bool = False
+    ) -> list[ClipSpan]:
+        hot = (span for span in self.iter_spans(stream_id) if span.cold is None)
+        return list(islice(hot, most_clips))
+
+    def begin_move(self, stream_id: str) -> str:
+        with self._lock:
+            self._known(stream_id).mover = token = secrets.token_hex(8)
+            return token
+
+    def holds_move(self, stream_id: str, token: str) -> bool:
+        return self._streams.get(stream_id, _Stream()).mover == token
+
+    def move_clips(self, stream_id: str, moves: Sequence[tuple[ClipSpan, str]], token: str) -> int:
+        with self._lock:
+            if not self.holds_move(stream_id, token):
+                return 0
+            stream, num_moved = self._streams[stream_id], 0
+            for span, place in moves:
+                if stream.rows.get(in_order(span)) == span:
+                    stream.rows[in_order(span)] = replace(span, cold=place)
+                    stream.values.pop(in_order(span), None)
+                    num_moved += 1
+            return num_moved
 
     def stats(self) -> StoreStats:
         with self._lock:

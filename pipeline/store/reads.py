@@ -4,12 +4,15 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from itertools import chain, groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pipeline.store import arrow
 from pipeline.store.base import OnCorrupt
-from pipeline.store.checks import Place, in_order
+from pipeline.store.checks import Place, in_order, missing_value_error
+from pipeline.store.cold import ColdTier
+from pipeline.store.cold.tier import require_cold
 from pipeline.store.keys import record_id
 from pipeline.values.errors import (
     CorruptValue,
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOVES = 4
+"""Places in which a record is looked for: it may be moved while it is."""
 Stored = bytes | memoryview | CorruptValue
 """What a store has of a clip, unverified; the error where it has nothing that could be one."""
 
@@ -33,9 +38,12 @@ Stored = bytes | memoryview | CorruptValue
 class VerifiedReads(ABC):
     """`StreamIndex` and `ClipReader` on top of the few calls a store has of its own."""
 
+    cold: ColdTier | None
+    """As `ClipStore.cold`."""
+
     @abstractmethod
-    def get_record(self, span: ClipSpan) -> bytes:
-        """As `ClipReader.get_record`."""
+    def get_value(self, span: ClipSpan) -> bytes | None:
+        """What the server itself has of a clip, unverified; None where it has nothing."""
 
     @abstractmethod
     def iter_rows(
@@ -58,6 +66,31 @@ class VerifiedReads(ABC):
     @abstractmethod
     def close(self) -> None:
         """As `ClipStore.close`."""
+
+    def get_record(self, span: ClipSpan) -> bytes:
+        at: ClipSpan | None = span
+        for _ in range(MOVES):
+            if at is None:
+                break
+            found = self.get_value(at) if at.cold is None else require_cold(self.cold, at).read(at)
+            if found is not None:
+                return found
+            now = self._find_row(at)  # moved since it was listed, or listed by its place alone
+            at = now if now is not None and now.cold != at.cold else None
+        raise missing_value_error(span)
+
+    def _find_row(self, span: ClipSpan) -> ClipSpan | None:
+        """The row that the index has of a clip now: where it began, or anywhere."""
+        for bounds in ((span.start_s, span.end_s), (None, None)):
+            try:
+                for row in self.iter_rows(span.stream_id, *bounds):
+                    if isinstance(row, ClipSpan) and in_order(row) == in_order(span):
+                        return row
+            except UnknownStream:
+                return None
+            if span.num_tokens or self.cold is None:
+                break  # it was listed once, and would be where it was; or no other has it
+        return None
 
     def iter_overviews(self) -> Iterator[StreamOverview | BrokenStream]:
         for stream_id in self.list_streams():
@@ -136,9 +169,21 @@ class VerifiedReads(ABC):
         )
 
     def _iter_records(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:
-        """The records of `spans`, unverified; a store with a faster way than GETs overrides it."""
+        """The records of `spans`, unverified, from the server or from the cold tier."""
+        for is_cold, run in groupby(spans, key=lambda span: span.cold is not None):
+            read = self._iter_cold if is_cold else self._iter_values
+            yield from read(run)
+
+    def _iter_values(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:
+        """Those in the server; a store with a faster way than GETs overrides it."""
         for span in spans:
             yield span, self._record_of(span)
+
+    def _iter_cold(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:
+        first, rest = next(iter(spans)), spans
+        tier = require_cold(self.cold, first)
+        for span, blob in tier.iter_records(chain([first], rest)):
+            yield span, self._record_of(span) if blob is None else blob
 
     def _record_of(self, span: ClipSpan) -> Stored:
         try:

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from pipeline.store.ages import age_from, is_older, seen_at
 from pipeline.store.base import ClipStore
+from pipeline.store.cold.moving import cool_turn
 from pipeline.values.errors import InvalidSettings, LeaseHeld, PipelineError, UnknownStream
 from pipeline.values.types import ClipSpan, DeletedCounts, StreamInfo, StreamOverview
 
@@ -39,9 +41,11 @@ class RetentionRules:
     """Of records."""
     max_bytes: int | None = None
     """Of the records of all streams; the oldest footage goes first, whichever stream it is of."""
+    cool_after_s: float | None = None
+    """What is older is kept in the cold tier, and counts as before for the other rules."""
 
     def __post_init__(self) -> None:
-        for name in ("max_age_s", "max_bytes_per_stream", "max_bytes"):
+        for name in ("max_age_s", "max_bytes_per_stream", "max_bytes", "cool_after_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidSettings(f"retention: got {name} {value}, expected more than 0")
@@ -73,7 +77,10 @@ class Retention:
         self._next_s = self._clock() + EVERY_S
         try:
             removed = prune_stream(self._store, self._stream_id, self._rules)
-            return removed + make_room(self._store, self._rules)
+            removed = removed + make_room(self._store, self._rules)
+            if self._rules.cool_after_s is not None:
+                cool_turn(self._store, self._stream_id, self._rules.cool_after_s)
+            return removed
         except PipelineError as error:
             logger.warning("%s: retention is put off: %s", self._stream_id, error)
             return NONE_REMOVED
@@ -142,7 +149,7 @@ def make_room(store: ClipStore, rules: RetentionRules) -> DeletedCounts:
 def oldest_wall_s(store: ClipStore, stream_id: str) -> float | None:
     """Unix time of a stream's oldest clip; None without clips, or where it is not known."""
     first = next(_spans_of(store, stream_id), None)
-    return None if first is None else _seen_at(first, store.get_info(stream_id))
+    return None if first is None else seen_at(first, store.get_info(stream_id))
 
 
 def _cut_by_age(store: ClipStore, overview: StreamOverview, oldest_s: float) -> list[float]:
@@ -154,7 +161,7 @@ def _cut_by_age(store: ClipStore, overview: StreamOverview, oldest_s: float) -> 
     if info.wall_start_s is not None:
         cut_s = oldest_s - info.wall_start_s
     for span in store.iter_spans(info.stream_id):
-        is_old = _age_from(span, info) + span.end_s - span.start_s <= oldest_s
+        is_old = is_older(span, info, oldest_s)
         if not is_old or gone == TURN_CLIPS:
             cut_s = span.start_s if gone == TURN_CLIPS else min(cut_s, span.start_s)
             break
@@ -221,7 +228,7 @@ def _remove_oldest(store: ClipStore, stream_id: str, excess: int) -> DeletedCoun
 def _find_oldest(store: ClipStore, info: StreamInfo) -> float | None:
     """Unix time from which the age of a stream's first clip counts; None without clips."""
     first = next(_spans_of(store, info.stream_id), None)
-    return None if first is None else _age_from(first, info)
+    return None if first is None else age_from(first, info)
 
 
 def _spans_of(store: ClipStore, stream_id: str) -> Iterator[ClipSpan]:
@@ -229,19 +236,6 @@ def _spans_of(store: ClipStore, stream_id: str) -> Iterator[ClipSpan]:
         yield from store.iter_spans(stream_id)
     except UnknownStream:
         return  # removed meanwhile
-
-
-def _seen_at(span: ClipSpan, info: StreamInfo) -> float | None:
-    """Unix time at which a clip begins."""
-    if span.wall_start_s is not None:
-        return span.wall_start_s
-    return None if info.wall_start_s is None else info.wall_start_s + span.start_s
-
-
-def _age_from(span: ClipSpan, info: StreamInfo) -> float:
-    """Unix time from which a clip's age counts."""
-    seen_s = _seen_at(span, info)
-    return info.updated_at_s if seen_s is None else seen_s
 
 
 def _log(stream_id: str, removed: DeletedCounts) -> None:

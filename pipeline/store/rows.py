@@ -7,13 +7,14 @@ the store may be shared with others.
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
 
-from pipeline.store.checks import LAYOUT, Place, require_layout
+from pipeline.store.checks import FIRST_LAYOUT, Place, require_layout
 from pipeline.values.errors import CorruptValue, PipelineError
 from pipeline.values.types import (
     ClipSpan,
@@ -37,9 +38,15 @@ EXPIRED_TO = "expired_to"
 """The highest index of the clips that were removed; absent where none was."""
 RETRIABLE = "failed_gaps"
 """There when the gaps may hold some that a clip could fill."""
+COOLED_TO = "cooled_to"
+"""Start of the latest clip that was moved to the cold tier: what is older was looked at."""
+MOVER = "mover"
+"""Who moves clips to the cold tier: the last one that said so."""
 IF_FULL = "if_full"
 """The status a stream has once its own is taken away: all a full server lets a writer do."""
 
+COLD_PLACE = re.compile(r"[0-9a-z-]{1,80}@[0-9]{1,15}")
+"""`FILE@OFFSET`, in the stream's folder of the cold tier."""
 _FULL = {
     "status": "failed",
     "error": "StoreFull: the store took no more; raise maxmemory or delete streams",
@@ -47,18 +54,19 @@ _FULL = {
 
 
 def span_to_text(span: ClipSpan) -> str:
-    """`epoch:index:start:end:tokens:bytes:wall`"""
+    """`epoch:index:start:end:tokens:bytes:wall`, and `:cold` where the record was moved"""
     wall = "" if span.wall_start_s is None else repr(span.wall_start_s)
+    cold = "" if span.cold is None else f":{span.cold}"
     return (
         f"{span.epoch}:{span.index}:{span.start_s!r}:{span.end_s!r}:"
-        f"{span.num_tokens}:{span.size_bytes}:{wall}"
+        f"{span.num_tokens}:{span.size_bytes}:{wall}{cold}"
     )
 
 
 def span_from_text(stream_id: str, member: bytes) -> ClipSpan:
     """The row; raises `CorruptValue`."""
     try:
-        epoch, index, start_s, end_s, tokens, size, wall, *_ = member.decode().split(":")
+        epoch, index, start_s, end_s, tokens, size, wall, *more = member.decode().split(":")
         return ClipSpan(
             stream_id,
             int(epoch),
@@ -68,6 +76,7 @@ def span_from_text(stream_id: str, member: bytes) -> ClipSpan:
             int(tokens),
             int(size),
             float(wall) if wall else None,
+            more[0] if more and COLD_PLACE.fullmatch(more[0]) else None,
         )
     except ValueError as error:
         raise _unreadable(f"{stream_id}: an index row", error) from error
@@ -140,7 +149,7 @@ def segment_from_text(stream_id: str, text: bytes) -> StreamSegment:
 
 def lease_to_text(lease: Lease) -> str:
     """JSON, with its layout: a lease stands alone, before there are any facts."""
-    return json.dumps({**asdict(lease), LAYOUT_FIELD: LAYOUT}, separators=(",", ":"))
+    return json.dumps({**asdict(lease), LAYOUT_FIELD: FIRST_LAYOUT}, separators=(",", ":"))
 
 
 def lease_from_text(stream_id: str, text: bytes) -> Lease:
@@ -154,10 +163,12 @@ def lease_from_text(stream_id: str, text: bytes) -> Lease:
         return Lease(**_known(Lease, values))
 
 
-def info_to_hash(info: StreamInfo) -> dict[str, str]:
-    """One field per fact, JSON values; the layout; what to say when the store is full."""
+def info_to_hash(info: StreamInfo, layout: bytes | None = None) -> dict[str, str]:
+    """One field per fact, JSON values; what to say when the store is full; the layout, which is
+    the `layout` that the stream has already where that is higher than what facts alone take."""
     facts = {name: json.dumps(value) for name, value in asdict(info).items()}
-    return {**facts, LAYOUT_FIELD: str(LAYOUT), IF_FULL: json.dumps(_FULL)}
+    number = str(max(FIRST_LAYOUT, int(layout or 1)))
+    return {**facts, LAYOUT_FIELD: number, IF_FULL: json.dumps(_FULL)}
 
 
 def info_from_hash(stream_id: str, values: Mapping[bytes, bytes]) -> StreamInfo:

@@ -37,6 +37,8 @@ class ClipSpan:
     """Bytes of the stored record."""
     wall_start_s: float | None = None
     """Unix time of `start_s`."""
+    cold: str | None = None
+    """Where the record lies in the cold tier, `FILE@OFFSET`; None while it is in the server."""
 
     def overlaps(self, start_s: float | None, end_s: float | None) -> bool:
         """Whether the clip has a part in [start_s, end_s); None is open."""

@@ -70,3 +70,29 @@ def test_a_store_is_backed_up_and_restored_whole(run, video, opened, tmp_path):
     assert {name: digests(opened, name) for name in before} == before
     assert run("ingest", video, "-s", "one").out.startswith("one: already complete")
     assert run("store", "restore", tmp_path).code == 2
+
+
+def test_old_clips_are_cooled_asked_about_and_taken_back(
+    run, video, opened, environment, tmp_path, monkeypatch
+):
+    assert run("ingest", video, "--stream", "walk").code == 0
+    whole, asked = digests(opened, "walk"), run("ask", "What is it?", "-s", "walk", "--json")
+    assert run("store", "cool").code == 2  # it is not said where to
+    monkeypatch.setenv("AOT_STORE__COLD", str(tmp_path / "cold"))
+    assert "nothing to move" in run("store", "cool").out
+    [cooled] = run("store", "cool", "--after", "0.001", "--json").json["streams"]
+    assert (cooled["stream_id"], cooled["moved"]["clips"]) == ("walk", CLIPS)
+    clips = run("clips", "ls", "walk", "--json").json["clips"]
+    assert all(clip["cold"] for clip in clips)
+    again = run("ask", "What is it?", "-s", "walk", "--json")
+    assert (again.code, again.json["text"]) == (0, asked.json["text"])
+    assert run("clips", "verify", "walk").code == 0
+    files = list((tmp_path / "cold").rglob("*.parquet"))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in files:
+        (copy / path.name).write_bytes(path.read_bytes())
+    assert run("streams", "rm", "walk", "--yes").code == 0
+    assert not list((tmp_path / "cold").rglob("*.parquet"))
+    assert run("clips", "import", "walk", copy).code == 0
+    assert digests(opened, "walk") == whole

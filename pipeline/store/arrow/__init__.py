@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         exported_facts,
         iter_exported,
     )
+    from pipeline.store.arrow.folder import Folder
+    from pipeline.store.arrow.parquet import iter_parquet, parquet_facts, write_parquet
     from pipeline.store.arrow.record import (
         ClipRecord,
         decode_clip,
@@ -39,18 +41,24 @@ if TYPE_CHECKING:
 __all__ = [
     "ClipRecord",
     "ExportedFacts",
+    "Folder",
     "decode_clip",
     "encode_clip",
     "export_clips",
     "exported_facts",
     "iter_exported",
+    "iter_parquet",
+    "parquet_facts",
     "record_body",
     "record_schema",
     "same_content",
+    "write_parquet",
 ]
 
 _HOMES = {
     "export": ("ExportedFacts", "export_clips", "exported_facts", "iter_exported"),
+    "folder": ("Folder",),
+    "parquet": ("iter_parquet", "parquet_facts", "write_parquet"),
     "record": ("ClipRecord", "decode_clip", "encode_clip", "record_body", "same_content"),
     "stream": ("record_schema",),
 }

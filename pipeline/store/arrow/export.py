@@ -98,13 +98,13 @@ def export_clips(
         raise Conflict(f"{path} is there already; name another file, or replace it with --force")
     num_clips = 0
     widened = (_widen(key, blob) for key, blob in records)
-    with _replacing(path) as sink:
+    with replacing(path) as sink:
         first = next(widened, None)
         if first is None:
             raise NoFootage("no clips to export; widen the range")
         schema = first[0].schema
         if info is not None:
-            facts = _facts_text(info, gaps)
+            facts = facts_text(info, gaps)
             schema = schema.with_metadata({**(schema.metadata or {}), **facts})
         with pa.ipc.new_file(sink, schema) as writer:
             for batch, metadata in chain([first], widened):
@@ -126,19 +126,31 @@ def exported_facts(path: Path) -> ExportedFacts | None:
     with _opened(path) as handle:
         try:
             text = as_text(_open_sequence(handle).schema.metadata, path.name)
-            if STREAM not in text:
-                return None
-            if FACTS_DIGEST in text and text[FACTS_DIGEST] != _facts_digest(text):
-                raise ValueError("what it says of its stream changed")
-            gaps = (Gap(**gap) for gap in json.loads(text.get(GAPS, "[]")))
-            return ExportedFacts(StreamInfo(**json.loads(text[STREAM])), tuple(gaps))
-        except (*ARROW_ERRORS, TypeError, RecursionError, InvalidRecord) as error:
+        except ARROW_ERRORS as error:
             raise CorruptValue(
                 f"{path.name}: not an exported Arrow file: {error!r:.200}"
             ) from error
+    return facts_from_text(text, path.name)
 
 
-def _facts_text(info: StreamInfo, gaps: Iterable[Gap]) -> dict[str, str]:
+def facts_from_text(text: Mapping[str, str], name: str) -> ExportedFacts | None:
+    """The other way of `facts_text`, for the file `name`; None where nothing is said.
+
+    Raises `CorruptValue`.
+    """
+    if STREAM not in text:
+        return None
+    try:
+        if FACTS_DIGEST in text and text[FACTS_DIGEST] != _facts_digest(text):
+            raise ValueError("what it says of its stream changed")
+        gaps = (Gap(**gap) for gap in json.loads(text.get(GAPS, "[]")))
+        return ExportedFacts(StreamInfo(**json.loads(text[STREAM])), tuple(gaps))
+    except (*ARROW_ERRORS, AttributeError, InvalidRecord) as error:
+        raise CorruptValue(f"{name}: not an exported Arrow file: {error!r:.200}") from error
+
+
+def facts_text(info: StreamInfo, gaps: Iterable[Gap]) -> dict[str, str]:
+    """What is known of a stream as metadata of a file, under a digest."""
     text = {
         STREAM: json.dumps(asdict(info), separators=(",", ":")),
         GAPS: json.dumps([asdict(gap) for gap in gaps], separators=(",", ":")),
@@ -258,8 +270,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place when the block ends well."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place, on disk, when the block ends well.
+
+    Raises `StoreFull`, `StoreUnavailable`.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as handle:

@@ -10,12 +10,12 @@ from redis.client import Pipeline
 from pipeline.store import rows
 from pipeline.store.checks import (
     Place,
-    missing_value_error,
     require_fingerprint,
     require_not_behind,
     require_own,
     unknown_stream_error,
 )
+from pipeline.store.cold.tier import require_cold
 from pipeline.store.expiry import holds_clip
 from pipeline.store.redis.index import read_gap
 from pipeline.store.redis.streams import RedisStreams
@@ -72,13 +72,12 @@ class Facts:
 
 
 class RedisClips(RedisStreams, RecordWrites):
-    """The rest of `base.ClipWriter`, and `get_record`."""
+    """The rest of `base.ClipWriter`, and the values."""
 
-    def get_record(self, span: ClipSpan) -> bytes:
+    def get_value(self, span: ClipSpan) -> bytes | None:
+        """As `VerifiedReads.get_value`."""
         with self._translated(span.stream_id):
             blob: Any = self._client.get(self._keys.clip(span.stream_id, span.epoch, span.index))
-        if blob is None:
-            raise missing_value_error(span)
         return blob
 
     def get_open_record(self, stream_id: str) -> tuple[Place, bytes] | None:
@@ -189,10 +188,15 @@ class RedisClips(RedisStreams, RecordWrites):
             if span.index <= facts.expired_to and self._was_removed(pipe, span):
                 return self._pass_over(pipe, record, facts)
             stored: Any = pipe.get(key)
+            old = self._rows_of(pipe, span, facts.totals)
+            cold = None if stored is not None else self._cold_row(stream_id, old)
+            if cold is not None:
+                stored = require_cold(self.cold, cold).read(cold)
             is_there = record.is_held_by(stored)
-            row = replace(span, size_bytes=len(stored if is_there else record.blob))
+            row = replace(span, size_bytes=len((is_there and stored) or record.blob))
+            if cold is not None and is_there:
+                row = cold
             text = rows.span_to_text(row).encode()
-            old = self._rows_of(pipe, row, facts.totals)
             filled = self._filled_gaps(pipe, row) if facts.has_retriable else []
             totals = self._totals_with(row, facts.totals, old, is_indexed=text in old)
             stale = [member for member in old if member != text]
@@ -274,6 +278,18 @@ class RedisClips(RedisStreams, RecordWrites):
         if totals is not None and is_indexed and len(old) == 1:
             return totals
         return self._count(row.stream_id, without=old).plus(row)
+
+    @staticmethod
+    def _cold_row(stream_id: str, members: list[bytes]) -> ClipSpan | None:
+        """The row that says the clip is in the cold tier, where one does."""
+        for member in members:
+            try:
+                span = rows.span_from_text(stream_id, member)
+            except CorruptValue:
+                continue
+            if span.cold is not None:
+                return span
+        return None
 
     def _filled_gaps(self, pipe: Pipeline, row: ClipSpan) -> list[bytes]:
         """Gaps of a clip that failed, and that this one is."""

@@ -16,6 +16,7 @@ from redis.cluster import RedisCluster
 
 from pipeline.store import rows
 from pipeline.store.checks import require_current
+from pipeline.store.cold import open_cold
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
 from pipeline.store.redis.meanings import explain, get_words
@@ -38,6 +39,8 @@ class RedisDatabase:
         self._config = config
         self._keys = Keys(config.namespace)
         self._client = client
+        self.cold = open_cold(config)
+        """As `ClipStore.cold`."""
 
     @property
     def config(self) -> StoreConfig:
@@ -74,24 +77,26 @@ class RedisDatabase:
                         continue
         raise Conflict(f"{stream_id}: changed by others in each of {attempts} attempts; try again")
 
-    def _iter_members(self, key: str, lowest: str | float, highest: str | float) -> Iterator[bytes]:
+    def _iter_members(
+        self, key: str, lowest: str | float, highest: str | float, *, page: int = PAGE_ROWS
+    ) -> Iterator[bytes]:
         """Members of a sorted set by score, a page at a time, also while it changes.
 
         The next page begins at the last score: what lies there and was given is passed over.
         """
         given: set[bytes] = set()
-        at, size = lowest, PAGE_ROWS
+        at, size = lowest, page
         while True:
-            page: Any = self._client.zrangebyscore(
+            found: Any = self._client.zrangebyscore(
                 key, at, highest, start=0, num=size, withscores=True
             )
-            new = [(member, score) for member, score in page if member not in given]
+            new = [(member, score) for member, score in found if member not in given]
             yield from (member for member, _ in new)
-            if len(page) < size:
+            if len(found) < size:
                 return
-            last = page[-1][1]
-            given = {member for member, score in page if score == last}
-            size = max(PAGE_ROWS, 2 * len(given))  # more of one score than a page holds
+            last = found[-1][1]
+            given = {member for member, score in found if score == last}
+            size = max(page, 2 * len(given))  # more of one score than a page holds
             at = last
 
     def _require_lease(self, pipe: Pipeline, lease: Lease) -> None:

@@ -14,7 +14,8 @@ from redis.client import Pipeline
 from pipeline.store import rows
 from pipeline.store.checks import require_range
 from pipeline.store.expiry import GapChange, Removal, change_gaps, reach_of
-from pipeline.store.redis.clips import Facts, RedisClips
+from pipeline.store.redis.clips import Facts
+from pipeline.store.redis.cooling import RedisCooling
 from pipeline.values.errors import CorruptValue, StoreFull
 from pipeline.values.types import EXPIRED, ClipSpan, DeletedCounts, Gap, StreamTotals
 
@@ -42,20 +43,17 @@ class _Page:
         return {place for member in self.members if (place := rows.place_in(member))}
 
 
-class RedisExpiry(RedisClips):
-    """`delete_range` of `base.ClipWriter`."""
+class RedisExpiry(RedisCooling):
+    """The rows and values of a range, removed."""
 
-    def delete_range(
-        self,
-        stream_id: str,
-        start_s: float | None = None,
-        end_s: float | None = None,
-        *,
-        epoch: int | None = None,
-    ) -> DeletedCounts:
+    def _delete_range(
+        self, stream_id: str, start_s: float | None, end_s: float | None, *, epoch: int | None
+    ) -> tuple[DeletedCounts, list[ClipSpan]]:
+        """As `base.ClipWriter.delete_range`, and those that were in the cold tier."""
         require_range(start_s, end_s)
         whole = Removal(start_s, end_s, epoch, (), is_last=False)
         counts, passed, untold = DeletedCounts(0, 0, 0), 0, ()
+        cold: list[ClipSpan] = []
         while True:
             try:
                 page, done = self._delete_page(stream_id, whole, passed, untold)
@@ -67,8 +65,9 @@ class RedisExpiry(RedisClips):
                     done = done + self._tell(stream_id, whole, untold)
             counts = counts + done
             passed += page.num_kept
+            cold += [span for span in page.removal.spans if span.cold is not None]
             if page.removal.is_last:
-                return counts
+                return counts, cold
 
     def _delete_page(
         self, stream_id: str, whole: Removal, passed: int, untold: tuple[ClipSpan, ...]

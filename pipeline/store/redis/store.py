@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 from redis.exceptions import NoPermissionError
 
+from pipeline.store.cold.tidying import files_of, remove_all, remove_unused
 from pipeline.store.config import StoreConfig
 from pipeline.store.reads import Stored, VerifiedReads
 from pipeline.store.redis.connection import connect, connect_cluster
 from pipeline.store.redis.expiry import RedisExpiry
 from pipeline.store.redis.health import iter_problems, name_server, require_no_eviction
 from pipeline.store.redis.watches import RedisWatches
-from pipeline.values.types import ClipSpan, StoreHealth, StoreStats
+from pipeline.values.types import ClipSpan, DeletedCounts, StoreHealth, StoreStats
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,25 @@ class RedisStore(RedisExpiry, RedisWatches, VerifiedReads):
         """The same config, at a server's unix socket."""
         return cls(replace(config, url=f"unix://{quote(str(socket))}"))
 
+    def delete_range(
+        self,
+        stream_id: str,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        *,
+        epoch: int | None = None,
+    ) -> DeletedCounts:
+        """With the files of the cold tier of which no clip is left."""
+        counts, spans = self._delete_range(stream_id, start_s, end_s, epoch=epoch)
+        remove_unused(self, stream_id, files_of(spans))
+        return counts
+
+    def delete_stream(self, stream_id: str, *, deep: bool = False) -> DeletedCounts:
+        """With its files in the cold tier."""
+        counts = super().delete_stream(stream_id, deep=deep)
+        remove_all(self, stream_id)
+        return counts
+
     def stats(self) -> StoreStats:
         facts = self._ask_facts("stats")
         with self._translated("stats"):
@@ -77,9 +97,9 @@ class RedisStore(RedisExpiry, RedisWatches, VerifiedReads):
                 logger.warning("%s", NO_INFO)
                 return {}
 
-    def _iter_records(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:
+    def _iter_values(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:
         if not self._is_one_server:  # each value where its stream lies, one at a time
-            yield from super()._iter_records(spans)
+            yield from super()._iter_values(spans)
             return
         from pipeline.store.redis.bulk import BulkReader
 

@@ -39,9 +39,10 @@ class RedisStreams(RedisIndex, RedisLeases):
         watched = [key, clips, self._keys.lease(stream_id)]
 
         def put(pipe: Pipeline) -> None:
-            self._require_writable(pipe, info, lease, after)
+            known = self._require_writable(pipe, info, lease, after)
+            layout = known.get(rows.LAYOUT_FIELD.encode())
             pipe.multi()
-            pipe.hset(key, mapping={**rows.info_to_hash(info)})
+            pipe.hset(key, mapping={**rows.info_to_hash(info, layout)})
             if self._is_one_server:
                 pipe.sadd(self._keys.streams, stream_id)
             pipe.execute()

@@ -42,7 +42,7 @@ def test_fields_of_a_later_release_are_passed_over(opened):
 
 def test_a_later_layout_says_upgrade_and_hides_no_other_stream(opened, info, make_clip):
     store, client, lease, _ = opened
-    client.hset(Keys().info("lobby"), rows.LAYOUT_FIELD, 2)
+    client.hset(Keys().info("lobby"), rows.LAYOUT_FIELD, 3)
     store.put_info(type(info)("hall", "x", "m", "f1"))
     asks = (
         lambda: store.list_spans("lobby"),
@@ -52,7 +52,7 @@ def test_a_later_layout_says_upgrade_and_hides_no_other_stream(opened, info, mak
         lambda: store.put_info(info, lease=lease),
     )
     for ask in asks:
-        with pytest.raises(SchemaMismatch, match=r"layout 2, .* upgrade aot-stream"):
+        with pytest.raises(SchemaMismatch, match=r"layout 3, .* upgrade aot-stream"):
             ask()
     hall, lobby = store.iter_overviews()
     assert isinstance(hall, StreamOverview)
@@ -63,8 +63,8 @@ def test_a_later_layout_says_upgrade_and_hides_no_other_stream(opened, info, mak
 
 def test_a_lease_of_a_later_layout_says_upgrade(opened):
     store, client, _, _ = opened
-    client.set(Keys().lease("lobby"), json.dumps({"layout": 2}))
-    with pytest.raises(SchemaMismatch, match="the lease is of layout 2"):
+    client.set(Keys().lease("lobby"), json.dumps({"layout": 3}))
+    with pytest.raises(SchemaMismatch, match="the lease is of layout 3"):
         store.get_lease("lobby")
 
 
