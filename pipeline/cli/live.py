@@ -37,26 +37,37 @@ def up(
         None, "--metrics", help="HOST:PORT where Prometheus may ask; default: metrics.address."
     ),
     detach: bool = typer.Option(
-        False, "--detach", help="Start those that nobody writes yet, on Ray, and leave."
+        False, "--detach", help="Have a Ray cluster keep them; `aot cluster` shows how."
     ),
     as_json: bool = typer.Option(False, "--json", help="One line of JSON per stream at the end."),
 ) -> int:
     """Keep every stream that the settings name under `streams:`, until interrupted.
 
     Streams that are added to the settings file, removed from it or changed there are begun, ended
-    or begun anew as soon as the file is written, or on SIGHUP.
+    or begun anew as soon as the file is written, or on SIGHUP. With --detach they go on in a
+    cluster, shared by its machines; the same command again brings changes to it.
     """
-    from pipeline.cli.progress import start_detached
     from pipeline.cli.watched import WatchedSettings
     from pipeline.ingest.live import named_streams
 
     settings = settings_of(context, {"metrics": {"address": metrics}})
-    requests = named_streams(settings)
     if detach:
-        return start_detached(settings, requests, as_json, missing=True)
+        return _up_detached(settings, as_json)
+    requests = named_streams(settings)
     watched = WatchedSettings(common_of(context))
     watched.listen()
     return watch_live(settings, requests, as_json, keep=True, look=watched.look)
+
+
+def _up_detached(settings: "Settings", as_json: bool) -> int:
+    from pipeline.ingest.on_ray import up as up_on_ray
+
+    names = up_on_ray(settings)
+    if as_json:
+        print_json({"detached": names})
+    else:
+        print(f"{len(names)} streams are kept by the cluster; see `aot cluster status`")
+    return 0
 
 
 def watch_live(

@@ -15,6 +15,7 @@ from pipeline.cli import (
     ask,
     bench,
     clips,
+    cluster,
     demo,
     doctor,
     ingest,
@@ -49,6 +50,7 @@ for command in COMMANDS:
 for name, group in (
     ("streams", streams.app),
     ("clips", clips.app),
+    ("cluster", cluster.app),
     ("store", store.app),
     ("keys", serve.keys),
     ("watch", watch.app),

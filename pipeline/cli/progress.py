@@ -15,25 +15,16 @@ if TYPE_CHECKING:
     from workers.session import Progress
 
 
-def start_detached(
-    settings: "Settings", requests: list["IngestRequest"], as_json: bool, *, missing: bool = False
-) -> int:
-    """Start sessions that outlive this command; its exit code.
-
-    With `missing` those that are not written: that the others are is as it should be.
-    """
+def start_detached(settings: "Settings", requests: list["IngestRequest"], as_json: bool) -> int:
+    """Start sessions that outlive this command; its exit code."""
     from pipeline.ingest.on_ray import detach
 
-    held: list[str] = []
-    tell_held = held.append if missing else None
-    started = detach(settings, requests, keep_going=len(requests) > 1, tell_held=tell_held)
+    started = detach(settings, requests, keep_going=len(requests) > 1)
     if as_json:
-        print_json({"detached": started} | ({"held": held} if missing else {}))
+        print_json({"detached": started})
     elif started:
         print(f"started {', '.join(started)}; `aot streams` shows how far they are")
-    if held:
-        note(f"somebody writes already: {', '.join(held)}")
-    return 0 if len(started) + len(held) == len(requests) else 1
+    return 0 if len(started) == len(requests) else 1
 
 
 def watch(progress: Iterable["Progress"], as_json: bool) -> int:

@@ -6,7 +6,7 @@ Knows of no source and no store: what a session does is given to it.
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -48,35 +48,79 @@ class _Member(Generic[W]):
     thread: threading.Thread
 
 
+class Members(Generic[W]):
+    """`run(wanted, stop)` in a thread for every name that is begun; only `join` waits."""
+
+    def __init__(self, run: Callable[[W, MemberStop], None], *, stop: threading.Event) -> None:
+        self._run, self._stop = run, stop
+        self._members: dict[str, _Member[W]] = {}
+
+    def begin(self, name: str, wanted: W) -> None:
+        """Begin one, whose name nobody has."""
+        stop = MemberStop(self._stop)
+        thread = threading.Thread(target=self._run, args=(wanted, stop), name=name, daemon=True)
+        self._members[name] = _Member(wanted, stop, thread)
+        thread.start()
+
+    def end(self, name: str) -> None:
+        """Ask one to end; `collect` tells when it has."""
+        self._members[name].stop.set()
+
+    def collect(self, among: Iterable[str] | None = None) -> dict[str, bool]:
+        """Forget those that have ended, of some or of all; whether each was asked to end."""
+        names = list(self._members) if among is None else among
+        ended = [name for name in names if not self._members[name].thread.is_alive()]
+        return {name: self._members.pop(name).stop.is_set() for name in ended}
+
+    def wanted(self, *, ending: bool = True) -> dict[str, W]:
+        """What each runs, with or without those that were asked to end."""
+        return {
+            name: one.wanted
+            for name, one in self._members.items()
+            if ending or not one.stop.is_set()
+        }
+
+    def are_running(self) -> bool:
+        """Whether any has not ended, asked to or not."""
+        return any(one.thread.is_alive() for one in self._members.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def join(self, names: Iterable[str] | None = None) -> None:
+        """Wait up to `STOP_S` for the end of these, or of all."""
+        until_s = time.monotonic() + STOP_S
+        for name in list(self._members) if names is None else names:
+            self._members[name].thread.join(max(0.0, until_s - time.monotonic()))
+
+
 class Fleet(Generic[W, N]):
     """`run(wanted, stop, tell)` is called in a thread for every name that is wanted."""
 
     def __init__(
         self, run: Callable[[W, MemberStop, Callable[[N], None]], None], *, stop: threading.Event
     ) -> None:
-        self._run, self._stop = run, stop
+        self._stop = stop
         self._news: queue.SimpleQueue[N] = queue.SimpleQueue()
-        self._members: dict[str, _Member[W]] = {}
+        self._members = Members[W](lambda one, own: run(one, own, self._news.put), stop=stop)
 
     def change(self, wanted: Mapping[str, W]) -> None:
         """Have these and no others: what is gone or changed ends, what is new or changed begins.
 
         Whose end does not come in time is not begun anew; the next change tries again.
         """
-        ending = {
-            name: member
-            for name, member in self._members.items()
-            if member.wanted != wanted.get(name)
-        }
-        for member in ending.values():
-            member.stop.set()
-        _join(member.thread for member in ending.values())
-        for name, member in ending.items():
-            if not member.thread.is_alive():
-                del self._members[name]
+        members = self._members
+        ending = [name for name, one in members.wanted().items() if one != wanted.get(name)]
+        for name in ending:
+            members.end(name)
+        members.join(ending)
+        members.collect(ending)
         for name, one in wanted.items():
-            if name not in self._members:
-                self._begin(name, one)
+            if name not in members:
+                members.begin(name, one)
 
     def news(self, look: Callable[[], Mapping[str, W] | None] | None = None) -> Iterator[N]:
         """What the sessions tell, until all have ended; all are ended when this is closed.
@@ -85,7 +129,7 @@ class Fleet(Generic[W, N]):
         empty fleet goes on until it is stopped.
         """
         try:
-            while self._is_running() or (look is not None and not self._stop.is_set()):
+            while self._members.are_running() or (look is not None and not self._stop.is_set()):
                 yield from self._await_news()
                 if look is not None and (wanted := look()) is not None:
                     self.change(wanted)
@@ -93,27 +137,10 @@ class Fleet(Generic[W, N]):
                 yield self._news.get()
         finally:
             self._stop.set()
-            _join(member.thread for member in self._members.values())
+            self._members.join()
 
     def _await_news(self) -> list[N]:
         try:
             return [self._news.get(timeout=LOOK_S)]
         except queue.Empty:
             return []
-
-    def _begin(self, name: str, wanted: W) -> None:
-        stop = MemberStop(self._stop)
-        thread = threading.Thread(
-            target=self._run, args=(wanted, stop, self._news.put), name=name, daemon=True
-        )
-        self._members[name] = _Member(wanted, stop, thread)
-        thread.start()
-
-    def _is_running(self) -> bool:
-        return any(member.thread.is_alive() for member in self._members.values())
-
-
-def _join(threads: Iterator[threading.Thread]) -> None:
-    until_s = time.monotonic() + STOP_S
-    for thread in threads:
-        thread.join(max(0.0, until_s - time.monotonic()))

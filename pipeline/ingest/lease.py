@@ -68,15 +68,23 @@ def this_process() -> Process | None:
     return None if found is None else Process(boot, namespace, os.getpid(), found[1])
 
 
-def take_lease(store: ClipStore, stream_id: str, *, writer: str, lease_s: float) -> Lease:
+def take_lease(
+    store: ClipStore, stream_id: str, *, writer: str, lease_s: float, kin: str | None = None
+) -> Lease:
     """The lease, also from a predecessor of the same name or from a process that is gone.
+
+    `kin`: how names of writers begin whose lease is taken over whether they live or not: the
+    stream was given to this one, and what they write from now on is refused.
 
     Raises:
         LeaseHeld: somebody else writes the stream, or did and cannot be seen from here, and did
             not let its lease end.
     """
-    require_free(store, stream_id, writer=writer)
-    return store.acquire_lease(stream_id, holder_text(writer), ttl_s=lease_s)
+    held = store.get_lease(stream_id)
+    is_ours = kin is not None and held is not None and held.holder.startswith(kin)
+    if not is_ours:
+        require_free(store, stream_id, writer=writer)
+    return store.acquire_lease(stream_id, holder_text(writer), ttl_s=lease_s, takeover=is_ours)
 
 
 def require_free(store: ClipStore, stream_id: str, *, writer: str | None = None) -> None:

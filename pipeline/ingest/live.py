@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.ingest.fleet import Fleet, MemberStop
 from pipeline.ingest.job import IngestJob
-from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.request import IngestRequest, request_of
 from pipeline.ingest.sink import StoreSinkFactory
-from pipeline.settings import LiveSourceSettings, Settings, stream_url
+from pipeline.settings import LiveSourceSettings, Settings
 from pipeline.settings.logs import about_stream
 from pipeline.values.errors import InvalidQuery, PipelineError
 from workers.decode.policy import SourcePolicy, check_url, is_network_url
@@ -28,7 +28,6 @@ from workers.live.spec import LiveSpec
 from workers.live.stillness import StillnessRule
 from workers.redact import show_url
 from workers.seams import Pusher, StopSignal, WorkerInfo
-from workers.types import VideoSource
 
 if TYPE_CHECKING:
     from pipeline.ingest.metrics import Metrics
@@ -69,14 +68,7 @@ def named_streams(settings: Settings, *, may_be_none: bool = False) -> list[Inge
         InvalidQuery: there are none, or one is a file.
         InvalidSettings: a URL's variable is not set.
     """
-    requests = [
-        IngestRequest(
-            VideoSource(stream_url(stream), stream.name, stream.fps or settings.ingest.fps),
-            zone=settings.ingest.zone,
-            hold_still=stream.hold_still,
-        )
-        for stream in settings.streams
-    ]
+    requests = [request_of(stream, settings) for stream in settings.streams]
     if not requests and not may_be_none:
         raise InvalidQuery("the settings name no streams; list them: streams: [{name, url}]")
     for request in requests:
@@ -125,7 +117,7 @@ def ingest_live(
         return
     job = IngestJob.of(settings)
     with InlinePusher(job.compress) as pusher:
-        shared = _Shared(job, pusher, pusher.info, metrics)
+        shared = Shared(job, pusher, pusher.info, metrics)
         run = _run_kept if keep else _run_one
         fleet = Fleet[Wanted, LiveProgress | LiveEnd](partial(run, shared), stop=stop)
         fleet.change(_wanted(settings, wanted))
@@ -145,13 +137,17 @@ def _count(metrics: "Metrics", news: LiveProgress | LiveEnd) -> None:
 
 
 @dataclass(frozen=True)
-class _Shared:
+class Shared:
     """What all sessions of this process have in common."""
 
     job: IngestJob
     pusher: Pusher
     info: WorkerInfo
     metrics: "Metrics | None" = None
+    writer: str | None = None
+    """Who writes them; None gives each session a name of its own."""
+    kin: str | None = None
+    """How names of writers begin from whom streams are taken over: see `take_lease`."""
 
 
 def _wanted(settings: Settings, requests: Sequence[IngestRequest]) -> dict[str, Wanted]:
@@ -198,7 +194,7 @@ def check_live(live: LiveSourceSettings, request: IngestRequest) -> None:
 
 
 def _run_kept(
-    shared: _Shared,
+    shared: Shared,
     wanted: Wanted,
     stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
@@ -221,7 +217,7 @@ def _run_kept(
 
 
 def _run_one(
-    shared: _Shared,
+    shared: Shared,
     wanted: Wanted,
     stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
@@ -231,7 +227,7 @@ def _run_one(
     with about_stream(stream_id):
         try:
             logger.info("stream %s begins", stream_id)
-            _run_session(shared, wanted, stop, tell)
+            run_session(shared, wanted, stop, tell)
         except Exception as error:
             logger.error("stream %s failed: %s", stream_id, error)
             tell(LiveEnd(stream_id, error))
@@ -240,14 +236,16 @@ def _run_one(
             tell(LiveEnd(stream_id))
 
 
-def _run_session(
-    shared: _Shared,
+def run_session(
+    shared: Shared,
     wanted: Wanted,
     stop: MemberStop,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
+    """From the sink's opening to its close; raises what ended it."""
     request, stream_id = wanted.request, wanted.request.source.stream_id
-    sink = live_sink(shared.job, request, shared.info).open()
+    made = live_sink(shared.job, request, shared.info)
+    sink = replace(made, writer=shared.writer or made.writer, kin=shared.kin).open()
     if shared.metrics is not None:
         shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
     try:

@@ -7,16 +7,18 @@ themselves; this process only looks at how far they are.
 import logging
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from pipeline.ingest.host import HostRules
+from pipeline.ingest.hosted import HostedStreams, open_roster, put_streams, settings_version
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.live import check_live, live_sink, live_spec
-from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.request import IngestRequest, request_of
 from pipeline.settings import Settings
-from pipeline.values.errors import InvalidQuery, LeaseHeld
+from pipeline.values.errors import InvalidQuery
 from workers.cluster.cluster import (
     Cluster,
     open_cluster,
@@ -91,18 +93,13 @@ def _restore_handler(handler: Any) -> None:
 
 
 def detach(
-    settings: Settings,
-    requests: list[IngestRequest],
-    *,
-    keep_going: bool = False,
-    tell_held: Callable[[str], None] | None = None,
+    settings: Settings, requests: list[IngestRequest], *, keep_going: bool = False
 ) -> list[str]:
     """Start sessions that go on after this process; return the ids of their streams.
 
     Without a cluster's address, one is started on this machine; `ray stop` ends it. It is ended
     here where nothing was started in it. With `keep_going` a video that cannot be ingested is left
-    out: a warning says why. With `tell_held` it is told of streams that somebody writes already,
-    and they are no error.
+    out: a warning says why.
 
     Raises:
         InvalidQuery: the settings say that nothing is to run on Ray.
@@ -117,7 +114,7 @@ def detach(
     if job.joins_cluster:
         with open_cluster(job.cluster()) as cluster:
             admitted = _admitted(job, requests, cluster, keep_going=keep_going)
-            return list(_start_all(RayRunner(job, cluster), admitted, keep_going, tell_held))
+            return list(_start_all(RayRunner(job, cluster), admitted, keep_going=keep_going))
     admitted = _admitted(job, requests, None, keep_going=keep_going)
     if not admitted:
         return []
@@ -125,12 +122,43 @@ def detach(
     started: list[str] = []
     try:
         with open_cluster(chosen) as cluster:
-            for stream_id in _start_all(RayRunner(job, cluster), admitted, keep_going, tell_held):
+            for stream_id in _start_all(RayRunner(job, cluster), admitted, keep_going=keep_going):
                 started.append(stream_id)
     finally:
         if is_new and not started:
             stop_local_cluster(chosen)
     return started
+
+
+def up(settings: Settings) -> list[str]:
+    """Have the cluster's hosts read the streams that the settings name; return their ids.
+
+    They go on after this process, and through the loss of any machine but the store's. Hosts that
+    read by other settings hand their streams over, one by one. Without a cluster's address, one is
+    started on this machine; `ray stop` ends it.
+
+    Raises:
+        InvalidQuery: no streams, or the settings say that nothing is to run on Ray.
+        SourceRefused: a URL that is not to be opened.
+        ModelError: the checkpoint cannot be used.
+    """
+    if not settings.ray.enabled:
+        raise InvalidQuery("ray.enabled is false, and what is detached runs on Ray; enable it")
+    for stream in settings.streams:
+        if stream.url is not None:  # a variable may be set on the machines that read it alone
+            check_live(settings.live, request_of(stream, settings))
+    job, ray = IngestJob.of(settings), settings.ray
+    work = HostedStreams(
+        job,
+        settings_version(settings),
+        HostRules(most=ray.streams_per_session, silent_s=ray.session_silent_s),
+        most_hosts=ray.max_sessions,
+    )
+    place = job.cluster() if job.joins_cluster else start_local_cluster(job.cluster())[0]
+    with open_roster(job.store) as roster, open_cluster(place) as cluster:
+        put_streams(roster, settings)
+        cluster.keep_hosts(work, job.compress, job.pool)
+    return [stream.name for stream in settings.streams]
 
 
 def _admitted(
@@ -155,19 +183,13 @@ def _admitted(
 
 
 def _start_all(
-    runner: RayRunner,
-    requests: list[IngestRequest],
-    keep_going: bool,
-    tell_held: Callable[[str], None] | None,
+    runner: RayRunner, requests: list[IngestRequest], *, keep_going: bool
 ) -> Iterator[str]:
     """Start detached sessions and yield their streams' ids."""
     for request in requests:
         try:
             runner.start(request, detached=True)
         except Exception as error:
-            if isinstance(error, LeaseHeld) and tell_held is not None:
-                tell_held(request.source.stream_id)
-                continue
             if not keep_going:
                 raise
             _warn(request, error)

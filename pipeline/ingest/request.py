@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.settings import Settings, StreamSettings, stream_url
 from pipeline.values.errors import InvalidQuery
 from pipeline.values.types import StreamSegment
 from workers.redact import redact_url
@@ -42,6 +43,19 @@ class IngestRequest:
     """Of a joined stream: the files there are, in any order; `source.url` is their folder."""
     fresh: tuple[StreamSegment, ...] = ()
     """Those of which the store does not know yet what they are, once they were looked at."""
+
+
+def request_of(stream: StreamSettings, settings: Settings) -> IngestRequest:
+    """What a stream of the settings asks for.
+
+    Raises:
+        InvalidSettings: the variable that holds its URL is not set here.
+    """
+    return IngestRequest(
+        VideoSource(stream_url(stream), stream.name, stream.fps or settings.ingest.fps),
+        zone=settings.ingest.zone,
+        hold_still=stream.hold_still,
+    )
 
 
 def find_videos(path: str, *, recursive: bool = False) -> list[str]:

@@ -45,6 +45,8 @@ class StoreSinkFactory:
     lease_s: float = 30.0
     writer: str = field(default_factory=new_writer)
     """Names this writer: one that starts again takes over from itself."""
+    kin: str | None = None
+    """How names of writers begin from whom it takes over: see `take_lease`."""
     moved: bool = False
     """Accept that an existing stream is known under another source."""
     endless: bool = False
@@ -72,7 +74,13 @@ class StoreSinkFactory:
         """
         store = open_store(self.store)
         try:
-            lease = take_lease(store, self.info.stream_id, writer=self.writer, lease_s=self.lease_s)
+            lease = take_lease(
+                store,
+                self.info.stream_id,
+                writer=self.writer,
+                lease_s=self.lease_s,
+                kin=self.kin,
+            )
             try:
                 info = self._begin(store, lease)
                 stream = FencedStream(store, lease, info, writer=self.writer, heal=self.heal)

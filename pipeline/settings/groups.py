@@ -267,6 +267,13 @@ class RaySettings(Group):
     """For the session of a stream: decoding keeps one core busy."""
     session_resources: dict[str, float] = {}  # noqa: RUF012
     """Resources of Ray that keep sessions on nodes that declare them, such as `decoding`."""
+    streams_per_session: int = Field(default=16, ge=1, le=1024)
+    """Endless streams that one session of `aot up --detach` reads at most: what a core decodes."""
+    max_sessions: int = Field(default=64, ge=1, le=10_000)
+    """Of `aot up --detach`: the cluster is asked for no more."""
+    session_silent_s: float = Field(default=3.5, ge=1, le=300)
+    """A session of `aot up --detach` that says nothing for so long is gone: others take its
+    streams."""
     session_restarts: int = Field(default=10, ge=0, le=1000)
     """How often a day a session that dies is started again."""
 

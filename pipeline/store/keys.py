@@ -13,6 +13,14 @@
     aot:{id}:watches                 hash    standing questions, each with what is known so far
     aot:{id}:events                  stream  what they found
 
+    aot:{@roster}:wanted             hash    endless streams that hosts share: id -> how it is read
+    aot:{@roster}:free               set     those that no host has
+    aot:{@roster}:held:{host}        set     those of one host
+    aot:{@roster}:hosts              hash    host -> where it is
+    aot:{@roster}:alive, :takers     zset    hosts by the server's time when each was heard last
+    aot:{@roster}:draining           set     machines that are to be left
+    aot:{@roster}:facts              hash    version that is to be, revision of what is wanted
+
 The braces around the stream id stand in the key: they are Redis Cluster's hash tag, so that all
 keys of one stream lie in one slot and one MULTI can write them.
 """
@@ -42,6 +50,10 @@ class Keys:
                 f"store namespace {self.namespace!r} is empty or holds one of {{}}*?[]\\ or a "
                 "blank; use a plain word such as 'aot'"
             )
+
+    def roster(self, what: str) -> str:
+        """Of the streams that hosts share; `@` is in no stream's id, so that none is called so."""
+        return f"{self.namespace}:{{@roster}}:{what}"
 
     @property
     def streams(self) -> str:

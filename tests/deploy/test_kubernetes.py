@@ -199,9 +199,12 @@ def test_settings_of_ones_own_win_and_streams_arrive(rendered, tmp_path):
         settings.model.id == yaml.safe_load((helm.CHART / "values.yaml").read_text())["model"]["id"]
     )
     assert [stream.name for stream in settings.streams] == ["gate", "yard"]
-    [head] = [pod for pod in pods(documents) if pod["containers"][0]["name"] == "ray-head"]
+    [cluster] = [one for one in documents if one["kind"] == "RayCluster"]
+    groups = cluster["spec"]["workerGroupSpecs"]
+    [decode] = [one for one in groups if one["groupName"] == "decode"]
+    pod = decode["template"]["spec"]
     asked = {stream.url_env for stream in settings.streams if stream.url_env}
-    assert asked <= {variable["name"] for variable in head["containers"][0]["env"]}
+    assert asked <= {variable["name"] for variable in pod["containers"][0]["env"]}
     assert settings.store.url.endswith("?ssl_cert_reqs=required&ssl_ca_certs=/etc/aot/ca/ca.crt")
 
 

@@ -25,6 +25,7 @@ from workers.cluster.connect import (
     start_local_cluster,
     stop_local_cluster,
 )
+from workers.cluster.host import HostSpec, HostWork, list_hosts, start_controller
 from workers.cluster.pool import Pool, PoolSettings, close_pool, open_pool
 from workers.cluster.session import (
     SessionHandle,
@@ -164,6 +165,38 @@ class Cluster:
         if not detached:
             self._sessions.append(session)
         return session
+
+    def keep_hosts(
+        self,
+        work: HostWork,
+        compress: CompressSettings,
+        pool: PoolSettings,
+        *,
+        open_compressor: OpenCompressor = CompressWorker,
+    ) -> None:
+        """Have hosts do this work, as many as it wants, beyond this process's end.
+
+        The workers are started first: what cannot be loaded is raised here. Hosts of an earlier
+        version go on until these have taken over.
+        """
+        name, info = self.open_pool(compress, pool, detached=True, open_compressor=open_compressor)
+        settings = self._settings
+        start_controller(
+            HostSpec(
+                work,
+                compress,
+                name,
+                info,
+                pool,
+                open_compressor,
+                cpus=settings.session_cpus,
+                resources=settings.session_resources,
+            )
+        )
+
+    def list_hosts(self) -> list[str]:
+        """Names of the hosts there are, also of those that wait for a place."""
+        return list_hosts()
 
     def count_places(self, pool: PoolSettings) -> int:
         """How many sessions find a CPU beside the workers of such a pool."""

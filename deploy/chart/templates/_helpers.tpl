@@ -21,9 +21,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- /* The settings file: what the values say, with `settings` over it. */}}
 {{- define "aot.settings" -}}
 {{- $streams := list }}
-{{- range $i, $stream := .Values.streams }}
+{{- range $stream := .Values.streams }}
 {{- $entry := omit $stream "urlSecret" }}
-{{- if $stream.urlSecret }}{{ $entry = set (deepCopy $entry) "url_env" (printf "STREAM_%d_URL" $i) }}{{ end }}
+{{- if $stream.urlSecret }}{{ $entry = set (deepCopy $entry) "url_env" (include "aot.streamVariable" $stream) }}{{ end }}
 {{- $streams = append $streams $entry }}
 {{- end }}
 {{- $model := dict "id" .Values.model.id "dtype" .Values.model.dtype "device" "cuda" }}
@@ -65,10 +65,15 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{- /* Of a stream's URL, by its name: a machine that is older than the list reads no other's. */}}
+{{- define "aot.streamVariable" -}}
+STREAM_{{ .name | sha256sum | trunc 12 | upper }}_URL
+{{- end }}
+
 {{- define "aot.streamUrls" -}}
-{{- range $i, $stream := .Values.streams }}
+{{- range $stream := .Values.streams }}
 {{- with $stream.urlSecret }}
-- name: STREAM_{{ $i }}_URL
+- name: {{ include "aot.streamVariable" $stream }}
   valueFrom:
     secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
 {{- end }}

@@ -114,21 +114,24 @@ def decoder_of(pid: int | None = None) -> int:
 class Ledger:
     """Digests that a reader saw; nothing of it may change or go."""
 
-    def __init__(self, store: ClipStore) -> None:
-        self._store, self.seen = store, digests(store, STREAM)
+    def __init__(self, store: ClipStore, stream_id: str = STREAM) -> None:
+        self._store, self._stream_id = store, stream_id
+        self.seen = digests(store, stream_id)
 
     def look(self) -> int:
         """See again; how many clips there are."""
-        now = digests(self._store, STREAM)
+        now = digests(self._store, self._stream_id)
         lost = {place for place, digest in self.seen.items() if now.get(place) != digest}
         assert not lost, f"lost or changed: {lost}"
         self.seen = now
         return len(now)
 
 
-def check_line(store: ClipStore, *, clip_s: float, step_s: float) -> dict[str, float]:
+def check_line(
+    store: ClipStore, *, clip_s: float, step_s: float, stream_id: str = STREAM
+) -> dict[str, float]:
     """Every second is in exactly one clip or gap, but for a clip's length; seconds by reason."""
-    spans, gaps = store.list_spans(STREAM), store.list_gaps(STREAM)
+    spans, gaps = store.list_spans(stream_id), store.list_gaps(stream_id)
     assert [span.index for span in spans] == list(range(len(spans))), "lost or doubled"
     seconds = {"clip": sum(span.end_s - span.start_s for span in spans)}
     for gap in gaps:
@@ -140,7 +143,7 @@ def check_line(store: ClipStore, *, clip_s: float, step_s: float) -> dict[str, f
         assert before[1] - after[0] < 0.6 * step_s, f"twice: {before} {after}"
     line_s = parts[-1][1] - parts[0][0]
     assert abs(sum(seconds.values()) - line_s) < max(clip_s, 0.02 * line_s), (seconds, line_s)
-    wall_s = store.get_info(STREAM).wall_start_s
+    wall_s = store.get_info(stream_id).wall_start_s
     assert wall_s is not None
     seconds["behind"] = time.time() - (wall_s + parts[-1][1])
     return seconds

@@ -8,7 +8,6 @@ import time
 import psutil
 import pytest
 import ray
-import yaml
 
 from tests.pipeline.live.runs import STREAM, Ledger, check_line, decoder_of
 from tests.pipeline.support import aot
@@ -97,19 +96,6 @@ def test_a_camera_goes_on_without_a_terminal_until_it_is_told_otherwise(camera, 
     assert opened.list_streams() == []
     time.sleep(3)
     assert opened.list_streams() == []
-
-
-def test_a_list_is_begun_where_nobody_writes_and_left_alone_where_somebody_does(
-    camera, address, opened, tmp_path
-):
-    listed = tmp_path / "list.yaml"
-    listed.write_text(yaml.safe_dump({"streams": [{"name": STREAM, "url": camera.url}]}))
-    begun = aot("--config", listed, "up", "--detach", "--json")
-    assert (begun.code, begun.json) == (0, {"detached": [STREAM], "held": []}), begun.err
-    wait_for_clips(opened, 1)
-    again = aot("--config", listed, "up", "--detach", "--json")
-    assert (again.code, again.json) == (0, {"detached": [], "held": [STREAM]}), again.err
-    assert aot("streams", "pause", STREAM).code == 0
 
 
 @pytest.mark.parametrize("what", ["worker", "session", "decoder"])

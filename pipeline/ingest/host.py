@@ -1,0 +1,177 @@
+"""A host: one process that reads as many of the roster's streams as fall to it.
+
+It has no plan and needs nobody who has one. With every beat it sees how many streams there are and
+how many hosts take some: that is its share. It takes what is free up to there, and hands over what
+is beyond, one by one and only while nothing waits to be taken and others have room. A host whose
+version is no longer the one that is to be, or whose machine is to be left, has a share of none:
+rebalancing, draining and a rolling update are that one rule. Knows of no source and no cluster.
+"""
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.ingest.fleet import Members, MemberStop
+from pipeline.store.roster import Roster, Seat, Standing
+from pipeline.values.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+HOST_PREFIX = "host-"
+"""Of the name of every host, and of no other writer of streams."""
+BURIED_AT_ONCE = 4
+"""Silent hosts that one host attends to at one beat; others attend to others."""
+SETTLED_BEATS = 4
+"""Of a host that takes no more, before it hands over: who leaves with it has said so by then."""
+LOOK_FOR_LOST_S = 30.0
+"""How often one of all hosts looks for streams that a server forgot."""
+
+
+@dataclass(frozen=True)
+class HostRules:
+    """How many streams a host takes, and when it is taken for gone."""
+
+    most: int = 16
+    """Streams of one host at most."""
+    beat_s: float = 0.5
+    silent_s: float = 3.5
+    """A host that was not heard for so long is gone: others take its streams."""
+    grace_s: float = 10.0
+    """Who was itself cut off from the store takes nobody for gone for so long: all were."""
+
+
+RunStream = Callable[[str, str, MemberStop], None]
+"""Reads a stream (its id, how it is read) until it is to end, or somebody else has it."""
+
+
+class Host:
+    """Beats, takes, hands over; `work` is its life."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        seat: Seat,
+        rules: HostRules,
+        run: RunStream,
+        *,
+        stop: threading.Event,
+        retire: threading.Event | None = None,
+    ) -> None:
+        """`stop` ends all streams at once and gives them back; `retire` hands them over first."""
+        self._roster, self._seat, self._rules = roster, seat, rules
+        self._stop, self._retire = stop, retire or threading.Event()
+        self._members = Members[tuple[str, str]](lambda one, own: run(*one, own), stop=stop)
+        self._takes, self._settled = False, 0
+        self._revision = -1
+        self._lost: set[str] = set()
+        self._heard_s, self._cut_off_until_s = time.monotonic(), 0.0
+
+    def work(self) -> None:
+        """Until it is stopped, or has handed over all that it had and is not needed any more."""
+        try:
+            while not self._stop.wait(self._rules.beat_s):
+                try:
+                    if self._beat():
+                        break
+                except StoreError as error:
+                    logger.warning("%s: the roster is away: %s", self._seat.host, error)
+        finally:
+            self._leave()
+
+    def _beat(self) -> bool:
+        """One turn; whether it is done for good."""
+        rules, host = self._rules, self._seat.host
+        told = self._takes
+        standing = self._roster.beat(self._seat, takes=told, silent_s=rules.silent_s)
+        others = standing.num_takers - told
+        self._note_contact()
+        leaves = self._retire.is_set() or standing.version != self._seat.version
+        self._takes = not leaves and not standing.is_draining
+        gone = self._follow(standing)
+        idle = [name for name in standing.held - gone if name not in self._members]
+        if self._takes:
+            self._bury(standing)
+            share = self._share_of(standing)
+            self._begin([*idle, *self._roster.claim(host, share - len(standing.held))])
+        else:
+            share = 0
+            self._roster.give_back(host, idle)
+        self._settled = 0 if told and not self._takes else self._settled + 1
+        # Of what was given back just now `standing` does not know, nor of others that leave too.
+        if not gone and self._settled >= SETTLED_BEATS:
+            self._hand_over(standing, share, others)
+        return leaves and not standing.held and not len(self._members)
+
+    def _share_of(self, standing: Standing) -> int:
+        fair = math.ceil(standing.num_wanted / max(1, standing.num_takers))
+        return min(self._rules.most, fair)
+
+    def _note_contact(self) -> None:
+        """A store that was away was away for all: their beats come in a moment."""
+        now_s = time.monotonic()
+        if now_s - self._heard_s > self._rules.silent_s:
+            self._cut_off_until_s = now_s + self._rules.grace_s
+        self._heard_s = now_s
+
+    def _follow(self, standing: Standing) -> set[str]:
+        """End what is not held, or wanted otherwise; what has ended is let go, and named."""
+        members, host = self._members, self._seat.host
+        ended = members.collect()
+        for name, asked in ended.items():
+            if name in standing.held:
+                # By itself it ends when somebody else has its lease: then it is not ours to give.
+                (self._roster.give_back if asked else self._roster.drop)(host, [name])
+        for name in members.wanted(ending=False):
+            if name not in standing.held:
+                logger.warning("%s: stream %s is somebody else's now", host, name)
+                members.end(name)
+        if standing.revision != self._revision:
+            self._revision = standing.revision
+            texts = self._roster.get_wanted(standing.held)
+            for name, (_, text) in members.wanted(ending=False).items():
+                if texts.get(name) != text:
+                    members.end(name)
+        return set(ended)
+
+    def _begin(self, names: list[str]) -> None:
+        texts = self._roster.get_wanted(names)
+        self._roster.drop(self._seat.host, [name for name in names if name not in texts])
+        for name, text in texts.items():
+            if name not in self._members:  # else its last session ends just now
+                self._members.begin(name, (name, text))
+
+    def _hand_over(self, standing: Standing, due: int, others: int) -> None:
+        """Let one stream more than is due go, where one of so many others can take it."""
+        running = self._members.wanted(ending=False)
+        has_room = others * self._rules.most > standing.num_wanted - len(standing.held)
+        is_one_under_way = standing.num_free > 0 or len(running) < len(self._members)
+        if len(running) > due and has_room and not is_one_under_way:
+            self._members.end(next(iter(running)))
+
+    def _bury(self, standing: Standing) -> None:
+        """Free what silent hosts had, and now and then what got lost."""
+        now_s = time.monotonic()
+        if now_s < self._cut_off_until_s:
+            return
+        for name in random.sample(standing.silent, min(BURIED_AT_ONCE, len(standing.silent))):
+            freed = self._roster.bury(name)
+            logger.warning("%s: %s is gone; %d streams are free", self._seat.host, name, freed)
+        if self._lost or random.random() < self._rules.beat_s / LOOK_FOR_LOST_S / (
+            1 + standing.num_takers
+        ):
+            lost = self._roster.find_lost()  # twice in a row, as one may just be on its way
+            self._roster.free(lost & self._lost)
+            self._lost = lost - self._lost
+
+    def _leave(self) -> None:
+        """Give all back, so that nobody has to find out."""
+        self._stop.set()
+        self._members.join()
+        try:
+            self._roster.bury(self._seat.host)
+        except StoreError as error:
+            logger.warning("%s: its streams are not given back: %s", self._seat.host, error)

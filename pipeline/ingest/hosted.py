@@ -1,0 +1,112 @@
+"""What a host of a cluster reads: streams of the roster, over the workers of one pool.
+
+All hosts of one version have the same settings; how a single stream is read stands in the roster,
+without a secret: a URL that holds one is named by a variable of the machines that read it.
+"""
+
+import hashlib
+import logging
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version as version_of
+
+from pipeline.ingest.fleet import MemberStop
+from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
+from pipeline.ingest.job import IngestJob
+from pipeline.ingest.live import Shared, Wanted, run_session
+from pipeline.ingest.request import request_of
+from pipeline.settings import Settings, StreamSettings
+from pipeline.settings.logs import about_stream
+from pipeline.store import StoreConfig, open_store
+from pipeline.store.roster import Roster, RosterView, Seat
+from pipeline.values.errors import InvalidSettings, LeaseLost
+from workers.cluster.host import HostPlace
+
+logger = logging.getLogger(__name__)
+
+AGAIN_S = 10.0
+"""Before a stream that failed is begun again."""
+
+
+@contextmanager
+def open_roster(store: StoreConfig) -> Iterator[Roster]:
+    """The roster in a store.
+
+    Raises:
+        InvalidSettings: a store of one process alone.
+    """
+    with open_store(store) as opened:
+        if not isinstance(opened, Roster):
+            raise InvalidSettings(
+                "a store in memory shares no streams between processes; give one on a server: "
+                "--store redis://HOST:PORT/DB"
+            )
+        yield opened
+
+
+def settings_version(settings: Settings) -> str:
+    """12 hex digits over the code and all settings but the list of streams."""
+    text = settings.model_copy(update={"streams": ()}).model_dump_json()
+    return hashlib.blake2b(f"{version_of('aot-stream')} {text}".encode(), digest_size=6).hexdigest()
+
+
+def put_streams(roster: Roster, settings: Settings) -> None:
+    """Have hosts of these settings' version read the streams that they name, and no others."""
+    texts = {stream.name: stream.model_dump_json() for stream in settings.streams}
+    roster.put_wanted(texts, version=settings_version(settings))
+
+
+@dataclass(frozen=True)
+class HostedStreams:
+    """`workers.cluster.host.HostWork` over the roster."""
+
+    job: IngestJob
+    version: str
+    rules: HostRules
+    most_hosts: int
+
+    def run(self, place: HostPlace, *, stop: threading.Event, retire: threading.Event) -> None:
+        """Read what falls to this host."""
+        assert place.pusher is not None, "a host of real streams has workers"
+        seat = Seat(place.name, place.node, place.address, self.version)
+        shared = Shared(
+            self.job, place.pusher, place.pusher.info, writer=place.name, kin=HOST_PREFIX
+        )
+        with open_roster(self.job.store) as roster:
+            run = partial(_read, shared)
+            Host(roster, seat, self.rules, run, stop=stop, retire=retire).work()
+
+    def count_hosts(self) -> int | None:
+        """As many as hold all streams; None when another version is to be."""
+        with open_roster(self.job.store) as roster:
+            view = roster.view()
+        return count_hosts(view, self)
+
+
+def count_hosts(view: RosterView, work: HostedStreams) -> int | None:
+    """How many hosts of a version there should be."""
+    if view.version != work.version:
+        return None
+    return min(work.most_hosts, math.ceil(view.num_wanted / work.rules.most))
+
+
+def _read(shared: Shared, stream_id: str, text: str, stop: MemberStop) -> None:
+    """One stream until it is to end, or is somebody else's; what fails is begun again."""
+    with about_stream(stream_id):
+        while True:
+            try:
+                settings = shared.job.settings
+                request = request_of(StreamSettings.model_validate_json(text), settings)
+                run_session(shared, Wanted(request, settings.live), stop, lambda progress: None)
+                return
+            except LeaseLost as error:
+                logger.warning("stream %s is somebody else's: %s", stream_id, error)
+                return
+            except Exception as error:
+                logger.error("stream %s: %s: %s", stream_id, type(error).__name__, error)
+            if stop.wait(AGAIN_S):
+                return

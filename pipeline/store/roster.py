@@ -1,0 +1,120 @@
+"""The roster: which endless streams there are to be, and which host has which.
+
+A host is a process that reads many streams. It says every moment that it lives; streams of one that
+says nothing go back to the list, whence others take them. Holding a stream is the leave to take its
+lease over, and no more: what is written is fenced by the lease's token, so that a host that was
+taken for dead and is not writes nothing. Needs a server, and no cluster: what moves streams here
+goes on while Ray's head is away.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a host is; written to the roster with every beat."""
+
+    host: str
+    """A name that no other life of any host has."""
+    node: str
+    """Ray's id of its machine."""
+    address: str
+    """Of that machine, as people name it."""
+    version: str
+    """Of the settings and the code that it reads with."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a host learns by a beat."""
+
+    held: frozenset[str]
+    """Its streams; what is no more among them belongs to somebody else."""
+    num_free: int
+    num_wanted: int
+    num_takers: int
+    """Hosts that take streams, this one included."""
+    version: str
+    """That is to be: hosts of another hand over what they have."""
+    revision: int
+    """Rises when what is wanted changes."""
+    is_draining: bool
+    """Its machine is to be left."""
+    silent: tuple[str, ...]
+    """Some of the hosts of which nothing was heard for too long."""
+
+
+@dataclass(frozen=True)
+class HostView:
+    """A host as the roster shows it."""
+
+    seat: Seat
+    num_streams: int
+    quiet_s: float
+    """Since it was heard last."""
+    takes: bool
+    is_draining: bool
+
+
+@dataclass(frozen=True)
+class RosterView:
+    """All of it in numbers."""
+
+    version: str
+    num_wanted: int
+    num_free: int
+    hosts: tuple[HostView, ...]
+
+
+@runtime_checkable
+class Roster(Protocol):
+    """Every call may be repeated, and made by many at once. All raise `StoreError`s."""
+
+    def put_wanted(self, wanted: Mapping[str, str], *, version: str) -> None:
+        """Have these streams and no others, each with a text that says how it is read."""
+        ...
+
+    def get_wanted(self, stream_ids: Collection[str]) -> dict[str, str]:
+        """The texts of those that are still wanted."""
+        ...
+
+    def beat(self, seat: Seat, *, takes: bool, silent_s: float) -> Standing:
+        """Say that a host lives, and whether it takes streams; hear how it stands.
+
+        `silent_s`: who was not heard for so long, by the server's clock, is silent.
+        """
+        ...
+
+    def claim(self, host: str, most: int) -> list[str]:
+        """Take up to so many free streams; those that were got."""
+        ...
+
+    def give_back(self, host: str, stream_ids: Iterable[str]) -> None:
+        """Let others have them; what is not wanted any more is just let go."""
+        ...
+
+    def drop(self, host: str, stream_ids: Iterable[str]) -> None:
+        """Forget to hold them, as somebody else has them."""
+        ...
+
+    def bury(self, host: str) -> int:
+        """Free the streams of a host that is gone, and forget it; how many there were."""
+        ...
+
+    def drain(self, node: str, *, wanted: bool = True) -> None:
+        """Have a machine's hosts hand over what they hold, or no more so."""
+        ...
+
+    def view(self) -> RosterView:
+        """All of it, for people."""
+        ...
+
+    def find_lost(self) -> set[str]:
+        """Streams that are wanted, and neither free nor held."""
+        ...
+
+    def free(self, stream_ids: Iterable[str]) -> None:
+        """Put lost ones back to where they are taken from."""
+        ...

@@ -1,0 +1,246 @@
+"""Hosts share a roster of streams: each takes its share, and what one loses others have soon."""
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from pipeline.ingest.fleet import MemberStop
+from pipeline.ingest.host import Host, HostRules
+from pipeline.store import StoreConfig, open_store
+from pipeline.store.roster import Roster, Seat
+from tests.pipeline.store.conftest import serve  # noqa: F401
+from tests.waits import wait_until
+
+RULES = HostRules(most=16, beat_s=0.05, silent_s=0.6, grace_s=0.5)
+
+
+class Site:
+    """Hosts in threads of this process, and who reads what just now."""
+
+    def __init__(self, url: str, rules: HostRules) -> None:
+        self.url, self.rules = url, rules
+        self.stores, self.threads = [], []
+        self.stops: dict[str, threading.Event] = {}
+        self.readers: dict[str, list[str]] = {}
+        self.switches: Counter[str] = Counter()
+        self.roster = self.open()
+
+    def open(self) -> Roster:
+        store = open_store(StoreConfig(self.url))
+        self.stores.append(store)
+        assert isinstance(store, Roster)
+        return store
+
+    def want(self, names, version="v1", text="{}"):
+        self.roster.put_wanted(dict.fromkeys(names, text), version=version)
+
+    def add(self, name, *, node="n1", version="v1", roster=None, retire=None) -> str:
+        host, stop = f"host-{name}", threading.Event()
+        seat = Seat(host, node, "127.0.0.1", version)
+
+        def run(stream_id: str, text: str, own: MemberStop) -> None:
+            readers = self.readers.setdefault(stream_id, [])
+            readers.append(host)
+            self.switches[stream_id] += 1
+            own.wait(100)
+            readers.remove(host)
+
+        made = Host(roster or self.open(), seat, self.rules, run, stop=stop, retire=retire)
+        self.stops[host] = stop
+        self.threads.append(threading.Thread(target=made.work, name=host, daemon=True))
+        self.threads[-1].start()
+        return host
+
+    def is_running(self, host: str) -> bool:
+        return any(thread.name == host and thread.is_alive() for thread in self.threads)
+
+    def read_by(self) -> Counter[str]:
+        """How many streams each host reads, where each stream has one reader."""
+        names = [names for names in map(list, self.readers.values()) if names]
+        assert all(len(each) == 1 for each in names), names
+        return Counter(each[0] for each in names)
+
+    def close(self) -> None:
+        for stop in self.stops.values():
+            stop.set()
+        for thread in self.threads:
+            thread.join(20)
+        for store in self.stores:
+            store.close()
+
+
+@pytest.fixture
+def site(serve):  # noqa: F811
+    site = Site(serve().url, RULES)
+    yield site
+    site.close()
+
+
+NAMES = [f"cam{number}" for number in range(20)]
+
+
+class Deaf:
+    """A roster whose host is cut off from it: every call of it is lost while `cut` is set."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster, self.cut = roster, threading.Event()
+
+    def __getattr__(self, name):
+        from pipeline.values.errors import StoreUnavailable
+
+        if self.cut.is_set():
+            raise StoreUnavailable("cut off")
+        return getattr(self._roster, name)
+
+
+def shares(site) -> list[int]:
+    return sorted(site.read_by().values())
+
+
+def test_every_stream_has_one_reader_and_every_host_its_share(site):
+    site.want(NAMES)
+    for name in ("a", "b", "c"):
+        site.add(name)
+    wait_until(lambda: shares(site) == [6, 7, 7])
+
+
+def test_a_host_takes_no_more_than_it_may(site):
+    site.want(NAMES)
+    site.add("a")
+    wait_until(lambda: shares(site) == [16])
+    time.sleep(0.3)
+    assert shares(site) == [16]
+    assert site.roster.view().num_free == 4
+
+
+def test_a_host_that_joins_gets_its_share_one_by_one(site):
+    site.want(NAMES[:12])
+    site.add("a")
+    wait_until(lambda: shares(site) == [12])
+    site.add("b")
+    wait_until(lambda: shares(site) == [6, 6])
+    assert sum(site.switches.values()) == 12 + 6, "no stream moved that had not to"
+
+
+def test_streams_of_a_host_that_is_cut_off_are_read_by_others_and_it_ends_its_own(site):
+    site.want(NAMES[:12])
+    deaf = Deaf(site.open())
+    lost = site.add("a", roster=deaf)
+    wait_until(lambda: shares(site) == [12])
+    site.add("b", node="n2")
+    wait_until(lambda: shares(site) == [6, 6])
+    deaf.cut.set()
+    began_s = time.monotonic()
+    wait_until(
+        lambda: (
+            sum(view.num_streams for view in site.roster.view().hosts) == 12
+            and [view.seat.host for view in site.roster.view().hosts] == ["host-b"]
+        )
+    )
+    assert time.monotonic() - began_s < 30
+    assert Counter(map(len, site.readers.values())) == {1: 6, 2: 6}, "both read until it hears"
+    deaf.cut.clear()
+    wait_until(lambda: all(len(readers) == 1 for readers in site.readers.values()))
+    wait_until(lambda: shares(site) == [6, 6])
+    assert site.is_running(lost)
+
+
+def test_a_store_that_was_away_moves_nothing(serve):  # noqa: F811
+    site = Site(serve().url, RULES)
+    try:
+        site.want(NAMES)
+        cuts = []
+        for name in "abc":
+            cuts.append(Deaf(site.open()))
+            site.add(name, roster=cuts[-1])
+        wait_until(lambda: shares(site) == [6, 7, 7])
+        moved = sum(site.switches.values())
+        for deaf in cuts:
+            deaf.cut.set()
+        time.sleep(3 * RULES.silent_s)
+        for deaf in cuts:
+            deaf.cut.clear()
+            time.sleep(0.05)
+        time.sleep(2 * RULES.silent_s)
+        assert shares(site) == [6, 7, 7]
+        assert sum(site.switches.values()) == moved
+    finally:
+        site.close()
+
+
+def test_a_machine_that_is_drained_is_left_one_stream_at_a_time(site):
+    site.want(NAMES[:8])
+    site.add("a", node="old")
+    wait_until(lambda: shares(site) == [8])
+    site.roster.drain("old")
+    time.sleep(0.3)
+    assert shares(site) == [8], "nobody else is there"
+    site.add("b", node="new")
+    most_unread = 0
+    while site.read_by() != {"host-b": 8}:
+        most_unread = max(most_unread, 8 - sum(site.read_by().values()))
+        time.sleep(0.005)
+    assert most_unread <= 1
+    [left] = [view for view in site.roster.view().hosts if view.seat.node == "old"]
+    assert (left.is_draining, left.takes, left.num_streams) == (True, False, 0)
+
+
+def test_a_new_version_takes_over_and_the_old_hosts_end(site):
+    site.want(NAMES[:8])
+    old = [site.add("a"), site.add("b")]
+    wait_until(lambda: shares(site) == [4, 4])
+    site.want(NAMES[:8], version="v2")
+    time.sleep(0.3)
+    assert shares(site) == [4, 4], "nobody of the new version is there"
+    site.add("c", version="v2")
+    wait_until(lambda: site.read_by() == {"host-c": 8})
+    wait_until(lambda: not any(map(site.is_running, old)))
+    assert [view.seat.host for view in site.roster.view().hosts] == ["host-c"]
+
+
+def test_a_host_that_is_stopped_gives_all_back(site):
+    site.want(NAMES[:8])
+    host = site.add("a")
+    wait_until(lambda: shares(site) == [8])
+    site.stops[host].set()
+    wait_until(lambda: not site.is_running(host))
+    assert (site.roster.view().num_free, site.roster.view().hosts) == (8, ())
+
+
+def test_streams_that_are_added_removed_or_changed_are_followed(site):
+    site.want(NAMES[:4])
+    site.add("a")
+    wait_until(lambda: shares(site) == [4])
+    site.want(NAMES[2:6])
+    wait_until(lambda: {n for n, r in site.readers.items() if r} == set(NAMES[2:6]))
+    assert sum(site.switches.values()) == 6
+    site.want(NAMES[2:6], text='{"fps": 2}')
+    wait_until(lambda: sum(site.switches.values()) == 10)
+    wait_until(lambda: shares(site) == [4])
+
+
+def test_a_stream_that_a_server_forgot_is_found(site):
+    site.want(NAMES[:4])
+    host = site.add("a")
+    wait_until(lambda: shares(site) == [4])
+    site.roster.drop(host, [NAMES[0]])
+    assert site.roster.find_lost() == {NAMES[0]}
+    site.roster.free(site.roster.find_lost())
+    wait_until(lambda: site.switches[NAMES[0]] == 2 and shares(site) == [4])
+
+
+def test_of_many_that_claim_one_gets_each(site):
+    site.want(NAMES)
+    got: list[list[str]] = []
+    rosters = [site.open() for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda r=roster, n=n: got.append(r.claim(f"host-{n}", 20)))
+        for n, roster in enumerate(rosters)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(name for names in got for name in names) == sorted(NAMES)
