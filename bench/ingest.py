@@ -105,7 +105,7 @@ def run(
     """
     with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
         folder = Path(name)
-        with _store(folder) as store:
+        with own_store(folder) as store:
             memory, hour = _measure_memory(folder, store, hour_s, on_progress)
             figures, last = _measure_overhead(folder, store, seconds, rounds, on_progress)
     return summarise(figures, last, memory) | {
@@ -150,7 +150,7 @@ def _measure_overhead(
     loops = max(1, seconds // SCENE_S)
     video = write_camera_clips(folder, (GOP,), seconds=SCENE_S, loops=loops)[GOP]
     model = write_random_checkpoint(folder / "encoder", ENCODER)
-    settings = _settings(model, store)
+    settings = bench_settings(model, store)
     figures, last = [], Progress("none")
     with InlineWorkers(settings.compress_settings()) as workers:
         bare = _Bare(settings.compress_settings(), workers)
@@ -168,7 +168,7 @@ def _whole(
 ) -> tuple[float, float, Progress]:
     """(CPU seconds with the server's, wall seconds, last progress) of a run into the store."""
     before = (_cpu_s(settings), time.perf_counter())
-    last = _ingest(settings, video, f"round{number}", workers)
+    last = ingest_video(settings, video, f"round{number}", workers)
     return _cpu_s(settings) - before[0], time.perf_counter() - before[1], last
 
 
@@ -208,7 +208,7 @@ def _measure_memory(
     small.mkdir()
     loops = hour_s // SCENE_S
     video = write_camera_clips(small, (GOP,), seconds=SCENE_S, loops=loops, **size)[GOP]
-    settings = _settings(write_random_checkpoint(folder / "small", SMALL), store)
+    settings = bench_settings(write_random_checkpoint(folder / "small", SMALL), store)
     memory, said = Memory(), 0
 
     def look(progress: Progress) -> None:
@@ -224,13 +224,13 @@ def _measure_memory(
             said += 1
 
     with InlineWorkers(settings.compress_settings()) as workers:
-        return memory, _ingest(settings, video, "hour", workers, look)
+        return memory, ingest_video(settings, video, "hour", workers, look)
 
 
 # --- shared ----------------------------------------------------------------------------------
 
 
-def _ingest(
+def ingest_video(
     settings: Settings,
     video: Path,
     stream_id: str,
@@ -251,7 +251,8 @@ def _ingest(
     return progress
 
 
-def _settings(model: Path, store: StoreConfig) -> Settings:
+def bench_settings(model: Path, store: StoreConfig) -> Settings:
+    """All in this process, on its CPU."""
     given = {
         "model": {"id": str(model), "device": "cpu", "dtype": "float32"},
         "store": {"url": store.url},
@@ -261,7 +262,7 @@ def _settings(model: Path, store: StoreConfig) -> Settings:
 
 
 @contextmanager
-def _store(folder: Path) -> Iterator[StoreConfig]:
+def own_store(folder: Path) -> Iterator[StoreConfig]:
     """An embedded store for the time of the bench."""
     config = StoreConfig(f"embedded://{folder}/store")
     try:

@@ -24,6 +24,8 @@ from pipeline.values.types import BrokenStream, StreamInfo
 from workers.models import Marks
 from workers.seams import Answerer
 from workers.session import Progress
+from workers.tracing.open import open_tracer
+from workers.tracing.spans import Tracer
 from workers.types import CompressedClip, VideoSource
 
 Time = float | str
@@ -57,6 +59,7 @@ class Pipeline:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store: ClipStore = open_store(settings.store_config())
+        self._tracer: Tracer = open_tracer(settings.trace_settings())
         self._model: Answerer | None = None
         self._holding = ExitStack()
 
@@ -131,7 +134,7 @@ class Pipeline:
         Streams, range and budget are looked at before the model is loaded.
         """
         prepared = prepare(self.store, self._question(text, streams, options))
-        return answer_prepared(self.store, self.model, prepared)
+        return answer_prepared(self.store, self.model, prepared, tracer=self._tracer)
 
     def search(
         self,
@@ -192,6 +195,7 @@ class Pipeline:
         """Close the store; an embedded server goes on for other processes."""
         self._let_go()
         self.store.close()
+        self._tracer.close()
 
     def __enter__(self) -> "Pipeline":
         return self

@@ -28,6 +28,7 @@ from pipeline.values.times import write_moment
 from pipeline.values.types import StreamInfo
 from workers.models import ModelIdentity
 from workers.seams import Answerer
+from workers.tracing.spans import NO_TRACER, Span, Tracer
 
 __all__ = [
     "Answer",
@@ -87,27 +88,41 @@ def ask_stream(store: ClipStore, model: Answerer, question: Question) -> Iterato
 
 
 def answer_prepared(
-    store: ClipStore, model: Answerer, prepared: Prepared
+    store: ClipStore, model: Answerer, prepared: Prepared, *, tracer: Tracer = NO_TRACER
 ) -> Generator[Piece | Answer]:
     """The same for a question that was looked up before the model was loaded."""
+    streams = ",".join(part.stream_id for part in prepared.parts)
+    with tracer.span("question", ago_s=prepared.index_s, streams=streams) as whole:
+        yield from _answer_traced(store, model, prepared, whole)
+
+
+def _answer_traced(
+    store: ClipStore, model: Answerer, prepared: Prepared, whole: Span
+) -> Generator[Piece | Answer]:
     started_s = time.perf_counter() - prepared.index_s
     question = prepared.question
     for part in prepared.parts:
         require_model(part.info, model)
     reading = Reading(question, tuple(part for part in prepared.parts if part.to_read), model)
-    plan = plan_reading(reading)
+    with whole.part("index", ago_s=prepared.index_s):
+        plan = plan_reading(reading)
     index_s = time.perf_counter() - started_s
-    fitted = load_clips(store, reading, plan)
-    _require_something(store, fitted)
-    segments = fitted.segments
+    with whole.part("load") as loading:
+        fitted = load_clips(store, reading, plan)
+        _require_something(store, fitted)
+        segments = fitted.segments
+        loading.tell(clips=len(fitted.read), chosen=len(fitted.chosen))
     load_s = time.perf_counter() - started_s - index_s
     texts, first_token_s = [], None
-    for text in model.stream_answer(
-        question.text, segments, max_new_tokens=question.max_new_tokens
-    ):
-        first_token_s = first_token_s or time.perf_counter() - started_s
-        texts.append(text)
-        yield Piece(text)
+    with whole.part("answer") as answering:
+        for text in model.stream_answer(
+            question.text, segments, max_new_tokens=question.max_new_tokens
+        ):
+            if first_token_s is None:
+                first_token_s = time.perf_counter() - started_s
+                answering.tell(first_token_s=first_token_s)
+            texts.append(text)
+            yield Piece(text)
     total_s = time.perf_counter() - started_s
     read, chosen = len(fitted.read), len(fitted.chosen)
     logger.info("answered from %d of %d clips in %.2f s", read, chosen, total_s)

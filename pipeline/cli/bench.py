@@ -51,6 +51,15 @@ def ingest(
 
 
 @app.command()
+def tracing(
+    seconds: int = typer.Option(None, help="Length of the generated video."),
+    as_json: bool = _JSON,
+) -> int:
+    """What traces cost a clip."""
+    return _run("tracing", as_json, seconds=seconds)
+
+
+@app.command()
 def live(
     seconds: float = typer.Option(None, help="Of every number of streams."),
     as_json: bool = _JSON,

@@ -90,6 +90,7 @@ class IngestJob:
             retention=self.settings.retention_rules(),
             first_fingerprint=first_fingerprint(info, dtype, source.fps, ingest.retention),
             segments=request.fresh,
+            tracing=self.settings.trace_settings(),
         )
 
     def lay_out(self, request: IngestRequest, cluster: Cluster | None = None) -> IngestRequest:

@@ -154,7 +154,7 @@ def _wanted(settings: Settings, requests: Sequence[IngestRequest]) -> dict[str, 
     return {request.source.stream_id: Wanted(request, settings.live) for request in requests}
 
 
-FIXED = ("model", "ingest", "store", "spool", "ray")
+FIXED = ("model", "ingest", "store", "spool", "ray", "tracing")
 """Groups of settings that all streams share and that are read once."""
 
 

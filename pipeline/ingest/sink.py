@@ -25,6 +25,8 @@ from pipeline.store.spool import SpoolRules
 from pipeline.values.errors import StoreUnavailable
 from pipeline.values.types import Gap, Lease, StreamInfo, StreamSegment, StreamStatus
 from workers.seams import SessionReport
+from workers.tracing.open import TraceSettings, open_tracer
+from workers.tracing.spans import NO_TRACER, Tracer, trace_clip
 from workers.types import CompressedClip, Cursor, StreamGap
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,8 @@ class StoreSinkFactory:
     """Where clips are kept while the store is away; without it a writer waits."""
     segments: tuple[StreamSegment, ...] = ()
     """Files that become part of a joined stream."""
+    tracing: TraceSettings | None = None
+    """Where a trace of every clip goes."""
 
     def open(self) -> "StoreSink":
         """Take the lease and make the stream known.
@@ -84,7 +88,8 @@ class StoreSinkFactory:
             try:
                 info = self._begin(store, lease)
                 stream = FencedStream(store, lease, info, writer=self.writer, heal=self.heal)
-                return StoreSink(stream, self.retention, self._outbox(stream))
+                outbox = self._outbox(stream)
+                return StoreSink(stream, self.retention, outbox, open_tracer(self.tracing))
             except BaseException:
                 store.release_lease(lease)
                 raise
@@ -148,8 +153,9 @@ class StoreSink:
         stream: FencedStream,
         retention: RetentionRules | None = None,
         outbox: Outbox | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
-        self._stream, self._outbox = stream, outbox
+        self._stream, self._outbox, self._tracer = stream, outbox, tracer
         self._retention = Retention(stream.store, stream.stream_id, retention or RetentionRules())
 
     @property
@@ -177,6 +183,10 @@ class StoreSink:
     def put(self, clip: CompressedClip) -> int:
         """Store a clip; return the bytes of its record. Errors: `FencedStream.write`, and
         `SinkFull` where there is a spool."""
+        with trace_clip(self._tracer, clip):
+            return self._put(clip)
+
+    def _put(self, clip: CompressedClip) -> int:
         stream, outbox = self._stream, self._outbox
         if outbox is not None:
             size_bytes = outbox.put_clip(clip)
@@ -277,3 +287,4 @@ class StoreSink:
         if self._outbox is not None:
             self._outbox.close()
         self._stream.close()
+        self._tracer.close()

@@ -23,6 +23,8 @@ from pipeline.settings import Settings
 from pipeline.store import ClipStore, open_store
 from pipeline.values.errors import AnswerStopped, InvalidSettings, NotAllowed
 from workers.seams import Answerer
+from workers.tracing.open import open_tracer
+from workers.tracing.spans import Tracer
 
 
 class Service:
@@ -43,6 +45,7 @@ class Service:
                 "keys; make one: `aot keys add`, or listen at 127.0.0.1"
             )
         self.store = open_store(settings.store_config())
+        self.tracer: Tracer = open_tracer(settings.trace_settings())
         self.answers = AnswerQueue(settings)
         self.metrics = ServiceMetrics()
         self.metrics.open_questions.set_function(lambda: self.answers.num_open)
@@ -101,7 +104,7 @@ class Service:
             AnswerStopped: `gone` was done before it, or the service is ending.
         """
         prepared = await self._prepare(caller, asked)
-        work = partial(answer_prepared, self.store, prepared=prepared)
+        work = partial(answer_prepared, self.store, prepared=prepared, tracer=self.tracer)
         async with aclosing(self._read(work, gone)) as parts:
             async for part in parts:
                 assert not isinstance(part, SearchResult)
@@ -171,6 +174,7 @@ class Service:
             self._watcher.close()
         self.answers.close()
         self.store.close()
+        self.tracer.close()
 
 
 def _search(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from workers.answer import AnswerSettings
     from workers.cluster.cluster import AnswerPlace, ClusterSettings, PoolSettings
     from workers.compress import CompressSettings
+    from workers.tracing.open import TraceSettings
 
 ENV_PREFIX = "AOT_"
 DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
@@ -308,6 +309,16 @@ class MetricsSettings(Group):
     is of this machine, null answers nowhere."""
 
 
+class TracingSettings(Group):
+    """Traces of OpenTelemetry: of every clip decode, push, reduction and storing, of every question
+    index, loading and answer. Needs the extra `tracing`."""
+
+    endpoint: str | None = None
+    """A collector that takes OTLP over HTTP, as `http://127.0.0.1:4318`; null traces nothing."""
+    share: float = Field(default=1.0, ge=0, le=1)
+    """Of clips and questions that are traced."""
+
+
 class LogSettings(Group):
     """What is told on stderr while commands run."""
 
@@ -344,6 +355,7 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @field_validator("streams")
     @classmethod
@@ -401,6 +413,13 @@ class Settings(BaseSettings):
             return None
         folder = self.log.folder or self._data_folder() / "logs"
         return StreamLogs(folder.expanduser(), int(self.log.max_bytes))
+
+    def trace_settings(self) -> "TraceSettings | None":
+        """Where traces go; None where nothing is traced."""
+        from workers.tracing.open import TraceSettings
+
+        tracing = self.tracing
+        return None if tracing.endpoint is None else TraceSettings(tracing.endpoint, tracing.share)
 
     def _data_folder(self) -> Path:
         is_embedded = self.store.url.startswith("embedded:")
