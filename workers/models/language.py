@@ -8,21 +8,25 @@ family adds to a run, such as LLaVA-OneVision's learned newline, is put in here 
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from aot import InvalidFeatures
 from workers.errors import InvalidCheckpoint, PromptTooLong
 from workers.models.base import ModelIdentity, ReadingStyle, VisualSegment
+from workers.models.grouped import GROUPED_SDPA, attends_to_all
 from workers.models.prefix import KeptPrompts, ReadPrompt, digest_of
 from workers.models.prompt import Prompt, PromptWriter
 from workers.models.relevance import RelevancePrompt, write_relevance
 from workers.models.runs import interleave
 from workers.models.streaming import stream_text
+from workers.models.together import Together, writes_greedily
 from workers.types import PLAIN_LAYOUT, TokenLayout
 
 MAX_NEW_TOKENS = 512
@@ -75,6 +79,28 @@ class CachedTokensLanguageModel:
         self._token_timeout_s = token_timeout_s
         self.kept = KeptPrompts(0)
         """Prompts that were read; none until it may hold some."""
+        self._together = self._open_together()
+
+    def _open_together(self) -> Together | None:
+        """Where tokens follow each other, and the likeliest is what is said next."""
+        half = self._half
+        # A family with positions or columns of its own has more of a prompt than keys and values.
+        is_plain = self._as_output is as_one_video and self._writer.positions_per_s is None
+        if not (
+            is_plain
+            and half._supports_mm_encoder_outputs()
+            and attends_to_all(half.config.get_text_config())
+            and writes_greedily(half.generation_config)
+        ):
+            return None
+        half.set_attn_implementation(GROUPED_SDPA)
+        return Together(half)
+
+    @functools.cached_property
+    def _ends(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ends = self._half.generation_config.eos_token_id
+        return frozenset([ends] if isinstance(ends, int) else ends or ())
 
     def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
         """See `LanguageModel.count_tokens`."""
@@ -122,52 +148,80 @@ class CachedTokensLanguageModel:
         """See `LanguageModel.stream_answer`."""
         prompt = self._writer.write(question, segments)
         limit = self._answer_limit(prompt, max_new_tokens)
-        features = self._features(segments)
-        inputs = self._inputs(prompt, features)
-        generate = functools.partial(self._half.generate, max_new_tokens=limit)
-        if features is not None and self._can_be_kept(prompt):
-            write = functools.partial(self._generate_behind, generate, inputs, features)
+        self._check_width(segments)
+        if self._together is None or prompt.position_ids is not None:
+            inputs = self._inputs(prompt, self._features(segments))
+            write = functools.partial(self._half.generate, max_new_tokens=limit, **inputs)
         else:
-            write = functools.partial(generate, **inputs)
+            write = functools.partial(self._write_together, prompt, segments, limit)
         return stream_text(write, self._writer.tokenizer, self._token_timeout_s, stop)
 
-    def _can_be_kept(self, prompt: Prompt) -> bool:
-        """Where tokens follow each other, and all that is seen stands before the question."""
-        # A family with positions or columns of its own has more of a prompt than keys and values.
-        plain = prompt.position_ids is None and self._as_output is as_one_video
-        return self.kept.max_bytes > 0 and plain and self._half._supports_mm_encoder_outputs()
-
-    def _generate_behind(
+    def _write_together(
         self,
-        generate: Callable[..., Any],
-        inputs: dict[str, Any],
-        features: Float[Tensor, "n d"],
-        **streaming: Any,
+        prompt: Prompt,
+        segments: Sequence[VisualSegment],
+        limit: int,
+        *,
+        streamer: Any,
+        stopping_criteria: Any,
     ) -> None:
-        """Write an answer behind what was read before, or is read now and kept."""
-        input_ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        length = int((input_ids[0] == self._writer.video_token_id).nonzero()[-1]) + 1
-        digest = digest_of(input_ids[:, :length], features)
-        read = self.kept.take(digest) or self._read(inputs, length)
-        try:
-            generate(input_ids=input_ids, attention_mask=mask, past_key_values=read, **streaming)
-        finally:
-            read.cut(length)
-            self.kept.give(digest, read)
+        """Write an answer in step with all others, behind what was read before or is read now."""
+        assert self._together is not None
+        input_ids = prompt.input_ids
+        length = self._kept_length(prompt)
+        streamer.put(input_ids)
+        with self._read_to(prompt, segments, length) as read:
+            left = iter(range(limit - 1, -1, -1))
+
+            def tell(token: int) -> bool:
+                given = torch.tensor([[token]])
+                streamer.put(given[0])
+                is_over = bool(stopping_criteria(given, None).any()) or token in self._ends
+                return next(left) > 0 and not is_over
+
+            token = self._read_on(read, input_ids[:, read.get_seq_length() :])
+            if tell(token):
+                self._together.write(read, token, tell, limit * self._token_timeout_s)
+        streamer.end()
+
+    def _kept_length(self, prompt: Prompt) -> int:
+        """Of the prompt's begin up to its last visual token; 0 without one."""
+        seen = (prompt.input_ids[0] == self._writer.video_token_id).nonzero()
+        return int(seen[-1]) + 1 if len(seen) else 0
+
+    @contextmanager
+    def _read_to(
+        self, prompt: Prompt, segments: Sequence[VisualSegment], length: int
+    ) -> Iterator[ReadPrompt]:
+        """The keys and values of a prompt's first `length` tokens, kept where some may be."""
+        if self.kept.max_bytes > 0 and length:
+            tokens = [segment.tokens for segment in segments if len(segment.tokens)]
+            newlines = [self._writer.runs.newlines(segment) for segment in segments]
+            digest = digest_of(prompt.input_ids[:, :length], *tokens, *newlines)
+            with self.kept.lend(digest, lambda: self._read(prompt, segments, length)) as read:
+                yield read
+        else:
+            yield self._read(prompt, segments, length)
 
     @torch.no_grad()
-    def _read(self, inputs: dict[str, Any], length: int) -> ReadPrompt:
-        """The keys and values of a prompt's first `length` tokens."""
+    def _read(self, prompt: Prompt, segments: Sequence[VisualSegment], length: int) -> ReadPrompt:
         read = ReadPrompt(self._half.config.get_text_config().num_hidden_layers)
-        begin = {name: inputs[name][:, :length] for name in ("input_ids", "attention_mask")}
-        self._half(
-            **begin,
-            mm_encoder_outputs=inputs["mm_encoder_outputs"],
+        if length:
+            begin = replace(prompt, input_ids=prompt.input_ids[:, :length])
+            inputs = self._inputs(begin, self._features(segments))
+            self._half(**inputs, past_key_values=read, use_cache=True, logits_to_keep=1)
+        return read
+
+    @torch.no_grad()
+    def _read_on(self, read: ReadPrompt, input_ids: Int[Tensor, "1 l"]) -> int:
+        """Read the rest of a prompt; the likeliest token behind it."""
+        logits = self._half(
+            input_ids=input_ids.to(self._half.device),
             past_key_values=read,
             use_cache=True,
             logits_to_keep=1,
-        )
-        return read
+        ).logits
+        return int(logits[0, -1].argmax())
 
     def _answer_limit(self, prompt: Prompt, max_new_tokens: int | None) -> int:
         """Answer tokens to allow; an explicit number must fit, a default is cut to what does."""
@@ -202,16 +256,17 @@ class CachedTokensLanguageModel:
 
     def _features(self, segments: Sequence[VisualSegment]) -> Float[Tensor, "n d"] | None:
         """All runs in order, each with its newlines; None when no segment has a token."""
-        runs = []
+        self._check_width(segments)
+        runs = [self._with_newlines(segment) for segment in segments if len(segment.tokens)]
+        return torch.cat(runs) if runs else None
+
+    def _check_width(self, segments: Sequence[VisualSegment]) -> None:
         for segment in segments:
             if segment.tokens.shape[1] != self.dim:
                 raise InvalidFeatures(
                     f"got tokens {segment.tokens.shape[1]} wide, expected {self.dim}; "
                     "they were made by another model"
                 )
-            if len(segment.tokens):
-                runs.append(self._with_newlines(segment))
-        return torch.cat(runs) if runs else None
 
     def _with_newlines(self, segment: VisualSegment) -> Float[Tensor, "r d"]:
         tokens = segment.tokens.to(device=self._half.device, dtype=self._half.dtype)

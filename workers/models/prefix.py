@@ -14,7 +14,9 @@ written, and what was written behind the prompt is taken back by moving a number
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 ROOM = 64
 """Positions that a layer grows by at least."""
+READING_S = 1800.0
+"""Longest wait for another one who reads the same window."""
 
 
 class RoomyLayer(DynamicLayer):
@@ -80,56 +84,111 @@ class ReadPrompt(Cache):
 
     def cut(self, length: int) -> None:
         """Take back all behind the first `length` positions."""
-        for layer in self._roomy():
+        for layer in self.roomy:
             layer.cut(length)
+
+    def copied(self, length: int) -> "ReadPrompt":
+        """The first `length` positions once more, to be written behind; also while this one is."""
+        copy = ReadPrompt(len(self.layers))
+        for mine, other in zip(self.roomy, copy.roomy, strict=True):
+            keys, values = mine.keys, mine.values
+            assert keys is not None
+            assert values is not None
+            other.update(keys[..., :length, :], values[..., :length, :])
+        return copy
 
     @property
     def size_bytes(self) -> int:
         """Of its memory."""
-        return sum(layer.size_bytes for layer in self._roomy())
+        return sum(layer.size_bytes for layer in self.roomy)
 
-    def _roomy(self) -> Iterable[RoomyLayer]:
-        return (layer for layer in self.layers if isinstance(layer, RoomyLayer))
+    @property
+    def roomy(self) -> tuple[RoomyLayer, ...]:
+        """Its layers."""
+        return tuple(layer for layer in self.layers if isinstance(layer, RoomyLayer))
+
+
+@dataclass(eq=False)
+class _Kept:
+    prompt: ReadPrompt
+    length: int
+    is_lent: bool = False
 
 
 class KeptPrompts:
     """Prompts that were read, bounded in bytes. Safe to share between threads.
 
-    One that is taken is whoever's who took it, until it is given back: nobody writes behind a
-    prompt that another one writes behind.
+    One that is lent is whoever's who has it, until it is given back: nobody writes behind a prompt
+    that another one writes behind. Who comes meanwhile gets a copy, which costs memory and no
+    arithmetic; who comes while it is being read waits for it.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.hits = 0
-        self._kept: OrderedDict[str, ReadPrompt] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._reading: set[str] = set()
+        self._changed = threading.Condition()
 
     @property
     def size_bytes(self) -> int:
         """Of all that is kept."""
-        return sum(prompt.size_bytes for prompt in self._kept.values())
+        return sum(kept.prompt.size_bytes for kept in self._kept.values())
 
-    def take(self, digest: str) -> ReadPrompt | None:
-        """What was read of this content, to be given back; None where it was not, or is in use."""
-        with self._lock:
-            prompt = self._kept.pop(digest, None)
-            self.hits += prompt is not None
-            return prompt
+    @contextmanager
+    def lend(self, digest: str, read: Callable[[], ReadPrompt]) -> Iterator[ReadPrompt]:
+        """What was read of this content, or is read now; what is written behind it is taken back.
 
-    def give(self, digest: str, prompt: ReadPrompt) -> None:
-        """Keep it for the next one; the least recently used go where there is no place for all."""
-        with self._lock:
-            self._kept[digest] = prompt
-            while self._kept and self.size_bytes > self.max_bytes:
-                self._kept.popitem(last=False)
+        Raises:
+            TimeoutError: another one has been reading it for `READING_S`.
+        """
+        kept = self._find(digest) or self._read(digest, read)
+        with self._changed:
+            is_own, kept.is_lent = not kept.is_lent, True
+        try:
+            yield kept.prompt if is_own else kept.prompt.copied(kept.length)
+        finally:
+            if is_own:
+                kept.prompt.cut(kept.length)
+                with self._changed:
+                    kept.is_lent = False
+                    self._drop_least_recent()
+
+    def _find(self, digest: str) -> _Kept | None:
+        """What is kept; where that is None, reading it is up to whoever asked."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: digest not in self._reading, READING_S):
+                raise TimeoutError(f"its window has been read for over {READING_S:.0f} s")
+            kept = self._kept.get(digest)
+            if kept is None:
+                self._reading.add(digest)
+            else:
+                self.hits += 1
+                self._kept.move_to_end(digest)
+            return kept
+
+    def _read(self, digest: str, read: Callable[[], ReadPrompt]) -> _Kept:
+        try:
+            prompt = read()
+            kept = _Kept(prompt, prompt.get_seq_length())
+            with self._changed:
+                self._kept[digest] = kept
+            return kept
+        finally:
+            with self._changed:
+                self._reading.discard(digest)
+                self._changed.notify_all()
+
+    def _drop_least_recent(self) -> None:
+        while self._kept and self.size_bytes > self.max_bytes:
+            self._kept.popitem(last=False)
 
 
-def digest_of(input_ids: Tensor, features: Tensor) -> str:
-    """32 hex digits over a prompt's begin: its ids, and what its placeholders stand for."""
-    seen = hashlib.blake2b(digest_size=16)
-    for tensor in (input_ids, features):
-        plain = tensor.detach().cpu().contiguous().view(torch.uint8)
+def digest_of(*tensors: Tensor) -> str:
+    """64 hex digits over tensors: their shapes, types and bytes."""
+    seen = hashlib.sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
         seen.update(str((tuple(tensor.shape), tensor.dtype)).encode())
-        seen.update(plain.numpy().data)
+        seen.update(plain.view(torch.uint8).numpy().data)
     return seen.hexdigest()

@@ -1,6 +1,8 @@
 """A window that was read is asked again: the same answers, without reading it again."""
 
 import inspect
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 
 import pytest
@@ -91,17 +93,58 @@ def test_two_at_one_time_do_not_write_into_each_other(plain, keeping):
     assert answer(keeping, QUESTIONS[0], segments) == expected[0]
 
 
+def test_what_is_in_use_is_copied_and_what_is_being_read_is_waited_for():
+    kept, read = KeptPrompts(1 << 20), []
+
+    def reading():
+        read.append(prompt(8))
+        return read[-1]
+
+    with kept.lend("a", reading) as one, kept.lend("a", reading) as other:
+        assert one is read[0]
+        assert other is not one
+        for own in (one, other):
+            own.layers[0].update(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
+        assert one.get_seq_length() == other.get_seq_length() == 11
+    with ThreadPoolExecutor(4) as pool:
+        slow = lambda: (time.sleep(0.2), reading())[1]  # noqa: E731
+        lengths = pool.map(lambda _: _lent(kept, "b", slow), range(4))
+    assert list(lengths) == [8] * 4
+    assert len(read) == 2
+    assert kept.hits == 1 + 3
+
+
+def test_a_prompt_that_could_not_be_read_is_read_by_the_next():
+    kept = KeptPrompts(1 << 20)
+
+    def fail():
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError), kept.lend("a", fail):
+        pass
+    assert _lent(kept, "a", lambda: prompt(8)) == 8
+
+
+def _lent(kept, digest, read):
+    with kept.lend(digest, read) as one:
+        return one.get_seq_length()
+
+
 def test_the_least_recently_asked_goes_first():
     kept = KeptPrompts(3 * prompt(8).size_bytes)
-    for name in "abc":
-        kept.give(name, prompt(8))
-    again = kept.take("a")
-    assert again is not None
-    kept.give("a", again)
-    kept.give("d", prompt(8))
-    assert [kept.take(name) is not None for name in "abcd"] == [True, False, True, True]
-    kept.give("large", prompt(4000))
-    assert kept.take("large") is None
+    read = []
+
+    def lend(name, length=8):
+        _lent(kept, name, lambda: (read.append(name), prompt(length))[1])
+
+    for name in (*"abc", "a", "d", "a", "c", "d"):
+        lend(name)
+    assert "".join(read) == "abcd"
+    lend("b")
+    assert "".join(read) == "abcdb"
+    lend("large", 4000)
+    lend("large", 4000)
+    assert read[5:] == ["large", "large"]
     assert kept.size_bytes <= kept.max_bytes
 
 
