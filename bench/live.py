@@ -98,7 +98,7 @@ def run(
 ) -> dict[str, object]:
     """Measure and return the bench's figures; `seconds` of every number of streams."""
     with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
-        model = _model(Path(name))
+        model = bundled_model(Path(name))
         loads = list(_measure_loads(model, streams, more, seconds, on_progress))
         supervision = _measure_supervision(model, rounds, on_progress)
     return {
@@ -113,7 +113,8 @@ def run(
     }
 
 
-def _model(folder: Path) -> Path:
+def bundled_model(folder: Path) -> Path:
+    """The model that comes with the product, or a random one where it is not there."""
     if (BUNDLED / "config.json").is_file():
         return BUNDLED
     return write_random_checkpoint(folder / "model", CheckpointSize())

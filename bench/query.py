@@ -27,6 +27,7 @@ import torch
 from aot import ClipTokens
 from bench.facts import measured_commit
 from bench.query_answer import measure_first_token
+from bench.query_crowd import measure_crowd
 from bench.query_kept import measure_kept_prompt
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.embedded import stop_embedded
@@ -56,11 +57,12 @@ class ReadFigures:
 
 
 def run_all(*, on_progress: Callable[[str], None] = lambda _: None) -> dict[str, object]:
-    """All figures, those of a kept prompt (`query_kept`) too."""
+    """All figures, those of a kept prompt (`query_kept`) and of a crowd (`query_crowd`) too."""
     figures = run(
         first_token=partial(measure_first_token, on_progress=on_progress), on_progress=on_progress
     )
-    return figures | measure_kept_prompt(on_progress=on_progress)
+    figures |= measure_kept_prompt(on_progress=on_progress)
+    return figures | measure_crowd(on_progress=on_progress)
 
 
 def run(

@@ -14,6 +14,8 @@ class AnswerSettings:
     revision: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    together: int = 1
+    """Questions that are answered at one time."""
     kept_bytes: int = 0
     """Of prompts that were read and are kept for further questions on the same window."""
 

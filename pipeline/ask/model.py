@@ -29,12 +29,12 @@ def open_answers(settings: Settings) -> Iterator[Answerer]:
 
 @contextmanager
 def open_answer_pool(settings: Settings, size: int) -> Iterator[tuple[Answerer, ...]]:
-    """The same for `size` questions at one time: a worker each on Ray, one model for all here."""
+    """The same as `size` workers on Ray; as one model here."""
     if not answers_on_ray(settings):
         model = open_answerer(settings.answer_settings())
         # A tokenizer settles its own options at its first use; after that threads may share it.
         model.count_tokens("", [])
-        yield (model,) * size
+        yield (model,)
         return
     from workers.cluster.cluster import open_cluster
 

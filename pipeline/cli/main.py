@@ -42,7 +42,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(doctor.doctor, doctor.config, demo.demo, models.models),
-    *(ingest.ingest, live.up, ask.ask, ask.search),
+    *(ingest.ingest, live.up, ask.ask, ask.chat, ask.search),
     *(serve.serve, serve.mcp),
 )
 for command in COMMANDS:

@@ -1,8 +1,8 @@
 """The queue in front of the language half: questions wait in turn, answers wait to be read.
 
-A thread for each question that may be answered at one time. What it writes lies here until it is
-read, bounded by the answer's own length, so that no reader holds up a thread; a reader that leaves
-stops its answer at the next token. Knows of no HTTP.
+A thread for each question that may be answered at one time; several share a model. What it writes
+lies here until it is read, bounded by the answer's own length, so that no reader holds up a thread;
+a reader that leaves stops its answer at the next token. Knows of no HTTP.
 """
 
 import asyncio
@@ -79,7 +79,8 @@ class AnswerQueue:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         serve = settings.serve
-        self._most = serve.answers + serve.waiting
+        at_work = serve.answers * serve.together
+        self._most = at_work + serve.waiting
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._open: set[_Job] = set()
         self._lock = threading.Lock()
@@ -89,7 +90,7 @@ class AnswerQueue:
         self._is_closed = False
         self._threads = [
             threading.Thread(target=self._work, args=(n,), name=f"answers-{n}", daemon=True)
-            for n in range(serve.answers)
+            for n in range(at_work)
         ]
         for thread in self._threads:
             thread.start()
@@ -105,7 +106,7 @@ class AnswerQueue:
         return bool(self._models)
 
     def models(self) -> tuple[Answerer, ...]:
-        """A language half for each thread, loaded when first asked for.
+        """The language halves, loaded when first asked for.
 
         Raises:
             ModelError, WorkerLost, ClusterUnreachable: it cannot be had.
@@ -154,7 +155,8 @@ class AnswerQueue:
             last: Exception | None = None
             try:
                 if not job.left.is_set():
-                    self._write(job, self.models()[number])
+                    models = self.models()
+                    self._write(job, models[number % len(models)])
             except Exception as error:
                 last = error
             finally:

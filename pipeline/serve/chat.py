@@ -8,7 +8,7 @@ to the model as text before the question. Knows of no server.
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
@@ -79,6 +79,17 @@ def read_chat(chat: Chat) -> Asked:
         "max_new_tokens": chat.max_completion_tokens or chat.max_tokens or chat.aot.max_new_tokens,
     }
     return Asked(text, list(dict.fromkeys(windows)), options, told=_newest_first(chat.messages))
+
+
+def ask_after(
+    messages: Sequence[tuple[str, str]], streams: Sequence[str], window: Mapping[str, Any]
+) -> Asked:
+    """The same of plain (role, text), all about one range; errors as `read_chat`."""
+    read = [Message.model_validate({"role": role, "content": text}) for role, text in messages]
+    *before, last = read
+    turns = [f"{message.role}: {_text(message)}" for message in before]
+    windows = [Window(name, **window) for name in streams]
+    return Asked("\n".join([*turns, _text(last)]), windows, told=_newest_first(read))
 
 
 def _newest_first(messages: Sequence[Message]) -> str:

@@ -452,6 +452,7 @@ class Settings(BaseSettings):
             revision=model.revision,
             device=model.device,
             dtype=model.dtype,
+            together=self.serve.together,
             kept_bytes=int(model.kept_prompts),
         )
 

@@ -26,7 +26,9 @@ class ServeSettings(Group):
     requests_per_s: float = Field(default=50.0, gt=0)
     """Of one key, over time; twice as many at once."""
     answers: int = Field(default=1, ge=1, le=256)
-    """Questions answered at one time: on Ray by a worker each, else in turns at one model."""
+    """Workers that answer, where they are on Ray; elsewhere there is one model."""
+    together: int = Field(default=8, ge=1, le=256)
+    """Questions that each model answers at one time, a word of each in one step."""
     waiting: int = Field(default=32, ge=1, le=4096)
     """Questions that wait behind them; one more is refused."""
     sessions: int = Field(default=4, ge=0, le=256)

@@ -18,12 +18,13 @@ from pydantic_settings import EnvSettingsSource, SettingsError
 
 from pipeline.settings.check import check_reducer
 from pipeline.settings.groups import ENV_PREFIX, Settings, StreamSettings
+from pipeline.settings.server import KEY, KEY_FILE, SERVER
 from pipeline.values.errors import InvalidSettings
 from workers.redact import HIDDEN, redact_text, redact_url
 
 WHOLE = frozenset({"constants", "worker_resources", "session_resources"})
 """Settings that are mappings themselves: one value each."""
-OTHERS = frozenset({"AOT_FAIL_WITHOUT_GPU", "AOT_SERVER"})
+OTHERS = frozenset({"AOT_FAIL_WITHOUT_GPU", SERVER, KEY, KEY_FILE})
 """Variables with our prefix that are no settings: the tests', the client's."""
 _QUOTED = re.compile(r"'[^']{3,}'|\"[^\"]{3,}\"")
 

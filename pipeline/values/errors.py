@@ -28,6 +28,8 @@
       NotAllowed             a key that is not known, or may not do this
       AnswerStopped          nobody waits for the answer any more
       TooManyRequests        faster, or more at one time, than one may ask
+      ServiceUnreachable     no service answers where one was to be asked
+      ServiceFailed          it answered with what is no answer
       NotConfirmed           a person was asked, and did not say yes
       NotInstalled           a bench or a demo that this installation does not hold
 
@@ -218,6 +220,16 @@ class TooManyRequests(PipelineError):
     """Faster, or more at one time, than one may ask; nothing was done."""
 
     kind = "busy"
+
+
+class ServiceUnreachable(PipelineError):
+    """No service answers where one was to be asked."""
+
+    kind = "unavailable"
+
+
+class ServiceFailed(PipelineError):
+    """A service that was asked failed, or answered with what is no answer."""
 
 
 class NotConfirmed(PipelineError):

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from bench.query import ReadFigures, run, summarise
+from bench.query_crowd import RANGES, measure_crowd
 from bench.query_kept import measure_kept_prompt
 from bench.random_checkpoint import CheckpointSize
 from pipeline.values.types import ClipSpan
@@ -39,3 +42,17 @@ def test_a_kept_prompt_is_measured_beside_a_text_alone():
     assert figures["kept_first_token_s"] > 0
     assert figures["kept_over_text"] > 0
     assert figures["kept_window_s"] == 24.0
+
+
+@pytest.mark.slow
+def test_a_crowd_is_answered_while_cameras_come_in():
+    result = measure_crowd(seconds=1.0, clients=(1, 2), day_s=120.0)
+    assert [(one["clients"], one["together"]) for one in result["crowd"]] == [
+        (1, 2),
+        (2, 2),
+        (2, 1),
+    ]
+    for one in result["crowd"]:
+        assert one["questions"] >= one["clients"]
+        assert {f"{of}_retrieval_ms_p99" for of in RANGES} <= one.keys()
+    assert result["crowd_lost"]["frames"] > 0

@@ -1,9 +1,10 @@
 """A language half as an actor: questions wait in turn, answers wait to be read.
 
-One thread writes, an answer after the other in the order they were asked. What it writes lies here
-until it is read, at most `max_new_tokens` pieces of each answer, so that no reader holds up the
-thread. A reader that leaves, or has not read for `reader_timeout_s`, stops its answer at the next
-token. Tokens are counted in a thread of their own: that never waits for an answer.
+A thread writes an answer, in the order they were asked; as many as are answered together. What is
+written lies here until it is read, at most `max_new_tokens` pieces of each answer, so that no
+reader holds up a thread. A reader that leaves, or has not read for `reader_timeout_s`, stops its
+answer at the next token. Tokens are counted in a thread of their own: that never waits for an
+answer.
 """
 
 import asyncio
@@ -102,10 +103,12 @@ class AnswerActor:
         self._reader_timeout_s = reader_timeout_s
         self._questions: dict[str, _Question] = {}
         self._waiting: deque[_Question] = deque()
-        self._writing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._written = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="answer")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._writers = ThreadPoolExecutor(settings.together, thread_name_prefix="answer")
+        self._places = asyncio.Semaphore(settings.together)
+        self._answers: set[asyncio.Task[None]] = set()
         self._counting = ThreadPoolExecutor(1, thread_name_prefix="count")
 
         def load() -> LanguageModel:
@@ -160,7 +163,9 @@ class AnswerActor:
         question = _Question(text, segments, max_new_tokens)
         self._questions[name] = question
         self._waiting.append(question)
-        self._writing = self._writing or asyncio.create_task(self._write_all())
+        task = asyncio.create_task(self._write_in_turn(question))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
         self._watching = self._watching or asyncio.create_task(self._watch())
 
     async def read(self, name: str) -> Part:
@@ -222,24 +227,23 @@ class AnswerActor:
             )
         return model
 
-    async def _write_all(self) -> None:
-        """Write the answers to all that wait, one after the other."""
+    async def _write_in_turn(self, question: _Question) -> None:
+        """Write an answer once there is a place for it; those that came before have it first."""
         loop = asyncio.get_running_loop()
-        try:
-            while self._waiting:
-                question = self._waiting.popleft()
-                question.state = "writing"
-                model = await self._loaded()
-                try:
-                    await loop.run_in_executor(self._thread, self._write, model, question, loop)
-                except Exception as error:
-                    question.end(error)
-                    if is_device_broken(error.__cause__ or error):
-                        self._end_broken(error, loop)
-                else:
-                    question.end(None)
-        finally:
-            self._writing = None
+        async with self._places:
+            if question not in self._waiting:  # it was left
+                return
+            self._waiting.remove(question)
+            question.state = "writing"
+            model = await self._loaded()
+            try:
+                await loop.run_in_executor(self._writers, self._write, model, question, loop)
+            except Exception as error:
+                question.end(error)
+                if is_device_broken(error.__cause__ or error):
+                    self._end_broken(error, loop)
+            else:
+                question.end(None)
 
     def _write(
         self, model: LanguageModel, question: _Question, loop: asyncio.AbstractEventLoop

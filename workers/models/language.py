@@ -80,6 +80,8 @@ class CachedTokensLanguageModel:
         self.kept = KeptPrompts(0)
         """Prompts that were read; none until it may hold some."""
         self._together = self._open_together()
+        self._turn = threading.Lock()
+        """Of whoever reads a prompt, or writes by itself: two at one time would both be late."""
 
     def _open_together(self) -> Together | None:
         """Where tokens follow each other, and the likeliest is what is said next."""
@@ -118,7 +120,8 @@ class CachedTokensLanguageModel:
         prompt = self._writer.write(asked.text, part)
         self._answer_limit(prompt, 1)
         inputs = self._inputs(prompt, self._features(part))
-        scores = self._half(**inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
+        with self._turn:
+            scores = self._half(**inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
         likely = scores.float().log_softmax(dim=0)
         if not asked.expects_yes:
             return float(likely.max())
@@ -151,10 +154,15 @@ class CachedTokensLanguageModel:
         self._check_width(segments)
         if self._together is None or prompt.position_ids is not None:
             inputs = self._inputs(prompt, self._features(segments))
-            write = functools.partial(self._half.generate, max_new_tokens=limit, **inputs)
+            write = functools.partial(self._generate, max_new_tokens=limit, **inputs)
         else:
             write = functools.partial(self._write_together, prompt, segments, limit)
         return stream_text(write, self._writer.tokenizer, self._token_timeout_s, stop)
+
+    def _generate(self, **options: Any) -> None:
+        """Write an answer by itself."""
+        with self._turn:
+            self._half.generate(**options)
 
     def _write_together(
         self,
@@ -208,19 +216,21 @@ class CachedTokensLanguageModel:
         read = ReadPrompt(self._half.config.get_text_config().num_hidden_layers)
         if length:
             begin = replace(prompt, input_ids=prompt.input_ids[:, :length])
-            inputs = self._inputs(begin, self._features(segments))
-            self._half(**inputs, past_key_values=read, use_cache=True, logits_to_keep=1)
+            with self._turn:
+                inputs = self._inputs(begin, self._features(segments))
+                self._half(**inputs, past_key_values=read, use_cache=True, logits_to_keep=1)
         return read
 
     @torch.no_grad()
     def _read_on(self, read: ReadPrompt, input_ids: Int[Tensor, "1 l"]) -> int:
         """Read the rest of a prompt; the likeliest token behind it."""
-        logits = self._half(
-            input_ids=input_ids.to(self._half.device),
-            past_key_values=read,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
+        with self._turn:
+            logits = self._half(
+                input_ids=input_ids.to(self._half.device),
+                past_key_values=read,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
         return int(logits[0, -1].argmax())
 
     def _answer_limit(self, prompt: Prompt, max_new_tokens: int | None) -> int:

@@ -137,7 +137,7 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(served):
 
 
 def test_too_many_questions_are_refused_and_the_rest_answered(base):
-    with serving(with_serve(base, waiting=1)) as one, ExitStack() as stack:
+    with serving(with_serve(base, waiting=1, together=1)) as one, ExitStack() as stack:
         asked = [stack.enter_context(begin(one, LONG)) for _ in range(4)]
         statuses = [client.recv(64).split()[1] for client in asked]
         assert set(statuses) == {b"200", b"429"}

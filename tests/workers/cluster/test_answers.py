@@ -100,6 +100,20 @@ def test_several_questions_at_once_get_their_answers(answers, local, segments):
         assert list(threads.map(ask_one, asked)) == expected
 
 
+def test_as_many_are_written_together_as_it_is_opened_for(cluster, model, local, segments):
+    settings, place = AnswerSettings(model, together=2), AnswerPlace(cpus=0.25)
+    expected = ask(local, segments[:1], 20)
+    with closing(cluster.open_answer(settings, place)) as answers:
+        long = [answers.stream_answer(QUESTION, segments, max_new_tokens=ENDLESS) for _ in range(2)]
+        assert all(next(pieces) for pieces in long)  # neither waits for the other's end
+        with ThreadPoolExecutor(1) as thread:
+            third = thread.submit(ask, answers, segments[:1], 20)
+            wait_until(lambda: pulse(answers).waiting == 1)
+            long[0].close()
+            assert third.result(60) == expected
+        long[1].close()
+
+
 def test_a_reader_that_stops_holds_up_nobody_and_may_go_on(answers, segments, long_answer):
     pieces = answers.stream_answer(QUESTION, segments, max_new_tokens=LONG)
     first = next(pieces)
