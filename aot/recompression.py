@@ -76,6 +76,17 @@ def join_clips(clips: Sequence[ClipTokens], frames: Sequence[int]) -> ClipTokens
     return concatenate(moved)
 
 
+def drop_empty_frames(clip: ClipTokens, together: int = 1) -> tuple[ClipTokens, list[int]]:
+    """The clip with frames counted without those of which no token speaks, and which ones stay.
+
+    Frames are looked at in groups of so many `together`, that stay whole.
+    """
+    groups, place = torch.unique(clip.frame.long() // together, return_inverse=True)
+    frame = place * together + clip.frame.long() % together
+    stay = [group * together + step for group in groups.tolist() for step in range(together)]
+    return replace(clip, frame=frame.to(clip.frame.dtype)), stay
+
+
 def _check(clips: Sequence[ClipTokens], budget: int) -> None:
     shapes = {(clip.grid, clip.tokens.shape[1]) for clip in clips}
     if len(shapes) != 1:

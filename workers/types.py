@@ -195,6 +195,23 @@ PLAIN_LAYOUT = TokenLayout()
 
 
 @dataclass(frozen=True)
+class Level:
+    """How much coarser a clip is than the reduction left it."""
+
+    keep: float = 1.0
+    """It was faded to at most this share of the tokens before the reduction; 1 where it was not."""
+    clips: int = 1
+    """Of so many clips it tells together: those whose indexes, from its own on, are as many."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1 or self.clips < 1:
+            raise ValueError(f"got {self}, expected 0 < keep <= 1 and at least one clip")
+
+
+FULL_LEVEL = Level()
+
+
+@dataclass(frozen=True)
 class CompressedClip:
     """What is stored of a clip."""
 
@@ -210,6 +227,7 @@ class CompressedClip:
     """Unix time of `start_s`."""
     stats: ClipStats = field(default_factory=ClipStats)
     layout: TokenLayout = PLAIN_LAYOUT
+    level: Level = FULL_LEVEL
 
     def __repr__(self) -> str:
         return (

@@ -5,9 +5,10 @@ from typing import Literal
 
 from pipeline.values.types import ClipSpan, Gap
 
-Detail = Literal["stored", "merged"]
-"""How closely a clip is read: with the tokens it was stored with, or with fewer (`fit`)."""
-DETAILS: tuple[Detail, ...] = ("stored", "merged")
+Detail = Literal["stored", "faded", "merged"]
+"""How closely a clip is read: with the tokens it was stored with, with those that are left of it
+since it faded, or with fewer than there are (`fit`)."""
+DETAILS: tuple[Detail, ...] = ("stored", "faded", "merged")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class StreamReading:
     """What of the question the range was taken from; None where it was given, or is everything."""
     levels: tuple[LevelReading, ...] = ()
     """How closely the clips were read, from those as they were stored to the coarsest."""
+
+    clips_faded: int = 0
+    """Of the clips found, those that hold less than they once did."""
 
     @property
     def read_fraction(self) -> float:

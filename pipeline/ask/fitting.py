@@ -18,6 +18,7 @@ from pipeline.ask.prompt import MAX_TRIES
 from pipeline.ask.retrieval import Budget, share_budget, share_evenly
 from pipeline.values.errors import QueryTooLarge
 from workers.reading import placeholder, trim_clip
+from workers.types import FULL_LEVEL
 
 if TYPE_CHECKING:
     from pipeline.ask.answer import Detail
@@ -98,7 +99,8 @@ def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan])
     for clip, of_clip in reading.read(store.iter_clips(chosen, on_corrupt="skip")):
         if of_clip:
             num_tokens = sum(len(segment.tokens) for segment in of_clip)
-            read.append(ReadClip(spans[place_of(clip)], "stored", num_tokens))
+            detail = "stored" if clip.level == FULL_LEVEL else "faded"
+            read.append(ReadClip(spans[place_of(clip)], detail, num_tokens))
             segments += of_clip
     return Fitted(tuple(chosen), tuple(read), tuple(segments))
 

@@ -228,6 +228,7 @@ def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamRe
         gaps=tuple(gap for gap in part.gaps if not gap.is_footage),
         held_s=part.held_s,
         phrase=part.phrase,
+        clips_faded=sum(clip.span.keep < 1 for clip in part.to_read),
         levels=tuple(level for detail in DETAILS if (level := _level(read, detail)).clips),
     )
 

@@ -285,6 +285,7 @@ def _found_in(stream: "StreamReading") -> str:
     without = "".join(f", {count} gaps ({reason})" for reason, count in gaps.items())
     if stream.held_s:
         without = f", unchanged for {hms(stream.held_s)}{without}"
+    faded = f", {stream.clips_faded} faded" if stream.clips_faded else ""
     merged = "".join(
         f", {level.clips} merged from {level.tokens_before} to {level.tokens_read} tokens"
         for level in stream.levels
@@ -292,5 +293,5 @@ def _found_in(stream: "StreamReading") -> str:
     )
     return (
         f"{stream.clips_read} of {stream.clips_found} clips read, coverage "
-        f"{stream.coverage:.0%}{without}{merged}"
+        f"{stream.coverage:.0%}{without}{faded}{merged}"
     )

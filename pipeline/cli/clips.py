@@ -120,7 +120,11 @@ def verify(context: typer.Context, name: str, as_json: bool = typer.Option(False
     if as_json:
         print_json({**to_plain(report), "ok": report.ok})
     else:
-        for error in (*(error for _, error in report.corrupt), *report.bad_rows):
+        for error in (
+            *(error for _, error in report.corrupt),
+            *report.bad_rows,
+            *report.bad_levels,
+        ):
             note(one_line(ValueError(error)))
         size = megabytes(report.size_bytes)
         num_corrupt = len(report.corrupt) + len(report.bad_rows)
@@ -198,7 +202,7 @@ def prune_clips(
     from pipeline.values.errors import InvalidSettings
 
     rules = settings_of(context).retention_rules()
-    if not rules.are_set:
+    if not rules.remove:
         raise InvalidSettings(
             "no retention rule is set; set retention.max_age, max_bytes_per_stream or max_bytes"
         )
@@ -215,6 +219,32 @@ def prune_clips(
         print(f"{stream_id}: deleted {clips} clips, {megabytes(size_bytes)}")
     if not removed:
         print("nothing is older or larger than the rules allow")
+    return 0
+
+
+@app.command("fade")
+def fade_footage(
+    context: typer.Context,
+    name: str = typer.Argument(None, help="Of all streams when it is left out."),
+    as_json: bool = typer.Option(False, "--json"),
+) -> int:
+    """Apply `retention.fade` now: sessions do so by themselves while they run."""
+    from pipeline.store.retention import fade
+    from pipeline.values.errors import InvalidSettings
+
+    rules = settings_of(context).retention_rules().fade
+    if not rules:
+        raise InvalidSettings("no rule is set; set retention.fade, such as [{after: 1d, keep: 2%}]")
+    with open_store_of(context) as store:
+        faded = dict(fade(store, rules, name))
+    if as_json:
+        print_json({"streams": {name: to_plain(counts) for name, counts in faded.items()}})
+        return 0
+    for stream_id, counts in faded.items():
+        size = megabytes(counts.size_bytes)
+        print(f"{stream_id}: faded {counts.clips} clips, {counts.tokens} tokens and {size} less")
+    if not faded:
+        print("nothing is old enough to fade")
     return 0
 
 

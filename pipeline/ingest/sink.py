@@ -284,6 +284,7 @@ class StoreSink:
 
     def close(self) -> None:
         """Give the stream back."""
+        self._retention.close()
         if self._outbox is not None:
             self._outbox.close()
         self._stream.close()

@@ -28,3 +28,10 @@ def parse_length(value: Any) -> Any:
         return parse_duration(value)
     except InvalidQuery as error:
         raise ValueError(str(error)) from None
+
+
+def parse_share(value: Any) -> Any:
+    """A share of `2%`; what is no such text as it is."""
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        return float(value.rstrip()[:-1]) / 100
+    return value

@@ -19,11 +19,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.settings.base import Group, parse_length
+from pipeline.settings.base import Group, parse_length, parse_share
 from pipeline.settings.serve import ServeSettings
 from pipeline.settings.stream_logs import StreamLogs
 from pipeline.store import StoreConfig, embedded_folder
-from pipeline.store.retention import RetentionRules
+from pipeline.store.retention import FadeRule, RetentionRules
 from pipeline.store.spool import SpoolRules
 from pipeline.values.errors import InvalidQuery, InvalidSettings
 from pipeline.values.times import parse_zone
@@ -216,6 +216,18 @@ class SpoolSettings(Group):
     keeps no spool: a session waits for its store, and what is not read meanwhile is the gap."""
 
 
+class FadeSettings(Group):
+    """What stays of footage from some age on."""
+
+    after: float = Field(gt=0)
+    """`1d`, `12h`, or seconds."""
+    keep: float = Field(gt=0, lt=1)
+    """Share of the tokens before the reduction: `2%`, or 0.02."""
+
+    _parse_after = field_validator("after", mode="before")(parse_length)
+    _parse_keep = field_validator("keep", mode="before")(parse_share)
+
+
 class RetentionSettings(Group):
     """How long footage is kept; null keeps it without a limit."""
 
@@ -227,6 +239,9 @@ class RetentionSettings(Group):
     """The same of all streams together."""
     cool_after: float | None = Field(default=None, gt=0)
     """`7d`, `12h`, or seconds: older footage is kept in the cold tier (`store.cold`)."""
+    fade: tuple[FadeSettings, ...] = ()
+    """`[{after: 1d, keep: 2%}, {after: 7d, keep: 0.2%}]`: older footage keeps fewer of its tokens,
+    a share of those before the reduction; each later rule keeps less."""
 
     _parse_age = field_validator("max_age", "cool_after", mode="before")(parse_length)
 
@@ -395,8 +410,9 @@ class Settings(BaseSettings):
     def retention_rules(self) -> RetentionRules:
         """What sessions remove of what they wrote."""
         rules = self.retention
+        fade = tuple(FadeRule(rule.after, rule.keep) for rule in rules.fade)
         return RetentionRules(
-            rules.max_age, rules.max_bytes_per_stream, rules.max_bytes, rules.cool_after
+            rules.max_age, rules.max_bytes_per_stream, rules.max_bytes, rules.cool_after, fade
         )
 
     def spool_rules(self) -> SpoolRules | None:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 from pipeline.store.checks import Place
 from pipeline.store.cold import ColdTier
 from pipeline.store.config import StoreConfig
+from pipeline.store.levels import Node
+from pipeline.store.writes import Exchange
 from pipeline.values.types import (
     BrokenStream,
     ClipSpan,
     DeletedCounts,
+    FadedCounts,
     Gap,
     Lease,
     Position,
@@ -30,6 +33,7 @@ from pipeline.values.types import (
 from pipeline.values.watch import Event, Watch, WatchState
 
 if TYPE_CHECKING:
+    from pipeline.store.arrow import ClipRecord
     from workers.types import CompressedClip
 
 OnCorrupt = Literal["raise", "skip"]
@@ -230,11 +234,46 @@ class ClipWriter(Protocol):
         """
         ...
 
+    def exchange(self, stream_id: str, exchanges: Sequence[Exchange]) -> FadedCounts:
+        """Put coarser records of clips in the place of what is there: all at once, with their rows
+        and totals, and without the levels that tell of them.
+
+        Needs no lease, as `delete_range`. A clip of which the index or the record is not as it was
+        read is left as it is. `UnknownStream`.
+        """
+        ...
+
     def delete_stream(self, stream_id: str, *, deep: bool = False) -> DeletedCounts:
         """Fence off any writer and remove everything of the stream. `UnknownStream`.
 
         `deep` also looks through the whole server for keys that no index names.
         """
+        ...
+
+
+class Levels(Protocol):
+    """Records of several clips together (`levels`), which go when one of those changes."""
+
+    def find_levels(self, nodes: Iterable[Node]) -> set[Node]:
+        """Those of the nodes that have a record."""
+        ...
+
+    def iter_levels(self, nodes: Iterable[Node]) -> Iterator["tuple[Node, ClipRecord | None]"]:
+        """Records of nodes, verified, a few in memory at a time; of level 0 those of clips.
+
+        None where there is none, or one that does not read, which is logged.
+        """
+        ...
+
+    def put_level(self, node: Node, blob: bytes, of: dict[Node, str | None]) -> bool:
+        """Keep a node's record, made of children with these digests; None where there was none.
+
+        False, and nothing is kept, when one of them is not so any more.
+        """
+        ...
+
+    def remove_levels(self, nodes: Iterable[Node]) -> None:
+        """Forget records of nodes: those that do not read."""
         ...
 
 
@@ -308,7 +347,7 @@ class Cooling(Protocol):
         ...
 
 
-class ClipStore(StreamIndex, ClipReader, ClipWriter, Leases, Watches, Cooling, Protocol):
+class ClipStore(StreamIndex, ClipReader, ClipWriter, Levels, Leases, Watches, Cooling, Protocol):
     """Compressed clips by stream and time."""
 
     @property

@@ -97,13 +97,18 @@ def require_not_behind(stream_id: str, stored: Position | None, told: Place | No
 def holds_already(stored: bytes | None, blob: bytes, span: ClipSpan) -> bool:
     """Whether the stored record is this clip; `Conflict` when it is another one.
 
-    A stored record that is damaged holds nothing: putting its clip again repairs it.
+    One that was faded is the clip too: what is less stays. A stored record that is damaged holds
+    nothing: putting its clip again repairs it.
     """
     if stored is None:
         return False
     key = record_id(span.stream_id, span.epoch, span.index)
     try:
-        same = stored == blob or arrow.same_content(stored, blob, key=key)
+        same = (
+            stored == blob
+            or arrow.same_content(stored, blob, key=key)
+            or arrow.same_clip(stored, blob, key=key)
+        )
     except CorruptValue as error:
         logger.warning("replacing a damaged record: %s", error)
         return False

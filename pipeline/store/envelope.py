@@ -22,13 +22,14 @@ from blake3 import blake3
 from pipeline.values.errors import CorruptValue, InvalidRecord, SchemaMismatch
 
 MAGIC = b"AOTCLIP\n"
-VERSION = 2
+VERSION = 3
 """The newest version this release writes. A new one comes with a reader of the older ones.
 
-1: a token is one embedding of one frame. 2: it may be more, which the metadata tell. A record is
+1: a token is one embedding of one frame. 2: it may be more, which the metadata tell. 3: it is
+coarser than the reduction left it, or tells of several clips, which they tell too. A record is
 written in the oldest version that can tell what is in it.
 """
-READABLE = (1, 2)
+READABLE = (1, 2, 3)
 HEADER_BYTES = 64
 MAX_BODY_BYTES = 256 << 20
 """Above any clip (32 frames of 729 tokens of 3584 bf16 are 160 MiB), below Redis's 512 MiB."""

@@ -5,7 +5,7 @@
     aot:{id}:clips                   zset    one span per clip, scored by start time
     aot:{id}:gaps                    zset    gaps, scored by start time
     aot:{id}:clip:{epoch}:{index}    string  header + digest + Arrow IPC stream
-    aot:{id}:clip:{epoch}:{index}:{level}    reserved: the same clip with fewer tokens
+    aot:{id}:clip:{epoch}:{index}:{level}    string  4^level clips from this one on as one record
     aot:{id}:open                    string  place and record of a live stream's open clip so far
     aot:{id}:segments                hash    of a stream of many files: path -> where it lies
     aot:{id}:lease                   string  who writes, with a fencing token; expires
@@ -33,9 +33,12 @@ from pipeline.values.types import require_stream_id
 DEFAULT_NAMESPACE = "aot"
 
 
-def record_id(stream_id: str, epoch: int, index: int) -> str:
-    """What a record's digest says it is: the same in every namespace and every export."""
-    return f"{stream_id}/{epoch}/{index}"
+def record_id(stream_id: str, epoch: int, index: int, clips: int = 1) -> str:
+    """What a record's digest says it is: the same in every namespace and every export.
+
+    One of several clips says how many, so that it cannot be taken for the first of them.
+    """
+    return f"{stream_id}/{epoch}/{index}" + (f"+{clips}" if clips > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ class Keys:
     def clip(self, stream_id: str, epoch: int, index: int) -> str:
         """The record of a clip."""
         return self._of(stream_id, f"clip:{epoch}:{index}")
+
+    def level(self, stream_id: str, epoch: int, first: int, level: int) -> str:
+        """The record of several clips, the first of which has the index `first`."""
+        return self._of(stream_id, f"clip:{epoch}:{first}:{level}")
 
     def open_clip(self, stream_id: str) -> str:
         """The record of the clip that still grows."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from pipeline.store import arrow
 from pipeline.store.checks import (
     Place,
     in_order,
@@ -27,15 +28,18 @@ from pipeline.store.cold import open_cold
 from pipeline.store.cold.tidying import files_of, remove_all, remove_unused
 from pipeline.store.cold.tier import require_cold
 from pipeline.store.config import StoreConfig
+from pipeline.store.envelope import digest_of
 from pipeline.store.expiry import Removal, change_gaps, holds_clip, reach_of
 from pipeline.store.keys import Keys
+from pipeline.store.levels import Node, nodes_over
 from pipeline.store.reads import VerifiedReads
-from pipeline.store.writes import REFILLED, NewRecord, RecordWrites
+from pipeline.store.writes import REFILLED, Exchange, NewRecord, RecordWrites, span_of
 from pipeline.values.errors import CorruptValue, LeaseLost
 from pipeline.values.types import (
     EXPIRED,
     ClipSpan,
     DeletedCounts,
+    FadedCounts,
     Gap,
     Lease,
     Position,
@@ -54,6 +58,7 @@ class _Stream:
         self.info: StreamInfo | None = None
         self.rows: dict[Place, ClipSpan] = {}
         self.values: dict[Place, bytes] = {}
+        self.levels: dict[Node, bytes] = {}
         self.gaps: dict[tuple[int, float, str], Gap] = {}
         self.segments: dict[str, StreamSegment] = {}
         self.position: Position | None = None
@@ -210,6 +215,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
             for span in spans:
                 del stream.rows[in_order(span)]
                 stream.values.pop(in_order(span), None)
+                _drop_levels(stream, span)
             for gap in change.drop:
                 del stream.gaps[gap.identity]
             stream.gaps.update({gap.identity: gap for gap in change.put})
@@ -246,6 +252,7 @@ class MemoryStore(RecordWrites, VerifiedReads):
             for span in drop:
                 stream.rows.pop(in_order(span), None)
                 stream.values.pop(in_order(span), None)
+                _drop_levels(stream, span)
             stream.position = position
 
     def _put(self, record: NewRecord, lease: Lease, after: Place | None) -> ClipSpan:
@@ -256,10 +263,11 @@ class MemoryStore(RecordWrites, VerifiedReads):
             require_fingerprint(span.stream_id, stored, record.fingerprint)
             if holds_clip(stream.gaps.values(), span.index):
                 pass  # it was removed: it is not stored again
-            elif record.is_held_by(self._stored(stream, at)):
+            elif record.held_as(self._stored(stream, at)) is not None:
                 span = stream.rows[at]
             else:
                 stream.values[at], stream.rows[at] = record.blob, span
+                _drop_levels(stream, span)
             stream.open = None
             last = stream.position
             if last is None or at > (last.epoch, last.index):
@@ -272,6 +280,48 @@ class MemoryStore(RecordWrites, VerifiedReads):
         if row is not None and row.cold is not None:
             return require_cold(self.cold, row).read(row)
         return stream.values.get(at)
+
+    def exchange(self, stream_id: str, exchanges: Sequence[Exchange]) -> FadedCounts:
+        counts = FadedCounts(0, 0, 0)
+        with self._lock:
+            stream = self._known(stream_id)
+            for one in exchanges:
+                at, span = in_order(one.span), one.span
+                stored = stream.values.get(at)
+                if stream.rows.get(at) != span or stored is None or digest_of(stored) != one.digest:
+                    continue
+                stream.values[at] = one.blob
+                stream.rows[at] = new = span_of(one.clip, len(one.blob))
+                _drop_levels(stream, span)
+                counts += FadedCounts(
+                    1, span.num_tokens - new.num_tokens, span.size_bytes - new.size_bytes
+                )
+            return counts
+
+    def find_levels(self, nodes: Iterable[Node]) -> set[Node]:
+        return {node for node, blob in self.iter_level_records(nodes) if blob is not None}
+
+    def iter_level_records(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, bytes | None]]:
+        """As `VerifiedReads.iter_level_records`."""
+        for node in nodes:
+            stream = self._streams.get(node.stream_id, _Stream())
+            clip = stream.values.get((node.epoch, node.first))
+            yield node, stream.levels.get(node) if node.level else clip
+
+    def put_level(self, node: Node, blob: bytes, of: dict[Node, str | None]) -> bool:
+        arrow.decode_clip(blob, key=node.record_id)
+        with self._lock:
+            there = dict(self.iter_level_records(of))
+            digests = {child: there[child] and digest_of(there[child] or b"") for child in of}
+            if digests != of:
+                return False
+            self._streams[node.stream_id].levels[node] = blob
+            return True
+
+    def remove_levels(self, nodes: Iterable[Node]) -> None:
+        with self._lock:
+            for node in nodes:
+                self._known(node.stream_id).levels.pop(node, None)
 
     def get_position(self, stream_id: str) -> Position | None:
         stream = self._streams.get(stream_id)
@@ -361,6 +411,11 @@ class MemoryStore(RecordWrites, VerifiedReads):
         stream = self._known(stream_id)
         require_not_behind(stream_id, stream.position, after)
         return stream
+
+
+def _drop_levels(stream: _Stream, span: ClipSpan) -> None:
+    for node in nodes_over(span.stream_id, in_order(span)):
+        stream.levels.pop(node, None)
 
 
 def _is_filled(gap: Gap, span: ClipSpan) -> bool:

@@ -14,10 +14,17 @@ from functools import lru_cache
 from pipeline.store.keys import record_id
 from pipeline.values.errors import CorruptValue, InvalidRecord
 from pipeline.values.types import require_stream_id
-from workers.types import PLAIN_LAYOUT, ClipStats, CompressedClip, TokenLayout
+from workers.types import (
+    FULL_LEVEL,
+    PLAIN_LAYOUT,
+    ClipStats,
+    CompressedClip,
+    Level,
+    TokenLayout,
+)
 
 STAT_COUNTS = ("frames_in", "tokens_in", "tokens_out", "damaged", "shed")
-NUM_KEYS = {1: 14, 2: 15}
+NUM_KEYS = {1: 14, 2: 15, 3: 16}
 """Of the text form, by the record's version."""
 MAX_FRAMES = 1 << 15
 """`frame` is an int16 column."""
@@ -42,6 +49,7 @@ class ClipMetadata:
     fingerprint: str
     stats: ClipStats
     layout: TokenLayout = PLAIN_LAYOUT
+    level: Level = FULL_LEVEL
 
     def __post_init__(self) -> None:
         require_stream_id(self.stream_id)
@@ -67,11 +75,13 @@ class ClipMetadata:
     @property
     def record_id(self) -> str:
         """What the record's digest says it is: the same in every store and export."""
-        return record_id(self.stream_id, self.epoch, self.index)
+        return record_id(self.stream_id, self.epoch, self.index, self.level.clips)
 
     @property
     def version(self) -> int:
         """The oldest version of a record that can tell this."""
+        if self.level != FULL_LEVEL:
+            return 3
         return 1 if self.layout == PLAIN_LAYOUT else 2
 
     @property
@@ -97,6 +107,7 @@ def describe(clip: CompressedClip, *, fingerprint: str, dtype: str) -> ClipMetad
         fingerprint=fingerprint,
         stats=ClipStats(**{name: int(getattr(clip.stats, name)) for name in STAT_COUNTS}),
         layout=clip.layout,
+        level=clip.level,
     )
 
 
@@ -121,6 +132,8 @@ def to_text(metadata: ClipMetadata) -> dict[str, str]:
     }
     if metadata.version > 1:
         text["aot.layout"] = json.dumps(asdict(metadata.layout), separators=(",", ":"))
+    if metadata.version > 2:
+        text["aot.level"] = json.dumps(asdict(metadata.level), separators=(",", ":"))
     assert len(text) == NUM_KEYS[metadata.version]
     return text
 
@@ -145,6 +158,7 @@ def from_text(text: Mapping[str, str]) -> ClipMetadata:
             fingerprint=text["aot.fingerprint"],
             stats=_stats(text["aot.stats"]),
             layout=_layout(text.get("aot.layout")),
+            level=_level(text.get("aot.level")),
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptValue(f"metadata of a record does not read: {error!r:.200}") from error
@@ -163,6 +177,17 @@ def _layout(text: str | None) -> TokenLayout:
     if json.dumps(asdict(layout), separators=(",", ":")) != text:
         raise ValueError(f"expected the layout of tokens, got {text[:100]}")
     return layout
+
+
+@lru_cache(maxsize=64)
+def _level(text: str | None) -> Level:
+    if text is None:
+        return FULL_LEVEL
+    values = json.loads(text)
+    level = Level(keep=values["keep"], clips=values["clips"])
+    if json.dumps(asdict(level), separators=(",", ":")) != text:
+        raise ValueError(f"expected the level of a clip, got {text[:100]}")
+    return level
 
 
 @lru_cache(maxsize=1024)

@@ -14,6 +14,7 @@ from pipeline.store.checks import Place, in_order, missing_value_error
 from pipeline.store.cold import ColdTier
 from pipeline.store.cold.tier import require_cold
 from pipeline.store.keys import record_id
+from pipeline.store.levels import Node, nodes_of
 from pipeline.values.errors import (
     CorruptValue,
     MissingValue,
@@ -50,6 +51,14 @@ class VerifiedReads(ABC):
         self, stream_id: str, start_s: float | None = None, end_s: float | None = None
     ) -> Iterator[ClipSpan | CorruptValue]:
         """`StreamIndex.iter_spans` with the rows that do not read in their places."""
+
+    @abstractmethod
+    def iter_level_records(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, bytes | None]]:
+        """Records of nodes, unverified; None where there is none."""
+
+    @abstractmethod
+    def find_levels(self, nodes: Iterable[Node]) -> set[Node]:
+        """As `Levels.find_levels`."""
 
     @abstractmethod
     def list_streams(self) -> list[str]:
@@ -138,6 +147,26 @@ class VerifiedReads(ABC):
             else:
                 logger.warning("%s clip %d left out: %s", span.stream_id, span.index, read)
 
+    def iter_levels(self, nodes: Iterable[Node]) -> Iterator["tuple[Node, ClipRecord | None]"]:
+        for node, blob in self.iter_level_records(nodes):
+            try:
+                read = None if blob is None else arrow.decode_clip(blob, key=node.record_id)
+            except (CorruptValue, SchemaMismatch) as error:
+                logger.warning("a level is left out: %s", error)
+                read = None
+            yield node, read
+
+    def _bad_levels(self, spans: Iterable[ClipSpan]) -> tuple[int, list[tuple[Node, str]]]:
+        """How many levels there are of a stream's clips, and those that do not read."""
+        found, bad = self.find_levels(nodes_of(spans)), []
+        for node, blob in self.iter_level_records(sorted(found, key=lambda n: (n.first, n.level))):
+            try:
+                if blob is not None:
+                    arrow.decode_clip(blob, key=node.record_id)
+            except (CorruptValue, SchemaMismatch) as error:
+                bad.append((node, str(error)))
+        return len(found), bad
+
     def list_removed(self, spans: Iterable[ClipSpan]) -> list[ClipSpan]:
         return [span for span in spans if not self._is_listed(span)]
 
@@ -159,6 +188,7 @@ class VerifiedReads(ABC):
         ]
         removed = set(self.list_removed(s for s, read in bad if isinstance(read, MissingValue)))
         spans = [span for span in spans if span not in removed]
+        num_levels, bad_levels = self._bad_levels(spans)
         return VerifyReport(
             stream_id=stream_id,
             num_clips=len(spans),
@@ -166,6 +196,8 @@ class VerifiedReads(ABC):
             size_bytes=sum(span.size_bytes for span in spans),
             corrupt=tuple((span, str(read)) for span, read in bad if span not in removed),
             bad_rows=tuple(str(row) for row in rows if not isinstance(row, ClipSpan)),
+            num_levels=num_levels,
+            bad_levels=tuple(text for _, text in bad_levels),
         )
 
     def _iter_records(self, spans: Iterable[ClipSpan]) -> Generator[tuple[ClipSpan, Stored]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pipeline.store.base import ClipStore
 from pipeline.store.checks import in_order
 from pipeline.store.expiry import holds_clip
+from pipeline.store.levels import nodes_of
 from pipeline.store.writes import REFILLED
 from pipeline.values.types import ClipSpan, Gap, Lease, Position
 
@@ -35,6 +36,9 @@ def repair(store: ClipStore, lease: Lease) -> Repaired:
     """
     stream_id = lease.stream_id
     info, report = store.get_info(stream_id), store.verify(stream_id)
+    if report.bad_levels:
+        found = store.find_levels(nodes_of(store.iter_spans(stream_id)))
+        store.remove_levels(node for node, read in store.iter_levels(found) if read is None)
     failed = [gap for gap in store.list_gaps(stream_id) if gap.reason == REFILLED]
     damaged = {span for span, _ in report.corrupt}
     num_damaged = len(damaged) + len(report.bad_rows)

@@ -2,19 +2,22 @@
 
 A rule removes the oldest clips of a stream, whole ones, until it holds; the store tells the stretch
 as `expired`. A turn is bounded, so that a session that applies it is never held up for long: what
-is left over goes with the next turn. Knows of no session and no terminal.
+is left over goes with the next turn. Older footage fades (`fading`) beside that, in its own thread.
+Knows of no session and no terminal.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pipeline.store.ages import age_from, is_older, seen_at
 from pipeline.store.base import ClipStore
 from pipeline.store.cold.moving import cool_turn
+from pipeline.store.fading import FadeRule, Fading, require_fading
+from pipeline.store.upkeep import Upkeep
 from pipeline.values.errors import InvalidSettings, LeaseHeld, PipelineError, UnknownStream
-from pipeline.values.types import ClipSpan, DeletedCounts, StreamInfo, StreamOverview
+from pipeline.values.types import ClipSpan, DeletedCounts, FadedCounts, StreamInfo, StreamOverview
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +46,20 @@ class RetentionRules:
     """Of the records of all streams; the oldest footage goes first, whichever stream it is of."""
     cool_after_s: float | None = None
     """What is older is kept in the cold tier, and counts as before for the other rules."""
+    fade: tuple[FadeRule, ...] = ()
+    """What stays of older footage, from the youngest on."""
 
     def __post_init__(self) -> None:
+        require_fading(self.fade)
         for name in ("max_age_s", "max_bytes_per_stream", "max_bytes", "cool_after_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidSettings(f"retention: got {name} {value}, expected more than 0")
 
     @property
-    def are_set(self) -> bool:
-        """Whether there is any."""
-        return self != RetentionRules()
+    def remove(self) -> bool:
+        """Whether there is one by which clips go."""
+        return replace(self, fade=()) != RetentionRules()
 
 
 class Retention:
@@ -69,12 +75,17 @@ class Retention:
     ) -> None:
         self._store, self._stream_id, self._rules, self._clock = store, stream_id, rules, clock
         self._next_s = float("-inf")
+        self._upkeep = Upkeep(store, stream_id, rules.fade)
 
     def after_write(self) -> DeletedCounts:
-        """Apply the rules when it is time again; a store that cannot is tried the next time."""
-        if not self._rules.are_set or self._clock() < self._next_s:
+        """Apply the rules when it is time again; a store that cannot is tried the next time.
+
+        What fades does so beside the writing, which does not wait for it.
+        """
+        if self._rules == RetentionRules() or self._clock() < self._next_s:
             return NONE_REMOVED
         self._next_s = self._clock() + EVERY_S
+        self._upkeep.begin()
         try:
             removed = prune_stream(self._store, self._stream_id, self._rules)
             removed = removed + make_room(self._store, self._rules)
@@ -84,6 +95,10 @@ class Retention:
         except PipelineError as error:
             logger.warning("%s: retention is put off: %s", self._stream_id, error)
             return NONE_REMOVED
+
+    def close(self) -> None:
+        """Let what fades end with its page."""
+        self._upkeep.close()
 
 
 def prune(
@@ -112,6 +127,26 @@ def prune(
             yield name, removed
     if stream_id is None and rules.max_bytes is not None:
         yield from _remove_excess(store, rules.max_bytes, most_clips=None)
+
+
+def fade(
+    store: ClipStore, rules: Sequence[FadeRule], stream_id: str | None = None
+) -> Iterator[tuple[str, FadedCounts]]:
+    """Fade what is due of one stream, or of all; yields what that changed of each.
+
+    Raises:
+        UnknownStream: there is no stream of that id.
+        StoreError: what failed.
+    """
+    for name in store.list_streams() if stream_id is None else [stream_id]:
+        try:
+            counts = Fading(store, name, rules).turn(time.time())
+        except UnknownStream:
+            if stream_id is not None:
+                raise
+            continue  # removed meanwhile
+        if counts.clips:
+            yield name, counts
 
 
 def prune_stream(

@@ -47,6 +47,9 @@ IF_FULL = "if_full"
 
 COLD_PLACE = re.compile(r"[0-9a-z-]{1,80}@[0-9]{1,15}")
 """`FILE@OFFSET`, in the stream's folder of the cold tier."""
+FADED = "keep="
+"""Before what a clip was faded to, among the fields behind those that every row has."""
+
 _FULL = {
     "status": "failed",
     "error": "StoreFull: the store took no more; raise maxmemory or delete streams",
@@ -54,12 +57,14 @@ _FULL = {
 
 
 def span_to_text(span: ClipSpan) -> str:
-    """`epoch:index:start:end:tokens:bytes:wall`, and `:cold` where the record was moved"""
+    """`epoch:index:start:end:tokens:bytes:wall`, then `:cold` where the record was moved, and
+    `:keep=` of a clip that was faded."""
     wall = "" if span.wall_start_s is None else repr(span.wall_start_s)
     cold = "" if span.cold is None else f":{span.cold}"
+    keep = f":{FADED}{span.keep!r}" if span.keep < 1 else ""
     return (
         f"{span.epoch}:{span.index}:{span.start_s!r}:{span.end_s!r}:"
-        f"{span.num_tokens}:{span.size_bytes}:{wall}{cold}"
+        f"{span.num_tokens}:{span.size_bytes}:{wall}{cold}{keep}"
     )
 
 
@@ -77,6 +82,7 @@ def span_from_text(stream_id: str, member: bytes) -> ClipSpan:
             int(size),
             float(wall) if wall else None,
             more[0] if more and COLD_PLACE.fullmatch(more[0]) else None,
+            keep=next((float(x[len(FADED) :]) for x in more if x.startswith(FADED)), 1.0),
         )
     except ValueError as error:
         raise _unreadable(f"{stream_id}: an index row", error) from error

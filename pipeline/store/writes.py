@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.store import arrow
 from pipeline.store.checks import Place, holds_already
-from pipeline.store.config import StoreConfig
+from pipeline.store.config import StoreConfig, TokenDtype
+from pipeline.store.keys import record_id
 from pipeline.values.types import ClipSpan, Lease, Position
 
 if TYPE_CHECKING:
@@ -35,9 +36,33 @@ class NewRecord:
         """Where the stream ends once this is its last clip."""
         return Position(*self.place, self.span.end_s, self.last_pts_s)
 
-    def is_held_by(self, stored: bytes | None) -> bool:
-        """Whether `stored` is this clip already; `Conflict` when it is another one."""
-        return holds_already(stored, self.blob, self.span)
+    def held_as(self, stored: bytes | None) -> ClipSpan | None:
+        """The row of what is `stored` when it is this clip; `Conflict` when it is another one."""
+        if stored is None or not holds_already(stored, self.blob, self.span):
+            return None
+        span = self.span
+        if stored != self.blob:
+            read = arrow.decode_clip(stored, key=record_id(span.stream_id, span.epoch, span.index))
+            return span_of(read.clip, len(stored))
+        return span
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A clip that is to take the place of a finer one."""
+
+    span: ClipSpan
+    """The row of what is there."""
+    digest: str
+    """Of its record."""
+    clip: "CompressedClip"
+    fingerprint: str
+    dtype: TokenDtype
+
+    @property
+    def blob(self) -> bytes:
+        """The new record."""
+        return arrow.encode_clip(self.clip, fingerprint=self.fingerprint, dtype=self.dtype)
 
 
 class RecordWrites(ABC):
@@ -94,4 +119,5 @@ def span_of(clip: "CompressedClip", size_bytes: int) -> ClipSpan:
         num_tokens=len(clip.tokens),
         size_bytes=size_bytes,
         wall_start_s=None if clip.wall_start_s is None else float(clip.wall_start_s),
+        keep=clip.level.keep,
     )

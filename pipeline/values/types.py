@@ -39,6 +39,8 @@ class ClipSpan:
     """Unix time of `start_s`."""
     cold: str | None = None
     """Where the record lies in the cold tier, `FILE@OFFSET`; None while it is in the server."""
+    keep: float = 1.0
+    """What it was faded to: a share of the tokens before the reduction; 1 where it was not."""
 
     def overlaps(self, start_s: float | None, end_s: float | None) -> bool:
         """Whether the clip has a part in [start_s, end_s); None is open."""
@@ -158,6 +160,14 @@ class StreamTotals:
             end_s=max(self.end_s, span.end_s) if self.clips else span.end_s,
         )
 
+    def exchanged(self, span: ClipSpan, by: ClipSpan) -> "StreamTotals":
+        """With a clip in another size in its own place."""
+        return replace(
+            self,
+            tokens=self.tokens + by.num_tokens - span.num_tokens,
+            size_bytes=self.size_bytes + by.size_bytes - span.size_bytes,
+        )
+
     def with_gaps(self, put: Iterable[Gap] = (), dropped: Iterable[Gap] = ()) -> "StreamTotals":
         """With gaps more and gaps less; those that are no footage do not count."""
         more, less = ([gap for gap in gaps if gap.is_footage] for gaps in (put, dropped))
@@ -270,6 +280,22 @@ class DeletedCounts:
 
 
 @dataclass(frozen=True)
+class FadedCounts:
+    """What fading changed."""
+
+    clips: int
+    tokens: int
+    """That went."""
+    size_bytes: int
+    """That went."""
+
+    def __add__(self, other: "FadedCounts") -> "FadedCounts":
+        return FadedCounts(
+            self.clips + other.clips, self.tokens + other.tokens, self.size_bytes + other.size_bytes
+        )
+
+
+@dataclass(frozen=True)
 class VerifyReport:
     """What reading every record of a stream showed."""
 
@@ -281,11 +307,15 @@ class VerifyReport:
     """The clips that cannot be read, each with the error's text."""
     bad_rows: tuple[str, ...] = ()
     """What of the index does not read, a line each: the clip behind it is out of reach."""
+    num_levels: int = 0
+    """Records of several clips together."""
+    bad_levels: tuple[str, ...] = ()
+    """Those that do not read, a line each: they are made anew when they are needed."""
 
     @property
     def ok(self) -> bool:
         """True when every record is what was written."""
-        return not self.corrupt and not self.bad_rows
+        return not (self.corrupt or self.bad_rows or self.bad_levels)
 
 
 @dataclass(frozen=True)

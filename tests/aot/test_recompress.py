@@ -1,9 +1,11 @@
 """Re-compression over clips: what must hold whatever the tokens are, and what goes first."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from aot import ClipTokens, InvalidFeatures, join_clips, recompress
+from aot import ClipTokens, InvalidFeatures, drop_empty_frames, join_clips, recompress
 from aot.recompression import WINDOW
 
 GRID = (4, 5)
@@ -154,3 +156,15 @@ def test_joined_clips_count_frames_through(clips):
     assert joined.frame.tolist() == [
         8 * number + frame for number, clip in enumerate(clips) for frame in clip.frame.tolist()
     ]
+
+
+def test_frames_of_which_no_token_speaks_are_not_counted():
+    clip = make_clip(0, 4)
+    clip = replace(clip, frame=torch.tensor([1, 4, 4, 6]))
+
+    fewer, stay = drop_empty_frames(clip)
+    by_pairs, pairs = drop_empty_frames(clip, 2)
+
+    assert (fewer.frame.tolist(), stay) == ([0, 1, 1, 2], [1, 4, 6])
+    assert (by_pairs.frame.tolist(), pairs) == ([1, 2, 2, 4], [0, 1, 4, 5, 6, 7])
+    assert torch.equal(fewer.tokens, clip.tokens)

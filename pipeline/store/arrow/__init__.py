@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         decode_clip,
         encode_clip,
         record_body,
+        same_clip,
         same_content,
     )
     from pipeline.store.arrow.stream import record_schema
@@ -51,6 +52,7 @@ __all__ = [
     "parquet_facts",
     "record_body",
     "record_schema",
+    "same_clip",
     "same_content",
     "write_parquet",
 ]
@@ -59,7 +61,14 @@ _HOMES = {
     "export": ("ExportedFacts", "export_clips", "exported_facts", "iter_exported"),
     "folder": ("Folder",),
     "parquet": ("iter_parquet", "parquet_facts", "write_parquet"),
-    "record": ("ClipRecord", "decode_clip", "encode_clip", "record_body", "same_content"),
+    "record": (
+        "ClipRecord",
+        "decode_clip",
+        "encode_clip",
+        "record_body",
+        "same_clip",
+        "same_content",
+    ),
     "stream": ("record_schema",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -76,6 +76,7 @@ def decode_clip(blob: bytes | memoryview, *, key: str) -> ClipRecord:
         wall_start_s=metadata.wall_start_s,
         stats=metadata.stats,
         layout=metadata.layout,
+        level=metadata.level,
     )
     return ClipRecord(
         clip=clip,
@@ -94,6 +95,17 @@ def same_content(blob: bytes, other: bytes, *, key: str) -> bool:
         read_batch(pa.py_buffer(envelope.unseal(record, key)[1]), key) for record in (blob, other)
     )
     return first.equals(second, check_metadata=True)
+
+
+def same_clip(blob: bytes, other: bytes, *, key: str) -> bool:
+    """Whether two records are of the same clip, one of them coarser than the other."""
+    first, second = (decode_clip(record, key=key) for record in (blob, other))
+    if first.clip.level == second.clip.level:
+        return False
+    return all(
+        getattr(first.clip, name) == getattr(second.clip, name)
+        for name in ("start_s", "end_s", "wall_start_s", "pts_s", "stats", "layout")
+    )
 
 
 def record_body(blob: bytes, *, key: str) -> memoryview:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from redis.client import Pipeline
@@ -168,6 +168,7 @@ class RedisClips(RedisStreams, RecordWrites):
                 pipe.zrem(clips, *bad)
             if lost:
                 pipe.unlink(*(keys.clip(stream_id, *place) for place in lost))
+                pipe.unlink(*self._levels_over(stream_id, lost))
             pipe.hset(info, rows.TOTALS, rows.totals_to_text(totals))
             if position is None:
                 pipe.hdel(info, rows.POSITION)
@@ -192,17 +193,16 @@ class RedisClips(RedisStreams, RecordWrites):
             cold = None if stored is not None else self._cold_row(stream_id, old)
             if cold is not None:
                 stored = require_cold(self.cold, cold).read(cold)
-            is_there = record.is_held_by(stored)
-            row = replace(span, size_bytes=len((is_there and stored) or record.blob))
-            if cold is not None and is_there:
-                row = cold
+            held = record.held_as(stored)
+            row = span if held is None else held if cold is None else cold
             text = rows.span_to_text(row).encode()
             filled = self._filled_gaps(pipe, row) if facts.has_retriable else []
             totals = self._totals_with(row, facts.totals, old, is_indexed=text in old)
             stale = [member for member in old if member != text]
             pipe.multi()
-            if not is_there:
+            if held is None:
                 pipe.set(key, record.blob)
+                pipe.unlink(*self._levels_over(stream_id, [record.place]))
             pipe.unlink(keys.open_clip(stream_id))
             if stale:
                 pipe.zrem(keys.clips(stream_id), *stale)

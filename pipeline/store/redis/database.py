@@ -6,7 +6,7 @@ was interrupted may be sent again: keys are deterministic and no write counts. P
 rather than Lua: a script costs three times as much for values of this size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -15,10 +15,11 @@ from redis.client import Pipeline
 from redis.cluster import RedisCluster
 
 from pipeline.store import rows
-from pipeline.store.checks import require_current
+from pipeline.store.checks import Place, require_current
 from pipeline.store.cold import open_cold
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
+from pipeline.store.levels import Node, nodes_over
 from pipeline.store.redis.meanings import explain, get_words
 from pipeline.values.errors import Conflict
 from pipeline.values.types import Lease
@@ -98,6 +99,16 @@ class RedisDatabase:
             given = {member for member, score in found if score == last}
             size = max(page, 2 * len(given))  # more of one score than a page holds
             at = last
+
+    def _level_key(self, node: Node) -> str:
+        if not node.level:
+            return self._keys.clip(node.stream_id, node.epoch, node.first)
+        return self._keys.level(node.stream_id, node.epoch, node.first, node.level)
+
+    def _levels_over(self, stream_id: str, places: Iterable[Place]) -> list[str]:
+        """Keys of the coarser records that tell of clips."""
+        nodes = {node for place in places for node in nodes_over(stream_id, place)}
+        return [self._level_key(node) for node in nodes]
 
     def _require_lease(self, pipe: Pipeline, lease: Lease) -> None:
         key = self._keys.lease(lease.stream_id)

@@ -141,6 +141,7 @@ class RedisExpiry(RedisCooling):
             pipe.zrem(self._keys.clips(stream_id), *page.members)
         if page.places:
             pipe.unlink(*(self._keys.clip(stream_id, *place) for place in page.places))
+            pipe.unlink(*self._levels_over(stream_id, page.places))
 
     def _read_page(
         self, pipe: Pipeline, stream_id: str, whole: Removal, facts: Facts, passed: int

@@ -15,8 +15,8 @@ from pipeline.store.cold.tidying import files_of, remove_all, remove_unused
 from pipeline.store.config import StoreConfig
 from pipeline.store.reads import Stored, VerifiedReads
 from pipeline.store.redis.connection import connect, connect_cluster
-from pipeline.store.redis.expiry import RedisExpiry
 from pipeline.store.redis.health import iter_problems, name_server, require_no_eviction
+from pipeline.store.redis.levels import RedisLevels
 from pipeline.store.redis.roster import RedisRoster
 from pipeline.store.redis.watches import RedisWatches
 from pipeline.values.types import ClipSpan, DeletedCounts, StoreHealth, StoreStats
@@ -28,7 +28,7 @@ READ_AHEAD = 2
 NO_INFO = "the store's user may not run INFO: eviction, durability and cluster are not checked"
 
 
-class RedisStore(RedisExpiry, RedisWatches, RedisRoster, VerifiedReads):
+class RedisStore(RedisLevels, RedisWatches, RedisRoster, VerifiedReads):
     """`ClipStore` on one server or a cluster. Safe to share between threads."""
 
     def __init__(self, config: StoreConfig) -> None:

@@ -173,6 +173,7 @@ class RedisStreams(RedisIndex, RedisLeases):
             pipe.zrem(self._keys.clips(stream_id), *members)
             if values:
                 pipe.unlink(*values)
+                pipe.unlink(*self._levels_over(stream_id, places))
             pipe.execute()
 
     def _unlink_facts(self, stream_id: str, lease: Lease | None) -> None:

@@ -6,6 +6,7 @@ from pipeline.ask.answer import LevelReading
 from pipeline.ask.run import Question, ask, prepare
 from pipeline.ask.search import search_prepared
 from pipeline.store import StoreConfig, open_store
+from pipeline.store.fading import fade_clips
 from pipeline.values.errors import InvalidQuery, QueryTooLarge
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.support import store_video
@@ -15,9 +16,9 @@ from workers.types import VideoSource
 
 @pytest.fixture(scope="module")
 def store(model_folder, video, server_folder):
-    """The video as `one` and as `two`."""
+    """The video as `one`, `two` and `three`."""
     config = StoreConfig(f"embedded://{server_folder}", namespace="fit")
-    for stream_id in ("one", "two"):
+    for stream_id in ("one", "two", "three"):
         last = store_video(config, model_folder, VideoSource(str(video), stream_id, FPS))
         assert last.clips == CLIPS
     with open_store(config) as opened:
@@ -101,6 +102,21 @@ def test_more_clips_than_may_be_loaded_are_thinned_first(store, model):
     answer = ask(store, model, question(max_visual_tokens=6, max_clips=4))
 
     assert [span.index for span in answer.citations] == [0, 3, 6, 9]
+
+
+def test_an_answer_from_faded_clips_says_so(store, model):
+    spans = store.list_spans("three")
+    fade_clips(store, spans[:3], 0.2)
+
+    answer = ask(store, model, question(streams=("three",)))
+
+    [stream] = answer.streams
+    assert [(level.detail, level.clips) for level in stream.levels] == [
+        ("stored", CLIPS - 3),
+        ("faded", 3),
+    ]
+    assert (stream.clips_faded, stream.coverage, answer.read_fraction) == (3, 1.0, 1.0)
+    assert [span.keep for span in answer.citations] == [0.2] * 3 + [1.0] * (CLIPS - 3)
 
 
 def test_the_clips_that_matter_are_found_and_read(store, model, monkeypatch):

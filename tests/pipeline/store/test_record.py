@@ -19,7 +19,7 @@ from pipeline.store.arrow import decode_clip, encode_clip, record_body, record_s
 from pipeline.store.arrow.stream import read_batch
 from pipeline.store.metadata import describe, to_text
 from pipeline.values.errors import CorruptValue, InvalidRecord, SchemaMismatch
-from workers.types import ClipStats, CompressedClip, TokenLayout
+from workers.types import ClipStats, CompressedClip, Level, TokenLayout
 
 KEY = "lobby/0/0"
 GOLDEN = Path(__file__).parent / "golden"
@@ -177,6 +177,7 @@ def test_every_released_version_is_read():
         assert list(record.clip.pts_s) == expected["pts_s"]
         layout = expected.get("layout", {"frames": 1, "parts": []})
         assert record.clip.layout == TokenLayout(layout["frames"], tuple(layout["parts"]))
+        assert record.clip.level == Level(**expected.get("level", {}))
     for version in envelope.READABLE:
         assert (GOLDEN / f"v{version}-bf16.bin").exists()
 
