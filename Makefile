@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN     = $(VENV)/bin
 PYTEST  = $(BIN)/python -m pytest
 ROTATION_S ?= 480
+VENV_VLLM ?= .venv-vllm
 
-.PHONY: install hooks test test-slow test-rotation test-load test-gpu check format drawings docs \
+.PHONY: install hooks test test-slow test-rotation test-load test-gpu test-vllm check format drawings docs \
         demo soak train-demo bench wheel release-check clean
 
 install: $(VENV)/.installed
@@ -37,6 +38,20 @@ test-load: install
 
 test-gpu: install
 	AOT_FAIL_WITHOUT_GPU=1 $(PYTEST) -m gpu
+
+# vLLM needs another transformers: it has an environment of its own, on a CPU some 3 GB.
+test-vllm: install $(VENV_VLLM)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps -e integrations/vllm
+	AOT_VLLM=$(abspath $(VENV_VLLM))/bin/vllm $(PYTEST) integrations/vllm/tests --timeout 900
+
+$(VENV_VLLM)/.installed: integrations/vllm/tests/environment/requirements.txt integrations/vllm/pyproject.toml
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/pip install --quiet torch==2.13.0
+	$(VENV_VLLM)/bin/pip install --quiet -r integrations/vllm/tests/environment/requirements.txt
+	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	$(VENV_VLLM)/bin/python integrations/vllm/tests/environment/prepare.py
+	$(VENV_VLLM)/bin/pip install --quiet --no-deps -e . -e integrations/vllm
+	touch $@
 
 check: install
 	$(BIN)/ruff format --check .
@@ -89,4 +104,4 @@ bench: install
 	$(BIN)/aot bench query
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV_VLLM) build dist *.egg-info runs

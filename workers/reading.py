@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aot import ClipTokens, TokenKind
 from aot.types import TOKEN_COLUMNS
-from workers.models.base import Marks, Places, TimeFormat, VisualSegment
+from workers.models.base import Marks, Places, StoredRows, TimeFormat, VisualSegment
 from workers.types import CompressedClip
 
 
@@ -63,6 +63,7 @@ def read_clip(
     mark: str = "[{}]",
     time_text: Callable[[float], str] = format_time,
     skip_empty: bool = False,
+    record: str | None = None,
 ) -> list[VisualSegment]:
     """Segments of one clip; its first mark says `name` where one is given.
 
@@ -70,7 +71,7 @@ def read_clip(
     the model sees which ones are missing; it takes as much of the context as all tokens would.
     `within` leaves out the tokens of frames that were not shown in [start_s, end_s); merged anchors
     stay, as they speak for the whole clip. `skip_empty` leaves out frames that kept no token, where
-    there is a mark a frame.
+    there is a mark a frame. `record` names the stored clip that this one is, with all its rows.
     """
     frames = frames_within(clip, within)
     if skip_empty and marks == "frame":
@@ -92,12 +93,13 @@ def read_clip(
                 [patch],
                 keep_positions,
                 alone=True,
+                record=record,
             )
             for i, patch in enumerate(patches)
         ]
     kept = _speaks_of(clip, patches).nonzero()[:, 0]
     mark_text = mark_of(_begin_s(clip, frames[0]), name)
-    return [_segment(clip, mark_text, kept, patches, keep_positions)]
+    return [_segment(clip, mark_text, kept, patches, keep_positions, record=record)]
 
 
 def trim_clip(clip: CompressedClip, within: tuple[float, float] | None) -> CompressedClip:
@@ -168,6 +170,7 @@ def _segment(
     keep_positions: bool,
     *,
     alone: bool = False,
+    record: str | None = None,
 ) -> VisualSegment:
     """Some tokens of a clip as a run that reads the frames (or temporal patches) `patches`.
 
@@ -179,7 +182,9 @@ def _segment(
     frame, cell = tokens.frame[rows].long(), tokens.cell[rows].long()
     pts_s = torch.tensor(clip.pts_s, dtype=torch.float64)
     time_s = (pts_s[frame] - pts_s[patches[0]]).clamp(min=0)
-    segment = VisualSegment(mark, tokens.tokens[rows], places=Places(time_s, cell, tokens.grid))
+    places = Places(time_s, cell, tokens.grid)
+    stored = None if record is None else StoredRows(record, rows)
+    segment = VisualSegment(mark, tokens.tokens[rows], places=places, stored=stored)
     if not keep_positions:
         return segment
     if alone:

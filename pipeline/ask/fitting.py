@@ -96,7 +96,7 @@ def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
 def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
     spans = {place_of(span): span for span in chosen}
     read, segments = [], []
-    for clip, of_clip in reading.read(store.iter_clips(chosen, on_corrupt="skip")):
+    for clip, of_clip in reading.read(store.iter_clips(chosen, on_corrupt="skip"), stored=True):
         if of_clip:
             num_tokens = sum(len(segment.tokens) for segment in of_clip)
             detail = "stored" if clip.level == FULL_LEVEL else "faded"

@@ -1,16 +1,16 @@
-"""The language half that the settings name: in this process, or a worker of a cluster."""
+"""The language half that the settings name: here, a worker of a cluster, or an engine elsewhere."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from pipeline.settings import Settings
-from workers.answer import open_answerer
+from workers.answer import open_answerer, open_engine
 from workers.seams import Answerer
 
 
 def answers_on_ray(settings: Settings) -> bool:
     """Whether questions are answered by a worker of a cluster."""
-    return settings.ray.enabled and settings.ray.answers
+    return settings.ray.enabled and settings.ray.answers and settings.model.engine is None
 
 
 @contextmanager
@@ -29,7 +29,11 @@ def open_answers(settings: Settings) -> Iterator[Answerer]:
 
 @contextmanager
 def open_answer_pool(settings: Settings, size: int) -> Iterator[tuple[Answerer, ...]]:
-    """The same as `size` workers on Ray; as one model here."""
+    """The same as `size` workers on Ray; as one model here or one engine elsewhere."""
+    if settings.model.engine is not None:
+        with closing(open_engine(settings.answer_settings())) as engine:
+            yield (engine,) * size
+        return
     if not answers_on_ray(settings):
         model = open_answerer(settings.answer_settings())
         # A tokenizer settles its own options at its first use; after that threads may share it.

@@ -75,16 +75,18 @@ class Reading:
         return {part.stream_id: part for part in self.parts}
 
     def read(
-        self, clips: Iterable[CompressedClip], *, skip_empty: bool = False
+        self, clips: Iterable[CompressedClip], *, skip_empty: bool = False, stored: bool = False
     ) -> Iterator[tuple[CompressedClip, list[VisualSegment]]]:
         """Each clip with what is read of it; the first of a stream names it.
 
-        With `skip_empty`, a mark behind which no token stands is left out.
+        With `skip_empty`, a mark behind which no token stands is left out. `stored` clips are as
+        they are in the store, and say where.
         """
         unnamed = set(self.named)
         for clip in clips:
             part = self._parts[clip.stream_id]
             shift_s = part.timeline.shift_of(clip.epoch)
+            place = f"{part.info.fingerprint}/{clip.stream_id}/{clip.epoch}/{clip.index}"
             yield (
                 clip,
                 read_clip(
@@ -96,6 +98,7 @@ class Reading:
                     mark=self.style.mark,
                     skip_empty=skip_empty,
                     time_text=_moved(time_writer(part, self.style.times), shift_s),
+                    record=place if stored else None,
                 ),
             )
             unnamed.discard(clip.stream_id)

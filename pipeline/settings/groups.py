@@ -57,6 +57,9 @@ class ModelSettings(Group):
     kept_prompts: ByteSize = Field(default=ByteSize(1 << 30), ge=0)
     """Memory for windows that were read and may be asked about again: the next question on one
     begins at once. 0 keeps none."""
+    engine: str | None = None
+    """A server that runs the language model: `vllm+http://host:8000` with aot-stream-vllm; null
+    runs it here."""
 
 
 class IngestSettings(Group):
@@ -470,6 +473,7 @@ class Settings(BaseSettings):
             dtype=model.dtype,
             together=self.serve.together,
             kept_bytes=int(model.kept_prompts),
+            engine=model.engine,
         )
 
     def answer_place(self) -> "AnswerPlace":

@@ -95,3 +95,18 @@ def test_a_frame_of_which_nothing_was_kept_still_has_its_mark(clip):
     )
     first, second = read_clip(thin, marks="frame")
     assert (first.mark, len(first.tokens), len(second.tokens)) == ("[01:02:03]", 0, 3)
+
+
+@pytest.mark.parametrize("marks", ["clip", "frame"])
+@pytest.mark.parametrize("within", [None, (3724.6, 3725.0)])
+def test_a_stored_clip_says_which_of_its_rows_are_read(clip, marks, within):
+    segments = read_clip(clip, marks=marks, within=within, record="print/lobby/0/0")
+    assert segments
+    for segment in segments:
+        assert segment.stored is not None
+        assert segment.stored.record == "print/lobby/0/0"
+        assert clip.tokens.tokens[segment.stored.rows].equal(segment.tokens)
+
+
+def test_a_clip_that_is_not_said_to_be_stored_says_nothing(clip):
+    assert [segment.stored for segment in read_clip(clip)] == [None]

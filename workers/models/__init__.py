@@ -11,7 +11,7 @@ imported when a checkpoint is opened.
 
 import importlib
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
@@ -35,6 +35,9 @@ from workers.models.catalog import (
 )
 from workers.models.checkpoint import Checkpoint, open_checkpoint
 
+if TYPE_CHECKING:
+    from workers.models.reader import TokenReader
+
 __all__ = [
     "FAMILIES",
     "Family",
@@ -51,6 +54,7 @@ __all__ = [
     "known_checkpoints",
     "measure_model",
     "open_language_model",
+    "open_token_reader",
     "open_vision_encoder",
 ]
 
@@ -90,6 +94,8 @@ FAMILIES = {
     "qwen3_vl": "workers.models.families.qwen3_vl",
 }
 """Adapter modules by the `model_type` of the config; imported when first needed."""
+READ_ELSEWHERE = ("llava_onevision",)
+"""Those with an `open_reader`: all that their language model needs are rows of embeddings."""
 
 
 def open_vision_encoder(
@@ -136,6 +142,24 @@ def open_language_model(
     if isinstance(half, CachedTokensLanguageModel):
         half.kept.max_bytes = kept_bytes
     return half
+
+
+def open_token_reader(model: str | Path, *, revision: str | None = None) -> "TokenReader":
+    """What asks a language model that runs elsewhere; no layer of it is read.
+
+    Errors are those of `open_vision_encoder`.
+
+    Raises:
+        UnsupportedModel: a family whose tokens cannot be told by rows of embeddings alone.
+    """
+    checkpoint, family = _open(model, revision)
+    opened = getattr(family, "open_reader", None)
+    if opened is None:
+        raise UnsupportedModel(
+            f"{checkpoint.model_id} is a {checkpoint.model_type}, whose tokens have places or "
+            f"columns of their own, expected a {' or '.join(READ_ELSEWHERE)}; ask it here"
+        )
+    return opened(checkpoint)
 
 
 def measure_model(model: str | Path, *, revision: str | None = None) -> tuple[str, TokenCost]:

@@ -100,6 +100,16 @@ class Places:
 
 
 @dataclass(frozen=True)
+class StoredRows:
+    """Where a run's tokens are stored, so that who has the store needs no more than this."""
+
+    record: str
+    """`fingerprint/stream/epoch/clip`."""
+    rows: Int[Tensor, " m"]
+    """Of the record, in the order they are read."""
+
+
+@dataclass(frozen=True)
 class VisualSegment:
     """A text mark, and the visual tokens that are read after it as one run."""
 
@@ -113,6 +123,8 @@ class VisualSegment:
     """Tokens of the run before the reduction; given together with `positions`."""
     places: Places | None = None
     """Needed by families that number time and space, or end rows by a token."""
+    stored: StoredRows | None = None
+    """Where the same tokens are stored; None where they were merged further since."""
 
     def __post_init__(self) -> None:
         if (self.positions is None) != (self.num_positions is None):

@@ -17,6 +17,7 @@ from typing import Any
 
 import huggingface_hub
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from workers.errors import (
     InvalidCheckpoint,
@@ -75,6 +76,22 @@ class Checkpoint:
             for piece in _pieces(path, size, whole=sum(sizes) <= WHOLE_DIGEST_BYTES):
                 digest.update(piece)
         return digest.hexdigest()
+
+    def read_weight(self, suffix: str) -> Tensor:
+        """The one weight whose name ends so; nothing else is read.
+
+        Raises:
+            InvalidCheckpoint: there is none.
+        """
+        for path in self.weight_files:
+            with safe_open(path, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - no dict
+                    if name.endswith(suffix):
+                        return weights.get_tensor(name)
+        raise InvalidCheckpoint(
+            f"{self.model_id} has no weight {suffix!r}, which its prompts need; fetch the "
+            "checkpoint again"
+        )
 
     def require_vision(self) -> None:
         """Raise NoVisionTower unless the config describes a vision half."""

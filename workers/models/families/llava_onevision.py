@@ -39,6 +39,8 @@ from workers.models.families.passes import encode_in_passes
 from workers.models.language import CachedTokensLanguageModel
 from workers.models.loading import identify, load_config, load_half, open_prompt_writer
 from workers.models.pixels import PixelSettings, read_pixel_settings
+from workers.models.prompt import PromptWriter
+from workers.models.reader import TokenReader
 from workers.models.runs import EndedRuns
 from workers.models.style import read_style
 from workers.types import PLAIN_LAYOUT, PixelFormat
@@ -133,13 +135,27 @@ def open_language(
 ) -> CachedTokensLanguageModel:
     """Load the language half of an opened checkpoint."""
     config, settings = _open_config(checkpoint)
-    reading = read_style(checkpoint)
-    writer = open_prompt_writer(checkpoint, config.video_token_index, runs=EndedRuns())
+    reading, writer = read_style(checkpoint), _open_writer(checkpoint, config)
     config.vision_config.num_hidden_layers = 0  # of the tower, the embeddings stay, unused
     half = load_half(LlavaOnevisionForConditionalGeneration, checkpoint, config, device, dtype)
     newline = half.model.image_newline
     identity = identify(checkpoint, settings, dtype)
     return CachedTokensLanguageModel(half, writer, newline, identity, reading)
+
+
+def open_reader(checkpoint: Checkpoint) -> TokenReader:
+    """What reads tokens to a language model elsewhere."""
+    config, settings = _open_config(checkpoint)
+    text = config.get_text_config()
+    newline = checkpoint.read_weight("image_newline")
+    return TokenReader(
+        identity=identify(checkpoint, settings, newline.dtype),
+        reading=read_style(checkpoint),
+        writer=_open_writer(checkpoint, config),
+        newline=newline,
+        dim=text.hidden_size,
+        context_length=text.max_position_embeddings,
+    )
 
 
 def measure(checkpoint: Checkpoint) -> TokenCost:
@@ -168,6 +184,10 @@ def attention_layers(num_layers: int, chosen: Sequence[int] | None = None) -> tu
         )
     local_layer, global_layer = (layer % num_layers for layer in chosen)
     return local_layer, global_layer
+
+
+def _open_writer(checkpoint: Checkpoint, config: Any) -> PromptWriter:
+    return open_prompt_writer(checkpoint, config.video_token_index, runs=EndedRuns())
 
 
 def _open_config(checkpoint: Checkpoint) -> tuple[Any, PixelSettings]:

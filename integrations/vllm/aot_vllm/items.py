@@ -1,0 +1,95 @@
+"""The name of a run of visual tokens: a stored record, and which of its rows.
+
+    3f..9c/cam1/0/41@0-37,n         rows 0 to 37, then the newline
+    3f..9c/cam1/0/41@5,9-12,n       what is left of them within the asked range
+
+vLLM's prefix cache is keyed by it, so that it says all that decides the rows: the fingerprint
+stands for the model, the reduction and the stored dtype, the record for the clip.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.models import VisualSegment
+from workers.models.prompt import PromptWriter
+from workers.models.runs import interleave
+from workers.names import STREAM_ID
+
+NEWLINE = -1
+SPAN = r"(?:\d+(?:-\d+)?|n)"
+NAME = re.compile(rf"([0-9a-f]{{32}})/({STREAM_ID.pattern})/(\d+)/(\d+)@({SPAN}(?:,{SPAN})*)")
+MAX_ROWS = 1 << 20
+"""Of one run: a name must not make its reader fill the memory."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A run as it is named."""
+
+    fingerprint: str
+    stream_id: str
+    epoch: int
+    index: int
+    rows: tuple[int, ...]
+    """Of the record, in order; `NEWLINE` is the model's learned newline."""
+
+    @classmethod
+    def of(cls, segment: VisualSegment, writer: PromptWriter) -> "Item | None":
+        """What is read of a segment; None where its tokens are no stored ones."""
+        if segment.stored is None:
+            return None
+        before = writer.runs.newlines(segment)
+        rows = interleave(segment.stored.rows, torch.full_like(before, NEWLINE), before)
+        fingerprint, stream_id, epoch, index = segment.stored.record.split("/")
+        return cls(fingerprint, stream_id, int(epoch), int(index), tuple(rows.tolist()))
+
+    @classmethod
+    def parse(cls, name: str) -> "Item | None":
+        """The run of that name; None for what is no name of a run, such as a picture's hash."""
+        match = NAME.fullmatch(name)
+        if match is None:
+            return None
+        fingerprint, stream_id, epoch, index, spans = match.groups()
+        rows: list[int] = []
+        for span in spans.split(","):
+            first, _, last = span.partition("-")
+            if first == "n":
+                rows.append(NEWLINE)
+                continue
+            stop = int(last or first) + 1
+            if not 0 < stop - int(first) <= MAX_ROWS - len(rows):
+                return None
+            rows += range(int(first), stop)
+        return cls(fingerprint, stream_id, int(epoch), int(index), tuple(rows))
+
+    def __str__(self) -> str:
+        """Its name."""
+        spans: list[list[int]] = []
+        for row in self.rows:
+            if spans and NEWLINE != spans[-1][-1] == row - 1:
+                spans[-1][1:] = [row]
+            else:
+                spans.append([row])
+        written = ("n" if span == [NEWLINE] else "-".join(map(str, span)) for span in spans)
+        return f"{self.fingerprint}/{self.stream_id}/{self.epoch}/{self.index}@{','.join(written)}"
+
+    def take(self, tokens: Tensor, newline: Tensor | None) -> Tensor:
+        """Its rows, `[r d]`, of the record's tokens `[m d]`.
+
+        Raises:
+            IndexError: it names rows that the record has not, or a newline where there is none.
+        """
+        rows = torch.tensor(self.rows)
+        if int(rows.max()) >= len(tokens):
+            raise IndexError(f"row {int(rows.max())} of {len(tokens)}")
+        is_newline = rows == NEWLINE
+        if newline is None:
+            if is_newline.any():
+                raise IndexError("a newline, which the model has not")
+            return tokens[rows]
+        taken = tokens[rows.clamp(min=0)].to(torch.promote_types(tokens.dtype, newline.dtype))
+        taken[is_newline] = newline.to(taken)
+        return taken
