@@ -66,7 +66,10 @@ def test_writers_come_in_the_order_of_their_tokens_and_see_nothing_of_their_own(
     assert len(files(rules)) == 1
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.data())
 def test_a_torn_or_changed_file_is_refused_and_the_others_are_read(tmp_path_factory, data):
     rules = SpoolRules(str(tmp_path_factory.mktemp("spool")), 100_000)
@@ -149,14 +152,26 @@ def test_what_a_store_lost_waits_again(rules):
         spool.append(clip(index))
         spool.acknowledge(float(index))
     spool.append(clip(4))
-    first = spool.rewind((0, 1))
-    assert first is not None
-    assert (first.place, spool.waiting) == ((0, 2), 3)
+    spool.rewind((0, 1), covered_s=4.0)
+    assert (spool.waiting, spool.told_gaps()) == (3, [])
     read = []
     while (entry := spool.first()) is not None:
         read.append(entry)
         spool.acknowledge(9.0)
     assert read == [clip(2), clip(3), clip(4)]
+
+
+def test_of_what_a_store_lost_gaps_are_told_again_and_clips_without_a_file_are_gaps(rules):
+    spool = open_spool(rules)
+    stalled = Entry.of_gap(INFO, Gap("lobby", 0, 2.0, 4.0, "stalled"))
+    for entry in (clip(0), stalled, clip(2), clip(3), clip(4)):
+        spool.append(entry)
+        spool.acknowledge(0.0)
+    spool.forget_before(1.0)
+    spool.rewind((0, 0), covered_s=2.0)
+    assert spool.waiting == 1  # the last clip, which is kept
+    told = [entry.to_gap() for entry in spool.told_gaps()]
+    assert told == [Gap("lobby", 0, 2.0, 4.0, "stalled"), Gap("lobby", 0, 4.0, 8.0, "store")]
 
 
 def test_only_the_owner_reads_what_is_spooled(rules):
