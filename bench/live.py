@@ -38,6 +38,7 @@ from workers.decode.frame import resize
 from workers.live.push import InlinePusher
 from workers.live.session import LiveProgress, LiveSettings, run_live_session
 from workers.live.stillness import StillnessGate
+from workers.names import ClockSource
 from workers.seams import Push, SessionReport
 from workers.types import CompressedClip, Cursor, PixelFormat, StreamGap, VideoSource
 
@@ -380,6 +381,9 @@ class Forgetful:
 
     def fix_wall_start(self, wall_start_s: float) -> float:
         return wall_start_s
+
+    def tell_clock(self, epoch: int, clock: ClockSource) -> None:
+        pass
 
     def put(self, clip: CompressedClip) -> int:
         return 0

@@ -87,6 +87,7 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
         "oldest_footage": None if oldest_s is None else local_time(oldest_s),
         "retention": to_plain(rules),
         "writer": None if lease is None else lease.holder,
+        "clock": info.clock,
     }
     if _wants_json(context, as_json):
         print_json(value)

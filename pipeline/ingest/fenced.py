@@ -115,10 +115,14 @@ class FencedStream:
             self._told = (position.epoch, position.index)
         return position
 
-    def put_info(self, **changes: object) -> None:
-        """Change what is known of the stream; a session that was stopped does not wait long."""
+    def put_info(self, *, limit_s: float | None = None, **changes: object) -> None:
+        """Change what is known of the stream; a session that was stopped does not wait long.
+
+        What cannot be written within the limit is with the next change.
+        """
         self.info = replace(self.info, **changes)  # pyright: ignore[reportArgumentType]
-        limit_s = 2.0 if self.info.status == "paused" else None
+        if limit_s is None and self.info.status == "paused":
+            limit_s = 2.0
         self.write(lambda lease, _: self.store.put_info(self.info, lease=lease), limit_s=limit_s)
 
     def close(self) -> None:

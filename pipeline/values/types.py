@@ -11,7 +11,7 @@ from typing import Literal
 
 from pipeline.values.errors import InvalidRecord
 from pipeline.values.made_with import MadeWith
-from workers.names import STREAM_ID
+from workers.names import STREAM_ID, ClockSource
 from workers.redact import redact_text, redact_url
 
 StreamStatus = Literal["running", "complete", "failed", "paused"]
@@ -19,6 +19,8 @@ HELD = "held"
 """Reason of a gap that is footage: it was seen, and showed nothing new."""
 EXPIRED = "expired"
 """Reason of a gap whose clips were removed: by a retention rule, or by hand."""
+MAX_CLOCKS = 256
+"""Changes of whose clock counts that are known of a stream."""
 STATUSES: tuple[StreamStatus, ...] = ("running", "complete", "failed", "paused")
 
 
@@ -206,6 +208,23 @@ class StreamInfo:
     """What the source was when it was last read; None where it is no file."""
     writer: str | None = None
     """Who began its last session, as a lease names its holder."""
+    clocks: tuple[tuple[int, ClockSource], ...] = ()
+    """Of a live stream: (epoch, whose wall clock placed it and those behind it), where it changed;
+    none where that is not known, as of files and of earlier releases."""
+
+    @property
+    def clock(self) -> ClockSource | None:
+        """Whose wall clock placed the last epoch."""
+        return self.clocks[-1][1] if self.clocks else None
+
+    def with_clock(self, epoch: int, clock: ClockSource) -> "StreamInfo":
+        """With another clock from an epoch on; of many changes the last are kept."""
+        return replace(self, clocks=(*self.clocks, (epoch, clock))[-MAX_CLOCKS:])
+
+    def clock_of(self, epoch: int) -> ClockSource | None:
+        """Whose wall clock placed an epoch; None where that is not known."""
+        before: list[ClockSource] = [clock for since, clock in self.clocks if since <= epoch]
+        return before[-1] if before else None
 
     def __post_init__(self) -> None:
         require_stream_id(self.stream_id)
@@ -224,6 +243,8 @@ class StreamInfo:
             object.__setattr__(self, "made_with", MadeWith.from_plain(self.made_with))
         if isinstance(self.file, Mapping):
             object.__setattr__(self, "file", FileIdentity(**self.file))
+        clocks = tuple((int(epoch), whose) for epoch, whose in self.clocks)
+        object.__setattr__(self, "clocks", clocks)
         if self.made_with is not None:
             object.__setattr__(self, "settings", self.made_with.for_people())
 

@@ -10,8 +10,11 @@ import io
 import socket
 import ssl
 from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from urllib.parse import unquote, urljoin, urlsplit
 
+from workers.decode.hls import MAX_PLAYLIST_BYTES, SIGNATURE, ProgramClock
 from workers.decode.policy import Endpoint, SourcePolicy, check_url
 from workers.errors import SourceError, SourceRefused, SourceUnreachable
 
@@ -27,6 +30,8 @@ class HttpGate:
     def __init__(self, policy: SourcePolicy, shown: str, *, timeout_s: float) -> None:
         self._policy, self._shown, self._timeout_s = policy, shown, timeout_s
         self.refusal: SourceError | None = None
+        self.program = ProgramClock()
+        """What the playlists that came through say of wall time."""
 
     def __call__(self, url: str, flags: int, options: dict) -> "HttpBody":
         """Open one URL; PyAV's `io_open`."""
@@ -38,7 +43,10 @@ class HttpGate:
                     f"{self._shown}: names a {endpoint.scheme} URL inside; only http and https may "
                     "be named by what comes over http"
                 )
-            return HttpBody(endpoint, self._shown, timeout_s=self._timeout_s)
+            body = HttpBody(endpoint, self._shown, timeout_s=self._timeout_s)
+            self.program.open_url(url)
+            body.on_playlist = partial(self.program.read_playlist, url)
+            return body
         except SourceError as error:
             self.refusal = error
             raise
@@ -49,6 +57,9 @@ class HttpBody(io.RawIOBase):
 
     def __init__(self, endpoint: Endpoint, shown: str, *, timeout_s: float) -> None:
         super().__init__()
+        self.on_playlist: Callable[[bytes], None] | None = None
+        """Given the whole text, where it is a playlist, once it was read."""
+        self._head: bytearray | None = bytearray()
         self._connection = _connect(endpoint, timeout_s)
         try:
             self._connection.request("GET", _target(endpoint.url), headers=_headers(endpoint))
@@ -70,7 +81,22 @@ class HttpBody(io.RawIOBase):
 
     def readinto(self, buffer) -> int:  # type: ignore[override]
         """Fill the buffer as far as there are bytes; how many, 0 at the end."""
-        return self._response.readinto(buffer)
+        count = self._response.readinto(buffer)
+        if self._head is not None:
+            self._look(bytes(buffer[:count]))
+        return count
+
+    def _look(self, part: bytes) -> None:
+        """Gather what may be a playlist; an empty part is its end."""
+        assert self._head is not None
+        self._head += part
+        is_playlist = self._head.startswith(SIGNATURE[: len(self._head)])
+        if not is_playlist or len(self._head) > MAX_PLAYLIST_BYTES:
+            self._head = None
+        elif not part:
+            text, self._head = bytes(self._head), None
+            if self.on_playlist is not None:
+                self.on_playlist(text)
 
     def close(self) -> None:
         # A connection that the server ends with its answer has handed its socket to the answer.

@@ -9,6 +9,7 @@ memory is the decoder's.
 
 import importlib
 import pkgutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ class LiveDecoder:
         self._reformatter = VideoReformatter()
         self._epochs = _Epochs(track.time_base)
         self._sampler: Sampler | None = None
+        self._sent: tuple[int, float] | None = None
+        """A tick of this epoch, and the Unix time that the sender gives for it."""
+        self._opens_epoch = True
         self._untimed: list[Packet] = []
         self._began = False
         self._damaged = False
@@ -162,7 +166,8 @@ class LiveDecoder:
                 yield from self._choose(frame, arrived_s)
             self.track.stream.codec_context.flush_buffers()
             self._epochs.open()
-            self._sampler = None
+            self._sampler, self._sent, self._opens_epoch = None, None, True
+        self._read_senders_clock(packet)
         if self.pace == "keyframes" and not packet.is_keyframe:
             return
         self._damaged = self._damaged or packet.is_corrupt
@@ -204,12 +209,25 @@ class LiveDecoder:
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return np.ascontiguousarray(turn(rgb, read_orientation(frame)))
 
+    def _read_senders_clock(self, packet: Packet) -> None:
+        """RTP's as its last report says, for each packet; a playlist's where an epoch begins: later
+        on another of its renditions may be a segment ahead."""
+        ticks = packet.pts if packet.pts is not None else packet.dts
+        if ticks is None:
+            return
+        if packet.has_sidedata("prft"):
+            time = bytes(packet.get_sidedata("prft"))[:8]  # AVProducerReferenceTime, in us
+            self._sent = ticks, int.from_bytes(time, sys.byteorder, signed=True) / 1e6
+        elif self._opens_epoch and (program := self.track.program) is not None:
+            wall_s = program.wall_s if self._epochs.number else program.first_wall_s
+            self._sent = None if wall_s is None else (ticks, wall_s)
+        self._opens_epoch = False
+
     def _sent_s(self, ticks: int) -> float | None:
-        """The sender's own time, where the demuxer knows when its clock began."""
-        began_us = self.track.container.start_time_realtime
-        if not began_us:
+        if self._sent is None:
             return None
-        return began_us / 1e6 + float((ticks - self.track.origin) * self.track.time_base)
+        at, wall_s = self._sent
+        return wall_s + float((ticks - at) * self.track.time_base)
 
 
 def _explain(error: Exception) -> SourceError:

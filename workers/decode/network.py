@@ -8,7 +8,7 @@ every read have a limit in seconds.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import av
@@ -68,7 +68,7 @@ def open_network_track(
         stream = choose_track(container, shown)
         prepare_track(container, stream)
         try:
-            yield describe_track(container, stream)
+            yield replace(describe_track(container, stream), program=gate.program)
         except SourceBroken as broken:
             if gate.refusal is not None:  # what FFmpeg was told, and cannot tell
                 broken.args = (f"{broken} ({gate.refusal})",)

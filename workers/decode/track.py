@@ -24,6 +24,7 @@ from workers.decode.container import open_container, unreadable_error
 from workers.decode.file import local_path, open_regular_file
 from workers.decode.gop import Bitstream
 from workers.decode.growing import FOLLOWED, GrowingFile, check_can_be_followed
+from workers.decode.hls import ProgramClock
 from workers.errors import (
     SourceError,
     SourceRefused,
@@ -61,6 +62,8 @@ class OpenTrack:
     """What the container reads from."""
     cut_short: bool = False
     """The file is shorter than its header says."""
+    program: ProgramClock | None = None
+    """What playlists on the way to it say of wall time."""
     head: list[Packet] = field(default_factory=list)
     """Packets read on opening; they come before those that are still to be read."""
 

@@ -24,6 +24,7 @@ from workers.live.overload import OverloadLadder, OverloadRule, Rung
 from workers.live.source import LiveEvents, Outage, SourceTally
 from workers.live.stillness import StillnessGate, StillnessRule
 from workers.live.timeline import Place, Timeline, wall_time
+from workers.names import ClockSource
 from workers.seams import (
     ClipSink,
     Push,
@@ -67,6 +68,11 @@ class LiveSink(ClipSink, Protocol):
 
     def fix_wall_start(self, wall_start_s: float) -> float:
         """Unix time of stream second 0: `wall_start_s` where the stream has none yet."""
+        ...
+
+    def tell_clock(self, epoch: int, clock: ClockSource) -> None:
+        """Whose wall clock placed the epoch that begins, and those behind it until another one is
+        told; never waits for a store that is away."""
         ...
 
 
@@ -214,7 +220,7 @@ class _Session:
         if place is None:
             return
         if place.starts_epoch:
-            self._begin_epoch()
+            self._begin_epoch(place)
         if self._skips(self._ladder.rung):
             return
         pixels = resize(picture.rgb, self._info.pixel_format)
@@ -224,8 +230,9 @@ class _Session:
         else:
             self._compress(pixels, place, picture)
 
-    def _begin_epoch(self) -> None:
+    def _begin_epoch(self, place: Place) -> None:
         """What follows is of another clock, or another connection: nothing goes on over that."""
+        self._sink.tell_clock(place.epoch, place.clock)
         self._end_clip()
         self._end_held()
         self._begins = True

@@ -10,18 +10,15 @@ laid anew.
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
 
 from workers.decode.live import Picture
-
-ClockSource = Literal["sender", "arrival"]
-"""Whose wall clock placed an epoch: the sender's own, or this machine's at the arrival."""
+from workers.names import ClockSource
 
 MAX_SENDER_SKEW_S = 60.0
 """A sender's clock further off than this is taken for not set."""
 MAX_BEHIND_S = 1.0
 """How far the line may be behind the wall clock before an epoch is laid anew."""
-MAX_AHEAD_S: dict[ClockSource, float] = {"sender": 1.0, "arrival": 10.0}
+MAX_AHEAD_S: dict[ClockSource, float] = {"source": 1.0, "arrival": 10.0}
 """And ahead of it. A server that begins with some seconds of the past, all at once, puts arrivals
 that much behind the line for as long as the connection lasts: that is no clock that runs away."""
 DRIFT_PICTURES = 16
@@ -94,5 +91,5 @@ def wall_time(picture: Picture) -> tuple[float, ClockSource]:
     """Unix time of a picture, and whose clock says so."""
     sent_s = picture.sent_s
     if sent_s is not None and abs(sent_s - picture.arrived_s) <= MAX_SENDER_SKEW_S:
-        return sent_s, "sender"
+        return sent_s, "source"
     return picture.arrived_s, "arrival"

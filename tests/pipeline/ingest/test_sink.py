@@ -275,3 +275,27 @@ def test_an_endless_stream_goes_on_from_where_only_its_first_run_could_see_it_be
         sink.put(clip(0 if sink.position() is None else 1))
         sink.close()
     assert opened.get_info("lobby").wall_start_s == 100.0
+
+
+def test_whose_clock_an_epoch_lies_by_is_kept_where_it_changes(factory, opened):
+    told = [(0, "arrival"), (1, "arrival"), (3, "source")]
+    for epochs in (told, [(4, "source"), (6, "arrival")]):  # two runs
+        sink = factory(endless=True).open()
+        for epoch, clock in epochs:
+            sink.tell_clock(epoch, clock)
+        sink.close()
+    info = opened.get_info("lobby")
+    assert info.clocks == ((0, "arrival"), (3, "source"), (6, "arrival"))
+    assert info.clock == "arrival"
+    assert [info.clock_of(epoch) for epoch in (0, 2, 5, 9)] == [
+        "arrival",
+        "arrival",
+        "source",
+        "arrival",
+    ]
+
+
+def test_a_stream_of_a_release_that_did_not_say_has_no_clock(factory, opened):
+    sink = factory(endless=True).open()
+    sink.close()
+    assert (opened.get_info("lobby").clock, opened.get_info("lobby").clock_of(3)) == (None, None)

@@ -71,6 +71,8 @@ def test_a_camera_is_asked_about_while_it_runs_and_goes_on_after_a_kill(camera, 
             with Pipeline.open(str(config)) as pipeline:
                 answer = pipeline.ask("what is seen", streams=["cam"], last="1m")
             assert answer.citations
+            info = store.get_info("cam")
+            assert (info.clock, info.clock_of(0)) == ("source", "source")  # it sends reports
 
             process.kill()
             process.communicate()

@@ -46,6 +46,7 @@ class MemorySink:
     def __init__(self):
         self.clips, self.gaps, self.opened, self.report = [], [], [], None
         self.wall_start_s = None
+        self.clocks = []
 
     def position(self):
         if not self.clips:
@@ -67,6 +68,9 @@ class MemorySink:
     def fix_wall_start(self, wall_start_s):
         self.wall_start_s = wall_start_s if self.wall_start_s is None else self.wall_start_s
         return self.wall_start_s
+
+    def tell_clock(self, epoch, clock):
+        self.clocks.append((epoch, clock))
 
     def put(self, clip):
         self.clips.append(clip)

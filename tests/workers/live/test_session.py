@@ -203,6 +203,14 @@ def test_what_a_store_lost_is_a_gap_and_the_stream_goes_on():
     ]
 
 
+def test_the_sink_is_told_whose_clock_an_epoch_lies_by():
+    sink = MemorySink()
+
+    run(sink, picture(0), "disconnected", picture(30, media_s=0))
+
+    assert sink.clocks == [(0, "arrival"), (1, "arrival")]
+
+
 def test_what_a_store_lost_is_told_where_the_next_thing_to_store_is_a_gap():
     class Forgetful(MemorySink):
         def put_gap(self, gap):

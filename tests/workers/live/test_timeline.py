@@ -51,7 +51,7 @@ def test_an_epoch_never_begins_before_the_last_one_ended():
 def test_a_senders_clock_is_preferred():
     [place] = place_all(Timeline(BEGAN_S), picture(0.0, 2.0, sent_s=BEGAN_S + 0.5))
 
-    assert (place.pts_s, place.clock) == (0.5, "sender")
+    assert (place.pts_s, place.clock) == (0.5, "source")
 
 
 def test_a_senders_clock_that_was_never_set_is_not_believed():
