@@ -40,6 +40,7 @@ def mcp(
         None, "--stream", "-s", help="A stream to show; repeatable, all without one."
     ),
     model: str = typer.Option(None, "--model", "-m", help="Hub id or folder of the checkpoint."),
+    writes: bool = typer.Option(False, "--write", help="It may add standing questions."),
 ) -> int:
     """Serve the streams to an agent over stdio (MCP), read-only; over HTTP it is /mcp of serve."""
     settings = settings_of(context, {"model": {"id": model}, "serve": {"host": "127.0.0.1"}})
@@ -52,10 +53,11 @@ def mcp(
     from pipeline.serve.service import Service
 
     service = Service(settings)
-    caller = replace(LOCAL, scope="read", streams=tuple(streams or ()))
+    scope = "ingest" if writes else "read"
+    caller = replace(LOCAL, scope=scope, streams=tuple(streams or ()))
     service.load()
     try:
-        anyio.run(create_mcp(service, caller).run_stdio_async)
+        anyio.run(create_mcp(service, caller, may_write=writes).run_stdio_async)
     finally:
         service.close()
     return 0

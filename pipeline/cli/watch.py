@@ -36,27 +36,34 @@ def add(
     raise_after: int = _RAISE,
     clear_after: int = _CLEAR,
     cooldown_s: float = _COOLDOWN,
+    webhook_env: str = typer.Option(
+        None, "--webhook-env", help="Variable that holds the URL to tell events to."
+    ),
     as_json: bool = _JSON,
 ) -> int:
     """Have a question asked of every clip from now on, by whatever service serves the stream."""
-    from pipeline.serve.watching import begin_state
-    from pipeline.values.watch import Watch
+    from pipeline.serve.watching import begin_watch
+    from pipeline.settings.sources import read_variable
+    from pipeline.values.watch import Watch, without_secret
 
     rule = (expect, window_s, raise_after, clear_after, cooldown_s)
-    watch = Watch(watch_id, stream, question, *rule)
+    webhook = None if webhook_env is None else read_variable(webhook_env)
+    watch = Watch(watch_id, stream, question, *rule, webhook=webhook)
     with open_store_of(context) as store:
-        store.put_watch(watch, begin_state(store, stream))
-    print_json(watch) if as_json else print(f"{watch_id}: watching {stream}")
+        begin_watch(store, watch)
+    print_json(without_secret(watch)) if as_json else print(f"{watch_id}: watching {stream}")
     return 0
 
 
 @app.command("ls")
 def list_watches(context: typer.Context, as_json: bool = _JSON) -> int:
     """All standing questions."""
+    from pipeline.values.watch import without_secret
+
     with open_store_of(context) as store:
         found = [pair for name in store.list_streams() for pair in store.list_watches(name)]
     if as_json:
-        print_json({"watches": [to_plain(watch) for watch, _ in found]})
+        print_json({"watches": [to_plain(without_secret(watch)) for watch, _ in found]})
         return 0
     print_table(
         ("STREAM", "WATCH", "QUESTION", "EXPECT", "ASKED UP TO", "NOW"),

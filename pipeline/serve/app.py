@@ -27,7 +27,7 @@ ROUTERS = (health.router, streams.router, clips.router, watches.router, ask.rout
 
 def create_app(service: Service) -> Gate:
     """The service as an ASGI application."""
-    agents = create_mcp(service)
+    agents = create_mcp(service, may_write=service.settings.serve.mcp_writes)
     agents_app = create_mcp_app(agents)
 
     @asynccontextmanager

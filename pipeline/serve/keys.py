@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.values.errors import InvalidQuery, InvalidSettings, UnknownKey
+from pipeline.values.errors import InvalidQuery, InvalidSettings, NotAllowed, UnknownKey
 from pipeline.values.types import require_stream_id
 
 Scope = Literal["read", "ingest", "admin"]
@@ -50,6 +50,12 @@ class Key:
 
 LOCAL = Key("local", _NOBODY, "admin")
 """Whoever asks from this machine while there are no keys."""
+
+
+def require_scope(key: Key, scope: Scope) -> None:
+    """Raise `NotAllowed` where a key may not do what takes this scope."""
+    if not key.allows(scope):
+        raise NotAllowed(f"the key may not do this; it takes the scope {scope!r}")
 
 
 class KeyBook:

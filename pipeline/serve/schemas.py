@@ -125,3 +125,4 @@ class NewWatch(_Body):
     raise_after: Annotated[int, Field(ge=1, le=1000)] = 1
     clear_after: Annotated[int, Field(ge=1, le=1000)] = 1
     cooldown_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+    webhook: Annotated[str, StringConstraints(max_length=2048)] | None = None

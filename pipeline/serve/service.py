@@ -19,6 +19,7 @@ from pipeline.serve.keys import LOCAL, Key, KeyBook
 from pipeline.serve.metrics import ServiceMetrics
 from pipeline.serve.sessions import Sessions
 from pipeline.serve.watching import Evaluator, Watcher
+from pipeline.serve.webhooks import Webhooks
 from pipeline.settings import Settings
 from pipeline.store import ClipStore, open_store
 from pipeline.values.errors import AnswerStopped, InvalidSettings, NotAllowed
@@ -52,6 +53,7 @@ class Service:
         self.evaluator = Evaluator(settings, self.store, self.answers)
         self.sessions = Sessions(settings)
         self._watcher: Watcher | None = None
+        self._webhooks: Webhooks | None = None
         self.ending = threading.Event()
         self.load_error: Exception | None = None
 
@@ -92,8 +94,9 @@ class Service:
         threading.Thread(target=load, name="load", daemon=True).start()
 
     def watch(self) -> None:
-        """Follow the streams that have standing questions."""
+        """Follow the streams that have standing questions, and tell what they find."""
         self._watcher = Watcher(self.evaluator)
+        self._webhooks = Webhooks(self.settings, self.store)
 
     async def stream(
         self, caller: Key, asked: Asked, gone: asyncio.Future[Any] | None = None
@@ -172,6 +175,8 @@ class Service:
         self.sessions.close()
         if self._watcher is not None:
             self._watcher.close()
+        if self._webhooks is not None:
+            self._webhooks.close()
         self.answers.close()
         self.store.close()
         self.tracer.close()

@@ -8,9 +8,10 @@ queue of all others and are put again where it is full. Knows of no HTTP.
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline.ask.answer import Answer
@@ -117,9 +118,21 @@ class Watcher:
             if (span.epoch, span.index) <= (state.epoch, state.index):
                 continue
             after, event = follow(watch, state, span, self._evaluator.answer(watch, span))
-            if not self._store.advance_watch(watch, state, after, event):
+            recorded = self._record(watch, state, after, event)
+            if recorded is None:
                 return
-            state = after
+            state = recorded
+
+    def _record(
+        self, watch: Watch, state: WatchState, after: WatchState, event: Event | None
+    ) -> WatchState | None:
+        """What is known now; None where somebody else has asked, or the watch went."""
+        while not self._store.advance_watch(watch, state, after, event):
+            known = dict(self._store.list_watches(watch.stream_id)).get(watch)
+            if known is None or known == state or replace(known, told=state.told) != state:
+                return None
+            state, after = known, replace(after, told=known.told)  # an event was told meanwhile
+        return after
 
 
 @contextmanager
@@ -140,9 +153,25 @@ def _tell(what: str, error: Exception) -> None:
     logger.log(level, "%s: not asked: %s", what, error, exc_info=kind == "internal")
 
 
-def begin_state(store: ClipStore, stream_id: str) -> WatchState:
-    """Behind all that is stored: a new watch asks about what is new."""
-    position = store.get_position(stream_id)
-    if position is None:
-        return WatchState()
-    return WatchState(position.epoch, position.index, position.end_s)
+def begin_watch(store: ClipStore, watch: Watch) -> None:
+    """Have it asked of what is new, behind all that is stored, and tell what is found from now on.
+
+    Raises:
+        UnknownStream, Conflict: no such stream, or there is one of that id.
+    """
+    state = WatchState()
+    if (position := store.get_position(watch.stream_id)) is not None:
+        state = WatchState(position.epoch, position.index, position.end_s)
+    while found := store.list_events(watch.stream_id, after=state.told or None, limit=1000):
+        state = replace(state, told=found[-1][0])
+    store.put_watch(watch, state)
+
+
+def newest_events(store: ClipStore, stream_id: str, most: int) -> list[Event]:
+    """What was found last, in order."""
+    newest: deque[Event] = deque(maxlen=most)
+    mark = None
+    while found := store.list_events(stream_id, after=mark, limit=1000):
+        mark = found[-1][0]
+        newest.extend(event for _, event in found)
+    return list(newest)

@@ -3,7 +3,7 @@
 import ipaddress
 from pathlib import Path
 
-from pydantic import ByteSize, Field, field_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator
 
 from pipeline.settings.base import Group, parse_length
 
@@ -33,6 +33,10 @@ class ServeSettings(Group):
     """Questions that wait behind them; one more is refused."""
     sessions: int = Field(default=4, ge=0, le=256)
     """Streams brought in by this service at one time, each in a process of its own."""
+    webhook_secret: SecretStr | None = None
+    """Signs what webhooks are told; in the environment rather than in a file."""
+    mcp_writes: bool = False
+    """Whether agents whose key has the scope `ingest` may add standing questions."""
     receive_timeout_s: float = Field(default=10.0, gt=0, le=600)
     """In which a request must have come whole."""
     send_timeout_s: float = Field(default=30.0, gt=0, le=3600)

@@ -79,6 +79,17 @@ def stream_url(stream: StreamSettings) -> str:
     return url
 
 
+def read_variable(name: str) -> str:
+    """What a variable holds that an option names: a secret that is not to stand there.
+
+    Raises:
+        InvalidSettings: it is not set.
+    """
+    if not (value := os.environ.get(name)):
+        raise InvalidSettings(f"the variable {name} is not set; it holds the URL")
+    return value
+
+
 def unknown_variables() -> list[str]:
     """Names of `AOT_...` variables that set nothing, most likely misspelt.
 

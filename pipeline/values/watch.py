@@ -16,6 +16,7 @@ from pipeline.values.types import ClipSpan, require_stream_id
 WATCH_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 EventKind = Literal["raised", "cleared"]
 _WORD = re.compile(r"\w+")
+_WEBHOOK = re.compile(r"https?://(?=[^\s@]{1,2048}$)[^\s/@]+(/[^\s@]*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Watch:
     """Answers in a row that it takes to be over."""
     cooldown_s: float = 0.0
     """After it was raised, seconds of the stream in which it is not raised again."""
+    webhook: str | None = None
+    """Where events are told: an http or https URL, to be kept as a secret is."""
     created_at_s: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -53,6 +56,11 @@ class Watch:
             raise InvalidQuery("raise_after and clear_after must be at least 1")
         if not 0 <= self.cooldown_s < math.inf:
             raise InvalidQuery(f"got a cool-down of {self.cooldown_s} s, expected 0 or more")
+        if self.webhook is not None and not _WEBHOOK.fullmatch(self.webhook):
+            raise InvalidQuery(
+                "got a webhook that is no URL, expected https://HOST/PATH of at most 2048 "
+                "characters, without user and password"
+            )
 
     def window_of(self, span: ClipSpan) -> tuple[float, float]:
         """The seconds that are asked about when this clip is new."""
@@ -79,6 +87,8 @@ class WatchState:
     is_raised: bool = False
     quiet_until_s: float | None = None
     """Of the stream's time: until then nothing is raised."""
+    told: str = ""
+    """Mark of the last event that the webhook was told; empty before the first."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,17 @@ class Event:
     epoch: int
     index: int
     answer: str
+
+
+def shown_webhook(url: str) -> str:
+    """A webhook as it may be shown: its path and query may be a secret."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0].partition('?')[0]}/..."
+
+
+def without_secret(watch: Watch) -> Watch:
+    """A watch as it may be shown."""
+    return watch if watch.webhook is None else replace(watch, webhook=shown_webhook(watch.webhook))
 
 
 def follow(

@@ -60,9 +60,9 @@ class HttpBody(io.RawIOBase):
         self.on_playlist: Callable[[bytes], None] | None = None
         """Given the whole text, where it is a playlist, once it was read."""
         self._head: bytearray | None = bytearray()
-        self._connection = _connect(endpoint, timeout_s)
+        self._connection = connect(endpoint, timeout_s)
         try:
-            self._connection.request("GET", _target(endpoint.url), headers=_headers(endpoint))
+            self._connection.request("GET", target_of(endpoint.url), headers=_headers(endpoint))
             response = self._connection.getresponse()
             with contextlib.ExitStack() as undo:
                 undo.callback(response.close)
@@ -106,7 +106,7 @@ class HttpBody(io.RawIOBase):
         super().close()
 
 
-def _connect(endpoint: Endpoint, timeout_s: float) -> http.client.HTTPConnection:
+def connect(endpoint: Endpoint, timeout_s: float) -> http.client.HTTPConnection:
     """A connection to the checked address that asks for, and verifies, the name."""
     if endpoint.scheme == "http":
         connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
@@ -122,7 +122,8 @@ def _connect(endpoint: Endpoint, timeout_s: float) -> http.client.HTTPConnection
     return connection
 
 
-def _target(url: str) -> str:
+def target_of(url: str) -> str:
+    """Path and query of a URL, as a request names them."""
     parts = urlsplit(url)
     path = parts.path or "/"
     return f"{path}?{parts.query}" if parts.query else path

@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
-from pipeline.serve.keys import Key, Scope
+from pipeline.serve.keys import Key, Scope, require_scope
 from pipeline.serve.service import Service
-from pipeline.values.errors import NotAllowed
 from workers.names import STREAM_ID
 
 ERRORS: dict[int | str, dict[str, object]] = {
@@ -32,8 +31,7 @@ def _service(request: Request) -> Service:
 def _caller_with(scope: Scope):
     def check(request: Request) -> Key:
         key: Key = request.state.caller
-        if not key.allows(scope):
-            raise NotAllowed(f"the key may not do this; it takes the scope {scope!r}")
+        require_scope(key, scope)
         return key
 
     return check

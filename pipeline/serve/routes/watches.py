@@ -13,8 +13,9 @@ from pipeline.serve.asking import require_stream
 from pipeline.serve.routes.needs import ERRORS, Ingester, Reader, ServiceOf, StreamName
 from pipeline.serve.schemas import NewWatch
 from pipeline.serve.service import Service
-from pipeline.serve.watching import begin_state
-from pipeline.values.watch import WATCH_ID, Event, Watch
+from pipeline.serve.watching import begin_watch
+from pipeline.serve.webhooks import require_webhook
+from pipeline.values.watch import WATCH_ID, Event, Watch, without_secret
 
 router = APIRouter(prefix="/v1/streams/{stream_id}", tags=["watches"], responses=ERRORS)
 
@@ -44,7 +45,7 @@ class Removed:
 def list_watches(stream_id: StreamName, service: ServiceOf, caller: Reader) -> WatchList:
     """What is asked of every new clip."""
     require_stream(service.store, caller, stream_id)
-    return WatchList([watch for watch, _ in service.store.list_watches(stream_id)])
+    return WatchList([without_secret(watch) for watch, _ in service.store.list_watches(stream_id)])
 
 
 @router.post("/watches", status_code=201, responses={409: {"description": "It is there."}})
@@ -52,8 +53,9 @@ def add_watch(stream_id: StreamName, body: NewWatch, service: ServiceOf, caller:
     """Ask a question of every clip from now on."""
     require_stream(service.store, caller, stream_id)
     watch = Watch(stream_id=stream_id, **body.model_dump())
-    service.store.put_watch(watch, begin_state(service.store, stream_id))
-    return watch
+    require_webhook(service.settings, watch.webhook)
+    begin_watch(service.store, watch)
+    return without_secret(watch)
 
 
 @router.delete("/watches/{watch_id}")

@@ -13,8 +13,9 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.pipeline.conftest import CLIPS
+from tests.pipeline.serve.conftest import serving, with_serve
 
-TOOLS = {"list_streams", "coverage", "ask", "search"}
+TOOLS = {"list_streams", "coverage", "ask", "search", "compare", "watch_list"}
 
 
 def call(served, key, work):
@@ -38,7 +39,7 @@ def text_of(result) -> str:
 def test_an_agent_lists_looks_and_asks(served):
     async def work(client):
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert set(tools) >= TOOLS
+        assert set(tools) == TOOLS
         assert all(tool.annotations.read_only_hint for tool in tools.values())
         streams = (await client.call_tool("list_streams", {})).structured_content["streams"]
         seen = await client.call_tool("coverage", {"stream": "walk", "last": "6s"})
@@ -57,6 +58,63 @@ def test_an_agent_lists_looks_and_asks(served):
     assert [span["start_s"] for span in told["evidence"]["spans"]] == [16.0, 18.0]
     assert told["evidence"]["cost"]["frames_decoded"] == 0
     assert (len(found["hits"]), found["searched"]) == (2, 3)
+
+
+def test_windows_are_compared_each_by_itself(served):
+    windows = [{"stream": "walk", "last": "4s"}, {"stream": "other", "start": "0", "end": "2"}]
+
+    async def work(client):
+        given = {"question": "what is seen", "windows": windows}
+        one = {"question": "what is seen", "streams": ["walk"], "last": "4s"}
+        return (
+            (await client.call_tool("compare", given)).structured_content["answers"],
+            (await client.call_tool("ask", one)).structured_content,
+            await client.call_tool("compare", {**given, "windows": [*windows, {"stream": "no"}]}),
+        )
+
+    (first, second), alone, unknown = call(served, None, work)
+    assert (first["window"], second["window"]) == tuple(windows)
+    assert first["answer"] == alone["answer"]
+    starts = [[s["start_s"] for s in one["evidence"]["spans"]] for one in (first, second)]
+    assert starts == [[16.0, 18.0], [0.0]]
+    assert "UnknownStream" in text_of(unknown)
+
+
+def test_a_watch_is_added_by_who_may_where_agents_may_write(base, keyed):
+    keys_file = keyed.service.settings.serve.keys_file
+    given = {"watch_id": "w-agent", "stream": "walk", "question": "is the door open"}
+
+    async def add(client):
+        return await client.call_tool("watch_add", given)
+
+    async def tools(client):
+        return {tool.name: tool for tool in (await client.list_tools()).tools}
+
+    assert "watch_add" not in call(keyed, "ingest", tools)
+    with serving(with_serve(base, keys_file=keys_file, mcp_writes=True)) as one:
+        one.keys = keyed.keys
+        found = call(one, "ingest", tools)
+        assert [name for name, tool in found.items() if not tool.annotations.read_only_hint] == [
+            "watch_add"
+        ]
+        refused = call(one, "read", add)
+        assert refused.is_error
+        assert "NotAllowed" in text_of(refused)
+        assert call(one, "ingest", add).structured_content["watch_id"] == "w-agent"
+        assert "Conflict" in text_of(call(one, "ingest", add))
+
+        async def listed(client):
+            return (await client.call_tool("watch_list", {"stream": "walk"})).structured_content
+
+        [watch] = [w for w in call(one, "read", listed)["watches"] if w["watch_id"] == "w-agent"]
+        assert (watch["question"], watch["is_raised"]) == ("is the door open", False)
+        other = {**given, "stream": "other"}
+
+        async def elsewhere(client):
+            return await client.call_tool("watch_add", other)
+
+        assert "UnknownStream" in text_of(call(one, "walk", elsewhere))  # not of its streams
+        one.service.store.remove_watch("walk", "w-agent")
 
 
 def test_a_clip_is_an_arrow_resource(served):
