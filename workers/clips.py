@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from workers.decode.backend import Backend
 from workers.decode.joined import JoinedReader
 from workers.decode.reader import VideoReader, frame_end_s
 from workers.decode.track import open_track
@@ -73,6 +74,7 @@ def open_clips(
     cursor: Cursor | None,
     *,
     roots: Sequence[Path] = (),
+    backend: Backend = "cpu",
 ) -> Iterator["FileClips"]:
     """A file's clips of the length and pixel format the workers take, from behind a cursor.
 
@@ -81,7 +83,7 @@ def open_clips(
     """
     with ExitStack() as stack:
         kind = JoinedReader if source.segments else VideoReader
-        reader = kind(source, info.pixel_format, after=cursor, roots=roots)
+        reader = kind(source, info.pixel_format, after=cursor, roots=roots, backend=backend)
         stack.enter_context(reader)
         clips = FileClips(reader, source.stream_id, info.clip_frames, cursor)
         try:

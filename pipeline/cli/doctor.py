@@ -79,6 +79,21 @@ def _decoder(settings: "Settings") -> Iterator[Finding]:
     old = bool(numbers) and numbers < KNOWN_BAD_FFMPEG
     warning = "older than 8.1.3: read playlists from trusted places only" if old else ""
     yield Finding("decoder", True, f"PyAV {pyav}, FFmpeg {ffmpeg}", warning)
+    yield _card(settings.decode.backend)
+
+
+def _card(backend: str) -> Finding:
+    """Whether pictures can be decoded on a card, and whether the settings let them be."""
+    from workers.decode.cuda import why_no_card
+
+    reason = why_no_card()
+    if reason is not None:
+        mend = "install NVIDIA's driver, or set decode.backend: cpu" if backend == "cuda" else ""
+        return Finding("decoding", backend != "cuda", f"on the CPU: {reason}", mend)
+    if backend == "cpu":
+        mend = "decode.backend: cuda decodes files on the card"
+        return Finding("decoding", True, "on the CPU, as decode.backend says", mend)
+    return Finding("decoding", True, "on the card (NVDEC)")
 
 
 def _device(settings: "Settings") -> Iterator[Finding]:

@@ -75,7 +75,7 @@ class IngestJob:
     @property
     def open_clips(self) -> OpenClips:
         """How a source is read."""
-        return partial(open_clips, roots=self._roots)
+        return partial(open_clips, roots=self._roots, backend=self.settings.decode.backend)
 
     def sink(self, request: IngestRequest, info: WorkerInfo) -> StoreSinkFactory:
         """Where a video's clips go."""

@@ -102,6 +102,14 @@ class IngestSettings(Group):
         return zone
 
 
+class DecodeSettings(Group):
+    """Where pictures of files are decoded."""
+
+    backend: Literal["auto", "cpu", "cuda"] = "cpu"
+    """`cuda` decodes on an NVIDIA card (NVDEC) and tells where that cannot be; `auto` does so where
+    there is one. Pixels differ from the CPU's by less than one step of 255 in the mean."""
+
+
 class LiveSourceSettings(Group):
     """How endless sources are opened and read."""
 
@@ -363,6 +371,7 @@ class Settings(BaseSettings):
 
     model: ModelSettings = ModelSettings()
     ingest: IngestSettings = IngestSettings()
+    decode: DecodeSettings = DecodeSettings()
     live: LiveSourceSettings = LiveSourceSettings()
     streams: tuple[StreamSettings, ...] = ()
     store: StoreSettings = StoreSettings()

@@ -497,7 +497,7 @@ def test_doctor_finds_everything_in_order(run):
     ran = run("doctor", "--json")
     assert ran.code == 0, ran.out
     names = [check["name"] for check in ran.json["checks"]]
-    assert names == ["decoder", "device", "store", "model", "ray", "environment"]
+    assert names == ["decoder", "decoding", "device", "store", "model", "ray", "environment"]
 
 
 def test_doctor_ends_in_1_and_says_what_to_mend(run, monkeypatch, tmp_path):
@@ -519,3 +519,17 @@ def test_text_from_outside_cannot_move_the_cursor():
 
 def test_hours():
     assert hms(3661.9) == "1:01:01"
+
+
+def test_doctor_says_why_no_card_decodes_and_fails_where_one_is_asked_for(run, monkeypatch):
+    def found() -> dict:
+        ran = run("doctor", "--json")
+        return next(check for check in ran.json["checks"] if check["name"] == "decoding")
+
+    monkeypatch.setattr("workers.decode.cuda.why_no_card", lambda: "torch finds no card")
+    assert (found()["ok"], found()["found"]) == (True, "on the CPU: torch finds no card")
+    monkeypatch.setenv("AOT_DECODE__BACKEND", "cuda")
+    assert found()["ok"] is False
+    assert "decode.backend: cpu" in found()["mend"]
+    monkeypatch.setattr("workers.decode.cuda.why_no_card", lambda: None)
+    assert (found()["ok"], found()["found"]) == (True, "on the card (NVDEC)")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError
 
@@ -60,9 +61,13 @@ can pack a gigapixel into a few kilobytes."""
 
 
 def open_container(
-    file: io.RawIOBase, shown: str, codecs: Sequence[str] = CODECS
+    file: io.RawIOBase,
+    shown: str,
+    codecs: Sequence[str] = CODECS,
+    *,
+    card: HWAccel | None = None,
 ) -> InputContainer:
-    """Open what a file object holds.
+    """Open what a file object holds. `card` decodes its tracks, where it can.
 
     Raises:
         SourceRefused, NoVideoStream, TooLarge: it is none of `CONTAINERS`, or broken.
@@ -79,7 +84,12 @@ def open_container(
     }
     try:
         container = av.open(
-            file, mode="r", options=options, metadata_errors="replace", io_open=_refuse_nested
+            file,
+            mode="r",
+            options=options,
+            metadata_errors="replace",
+            io_open=_refuse_nested,
+            hwaccel=card,
         )
         return cast(InputContainer, container)
     except MemoryError as error:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from workers.decode.backend import Backend
 from workers.decode.packets import PacketReader
 from workers.decode.reader import VideoReader, frame_end_s
 from workers.decode.sampling import TOLERANCE_S
@@ -96,9 +97,11 @@ class JoinedReader:
         *,
         after: Cursor | None = None,
         roots: Sequence[Path] = (),
+        backend: Backend = "cpu",
     ) -> None:
         self._source, self._after = source, after
         self._format, self._roots = pixel_format, tuple(roots)
+        self._backend: Backend = backend
         self._stack = ExitStack()
         self._left: list[Segment] = []
         """What is still to be opened."""
@@ -174,7 +177,9 @@ class JoinedReader:
             self._stack.close()
             self._segment = segment = self._left.pop(0)
             part, after = self._part_of(segment), self._cursor_in(segment)
-            reader = VideoReader(part, self._format, after=after, roots=self._roots)
+            reader = VideoReader(
+                part, self._format, after=after, roots=self._roots, backend=self._backend
+            )
             try:
                 self._reader = self._stack.enter_context(reader)
             except SourceError as error:

@@ -29,8 +29,8 @@ from pathlib import Path
 
 from av import VideoFrame
 
+from workers.decode.backend import Backend, open_pictures
 from workers.decode.clock import HALF_WRAP, MPEG_TIME_BASE, unwrap_packets
-from workers.decode.frame import FrameConverter
 from workers.decode.gop import GopPart, iter_parts
 from workers.decode.growing import GrowingFile
 from workers.decode.packets import PacketReader
@@ -97,6 +97,7 @@ class VideoReader:
     what lies before is passed over undecoded where GOPs are closed, and in an MP4 not even read.
     `plan=False` decodes everything (the plan's oracle).
     `roots`: folders the file must lie in once links are followed; none means anywhere.
+    `backend`: where pictures are decoded; see `backend`.
 
     Raises a `SourceError` on opening (see `open_track`); while iterating NoKeyframe and NoFrames
     when the file turns out to hold no picture, TooLarge and SourceUnreachable when reading cannot
@@ -111,13 +112,14 @@ class VideoReader:
         after: Cursor | None = None,
         plan: bool = True,
         roots: Sequence[Path] = (),
+        backend: Backend = "cpu",
     ) -> None:
         self._source = source
         self._after = after
         self._plan = plan
         self._roots = tuple(roots)
         self._shown = show_url(source.url)
-        self._converter = FrameConverter(pixel_format)
+        self._pictures = open_pictures(backend, pixel_format)
         self._tally = DecodeTally()
         self._stack = ExitStack()
         self._track: OpenTrack | None = None
@@ -139,8 +141,14 @@ class VideoReader:
         try:
             source = self._source
             track = self._stack.enter_context(
-                open_track(source.url, roots=self._roots, follow_s=source.follow_s)
+                open_track(
+                    source.url,
+                    roots=self._roots,
+                    follow_s=source.follow_s,
+                    card=self._pictures.card,
+                )
             )
+            self._pictures.prepare(track.stream, self._shown)
         except SourceError as error:
             error.source = self._shown  # its message names it already
             raise
@@ -351,7 +359,7 @@ class VideoReader:
         if is_gap(pts_s - self._covered_s(epoch, previous) + self.interval_s, self.interval_s):
             gap: GapReason | None = "damaged" if self._lost > self._lost_before[0] else "gap"
         return Frame(
-            pixels=self._converter.convert(picture) if pixels is None else pixels,
+            pixels=self._pictures.converter.convert(picture) if pixels is None else pixels,
             pts_s=pts_s,
             epoch=epoch.number,
             cut=cut or (gap is not None and previous is not None),

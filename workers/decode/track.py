@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import av.logging
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
@@ -80,12 +81,17 @@ class OpenTrack:
 
 @contextmanager
 def open_track(
-    url: str, *, roots: Sequence[Path] = (), follow_s: float | None = None
+    url: str,
+    *,
+    roots: Sequence[Path] = (),
+    follow_s: float | None = None,
+    card: HWAccel | None = None,
 ) -> Iterator[OpenTrack]:
     """Open a video file's largest video track for decoding with one thread.
 
     `roots`: folders the file must lie in once links are followed; none means anywhere.
     `follow_s`: the file is still being written; it ends when it has not grown for so long.
+    `card`: what decodes, where it can; else the CPU does.
     Raises SourceUnreachable, SourceRefused, NoVideoStream, UnsupportedCodec or TooLarge.
     """
     av.logging.set_level(None)
@@ -97,7 +103,7 @@ def open_track(
         if follow_s is not None:
             file = GrowingFile(file, path, shown, idle_s=follow_s)
         try:
-            track = _open_file(stack, file, shown)
+            track = _open_file(stack, file, shown, card)
         except OSError as error:
             raise unreadable_error(error).at(shown) from error
         if any(packet.has_sidedata("encryption_info") for packet in track.head):
@@ -107,11 +113,11 @@ def open_track(
         yield track
 
 
-def _open_file(stack: ExitStack, file: io.RawIOBase, shown: str) -> OpenTrack:
+def _open_file(stack: ExitStack, file: io.RawIOBase, shown: str, card: HWAccel | None) -> OpenTrack:
     """The track of an open file; its container is closed with the stack."""
     if isinstance(file, GrowingFile):
-        return _open_growing(stack, file, shown)
-    container = stack.enter_context(open_container(file, shown))
+        return _open_growing(stack, file, shown, card)
+    container = stack.enter_context(open_container(file, shown, card=card))
     stream = choose_track(container, shown, file)
     if not stream.codec_context.width:
         check_declared_size(file, shown)
@@ -119,11 +125,13 @@ def _open_file(stack: ExitStack, file: io.RawIOBase, shown: str) -> OpenTrack:
     return describe_track(container, stream, file)
 
 
-def _open_growing(stack: ExitStack, file: GrowingFile, shown: str) -> OpenTrack:
+def _open_growing(
+    stack: ExitStack, file: GrowingFile, shown: str, card: HWAccel | None
+) -> OpenTrack:
     """The same of one that is followed, as soon as so much is written that it can be opened."""
     check_can_be_followed(file.await_head(), shown)
     try:
-        container = stack.enter_context(open_container(file, shown))
+        container = stack.enter_context(open_container(file, shown, card=card))
     except SourceError:
         file.check()  # what ended the file is why it did not open
         raise
