@@ -1,5 +1,6 @@
 """`aot streams`: what is stored, what is running, and how to end it."""
 
+import time
 from collections import deque
 
 import typer
@@ -10,6 +11,7 @@ from pipeline.cli.output import (
     hms,
     local_time,
     megabytes,
+    note,
     open_store_of,
     print_json,
     print_table,
@@ -169,6 +171,31 @@ def top(
     with open_store_of(context) as store:
         watch_streams(store, every_s, once=once, as_json=_wants_json(context, as_json))
     return 0
+
+
+@app.command()
+def metrics(
+    context: typer.Context,
+    address: str = typer.Option(
+        None, "--at", help="HOST:PORT where Prometheus may ask, until interrupted; else one page."
+    ),
+    every_s: float = typer.Option(5.0, "--every", min=0.5, help="Seconds between two looks."),
+) -> int:
+    """What detached sessions of endless sources count, as Prometheus reads it."""
+    from pipeline.ingest.metrics import Metrics, serve
+    from pipeline.ingest.on_ray import connect_cluster, look_at_sessions
+
+    page = Metrics()
+    with connect_cluster(settings_of(context)) as cluster:
+        known = look_at_sessions(cluster, page, set())
+        if address is None:
+            print(page.render().decode(), end="")
+            return 0
+        with serve(page, address) as port:
+            note(f"metrics at port {port} of {address}")
+            while True:
+                time.sleep(every_s)
+                known = look_at_sessions(cluster, page, known)
 
 
 @app.command("rm")

@@ -72,6 +72,9 @@ class HostedStreams:
     def run(self, place: HostPlace, *, stop: threading.Event, retire: threading.Event) -> None:
         """Read what falls to this host."""
         assert place.pusher is not None, "a host of real streams has workers"
+        logs = self.job.settings.stream_logs()
+        if logs is not None:
+            logs.keep()
         seat = Seat(place.name, place.node, place.address, self.version)
         shared = Shared(
             self.job, place.pusher, place.pusher.info, writer=place.name, kin=HOST_PREFIX

@@ -8,9 +8,10 @@ import logging
 import signal
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pipeline.ingest.host import HostRules
 from pipeline.ingest.hosted import HostedStreams, open_roster, put_streams, settings_version
@@ -18,6 +19,7 @@ from pipeline.ingest.job import IngestJob
 from pipeline.ingest.live import check_live, live_sink, live_spec
 from pipeline.ingest.request import IngestRequest, request_of
 from pipeline.settings import Settings
+from pipeline.settings.stream_logs import keep_logs
 from pipeline.values.errors import InvalidQuery
 from workers.cluster.cluster import (
     Cluster,
@@ -28,6 +30,9 @@ from workers.cluster.cluster import (
 from workers.cluster.session import SessionHandle
 from workers.decode.policy import is_network_url
 from workers.session import Progress
+
+if TYPE_CHECKING:
+    from pipeline.ingest.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +79,12 @@ class RayRunner:
             detached=detached,
             expected=info,
             live=live,
+            around=self._around(request.source.stream_id) if detached else nullcontext,
         )
+
+    def _around(self, stream_id: str) -> partial[AbstractContextManager[None]]:
+        """What a session that nobody watches says goes into its stream's log."""
+        return partial(keep_logs, self._job.settings.stream_logs(), stream_id)
 
 
 @contextmanager
@@ -207,3 +217,20 @@ def connect_cluster(settings: Settings) -> Iterator[Cluster]:
     address = settings.ray.address or f"127.0.0.1:{settings.ray.local_port}"
     with open_cluster(replace(settings.cluster_settings(), address=address)) as cluster:
         yield cluster
+
+
+def look_at_sessions(cluster: Cluster, metrics: "Metrics", known: set[str]) -> set[str]:
+    """Have `metrics` see every endless source that a session of the cluster reads; their names.
+
+    `known`: those of the look before; what has gone is forgotten.
+    """
+    found: set[str] = set()
+    for stream_id in cluster.list_sessions():
+        session = cluster.find_session(stream_id)
+        live = None if session is None else session.live_status()
+        if live is not None:
+            metrics.see(live)
+            found.add(stream_id)
+    for stream_id in known - found:
+        metrics.forget(stream_id)
+    return found

@@ -9,11 +9,19 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.settings.logs import OURS, Calm, JsonLines, find_stream, put_handler
+from pipeline.settings.logs import (
+    OURS,
+    Calm,
+    JsonLines,
+    about_stream,
+    find_stream,
+    put_handler,
+)
 from pipeline.values.types import require_stream_id
 from workers.names import STREAM_ID
 
@@ -72,6 +80,15 @@ class StreamLogs:
     def _paths(self, stream_id: str) -> tuple[Path, Path]:
         require_stream_id(stream_id)
         return self.folder / f"{stream_id}.jsonl", self.folder / f"{stream_id}.older.jsonl"
+
+
+@contextmanager
+def keep_logs(logs: StreamLogs | None, stream_id: str) -> Iterator[None]:
+    """For a process that is there for one stream: lines from within are of it, and kept."""
+    if logs is not None:
+        logs.keep()
+    with about_stream(stream_id):
+        yield
 
 
 class _StreamFiles(logging.Handler):

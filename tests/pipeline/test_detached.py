@@ -41,6 +41,7 @@ def detached(environment, monkeypatch):
     port = free_port()
     monkeypatch.setenv("AOT_RAY__LOCAL_PORT", str(port))
     monkeypatch.setenv("AOT_RAY__ENABLED", "true")
+    monkeypatch.setenv("AOT_RAY__CONNECT_TIMEOUT_S", "120")  # a busy machine starts it slowly
     yield f"127.0.0.1:{port}"
     with open_cluster(ClusterSettings(address=f"127.0.0.1:{port}")):
         folder = ray.get_runtime_context().get_session_name()

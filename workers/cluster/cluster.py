@@ -6,8 +6,8 @@ The data path never crosses this process: sessions read, workers compress, sinks
 
 import math
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -128,10 +128,12 @@ class Cluster:
         expected: WorkerInfo | None = None,
         open_compressor: OpenCompressor = CompressWorker,
         live: LiveSpec | None = None,
+        around: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> SessionHandle:
         """Start a stream's session; a detached one goes on when this process ends.
 
         `live`: of an endless source, which takes less than a file does that is read at full speed.
+        `around`: what the session's process does around it; crosses to it.
 
         Workers are started first: a session that took the last core would wait for them forever.
         `expected` is what the stream was described with; other weights are refused.
@@ -148,6 +150,7 @@ class Cluster:
             restarts=self._settings.session_restarts,
             open_compressor=open_compressor,
             live=live,
+            around=around,
         )
         name, info = self.open_pool(
             compress,

@@ -39,7 +39,7 @@ def run_live_on_pool(
     *,
     tenant: str,
     stop: Stop,
-) -> Iterator[Progress]:
+) -> Iterator[LiveProgress]:
     """Bring an endless source in until `stop` is set.
 
     Workers or a store that are away for longer than a session waits end that session; the next one
@@ -66,15 +66,14 @@ def run_live_on_pool(
 
 def _run_once(
     source: VideoSource, live: LiveSpec, sink: SinkFactory, pusher: ClusterPusher, stop: Stop
-) -> Iterator[Progress]:
+) -> Iterator[LiveProgress]:
     opened = sink.open()
     try:
         if not isinstance(opened, LiveSink):
             raise TypeError(f"{type(opened).__name__} cannot show an open clip")
-        for progress in run_live_session(
+        yield from run_live_session(
             source, live.settings, pusher.info, pusher, opened, live.open(stop), stop=stop
-        ):
-            yield as_progress(progress)
+        )
     finally:
         opened.close()
 

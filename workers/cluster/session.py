@@ -12,7 +12,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,10 +31,11 @@ from ray.util import list_named_actors
 
 from workers.cluster.actors import OpenCompressor, create_actor
 from workers.cluster.feed import ClusterWorkers
-from workers.cluster.live import run_live_on_pool
+from workers.cluster.live import as_progress, run_live_on_pool
 from workers.cluster.pool import Pool, PoolSettings, leave_pool, open_pool
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import SessionCrashed, WorkerError, WorkerLost, one_line
+from workers.live.session import LiveProgress
 from workers.live.spec import LiveSpec
 from workers.seams import SessionReport, SinkFactory, WorkerInfo
 from workers.session import OpenClips, Progress, SessionSettings, run_session
@@ -74,6 +76,8 @@ class SessionSpec:
     """What the workers of its pool hold."""
     live: LiveSpec | None = None
     """How an endless source is read, where it is one."""
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What the session's process does around it: it keeps its log, say."""
 
     @property
     def name(self) -> str:
@@ -87,6 +91,7 @@ class SessionActor:
     def __init__(self, spec: SessionSpec) -> None:
         self._spec = spec
         self._progress = Progress(spec.source.stream_id)
+        self._live: LiveProgress | None = None
         self._stop = threading.Event()
         self._self = ray.get_runtime_context().current_actor
         if threading.current_thread() is threading.main_thread():
@@ -98,6 +103,10 @@ class SessionActor:
         """Where the session stands."""
         return self._progress
 
+    def live_status(self) -> LiveProgress | None:
+        """All that is known of an endless source; None of a file, and before it begins."""
+        return self._live
+
     def stop(self) -> None:
         """Ask the session to end; `status` tells when it has."""
         self._stop.set()
@@ -107,6 +116,13 @@ class SessionActor:
         exit_actor()
 
     def _run(self) -> None:
+        with self._spec.around():
+            self._run_to_its_end()
+        if self._spec.detached:
+            time.sleep(LINGER_S)
+            self._self.leave.remote()
+
+    def _run_to_its_end(self) -> None:
         try:
             last = self._progress
             for last in self._session():
@@ -117,9 +133,6 @@ class SessionActor:
         except Exception as error:
             logger.error("stream %s failed: %s", self._spec.source.stream_id, error)
             self._progress = replace(self._progress, state="failed", error=_picklable(error))
-        if self._spec.detached:
-            time.sleep(LINGER_S)
-            self._self.leave.remote()
 
     def _session(self) -> Iterator[Progress]:
         spec = self._spec
@@ -143,9 +156,11 @@ class SessionActor:
     def _run_on(self, pool: Pool) -> Iterator[Progress]:
         spec = self._spec
         if spec.live is not None:
-            yield from run_live_on_pool(
+            for live in run_live_on_pool(
                 spec.source, spec.live, spec.sink, pool, tenant=spec.name, stop=self._stop
-            )
+            ):
+                self._live = live
+                yield as_progress(live)
             return
         first = sum(spec.source.stream_id.encode()) % len(pool.handles)
         workers = ClusterWorkers(pool, spec.pool, tenant=spec.name, first=first)
@@ -188,6 +203,13 @@ class SessionHandle:
                 f"the session of stream {self.stream_id} is gone: {one_line(error)}; "
                 "what it stored is kept, start it again to go on"
             ) from None
+
+    def live_status(self, *, timeout_s: float = STATUS_TIMEOUT_S) -> LiveProgress | None:
+        """All that an endless source's session tells; None while it cannot be asked."""
+        try:
+            return ray.get(self._actor.live_status.remote(), timeout=timeout_s)
+        except (GetTimeoutError, RayActorError):
+            return None
 
     def watch(
         self, *, interval_s: float = 0.5, start_timeout_s: float = 600.0

@@ -224,11 +224,21 @@ class _Session:
         if self._skips(self._ladder.rung):
             return
         pixels = resize(picture.rgb, self._info.pixel_format)
-        if self._gate is not None and self._gate.is_still(pixels):
+        if self._gate is None or not self._gate.is_still(pixels):
+            self._compress(pixels, place, picture)
+        elif self._gate.has_settled and self._may_settle:
+            self._end_clip()
+            self._compress(pixels, place, picture)
+        else:
             self._hold(place)
             self._step(self._clock() - picture.arrived_s)
-        else:
-            self._compress(pixels, place, picture)
+
+    @property
+    def _may_settle(self) -> bool:
+        """Whether the place at rest is to begin a clip of its own: which one frame can be, and
+        which the open clip is not yet."""
+        is_alone = self._open is not None and self._open.num_frames == 1
+        return self._info.layout.frames == 1 and not is_alone
 
     def _begin_epoch(self, place: Place) -> None:
         """What follows is of another clock, or another connection: nothing goes on over that."""

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 
@@ -77,6 +78,11 @@ def test_a_camera_goes_on_without_a_terminal_until_it_is_told_otherwise(camera, 
     again = aot("ingest", camera.url, "--stream", STREAM, "--detach")
     assert (again.code, "LeaseHeld" in again.err) == (1, True)
 
+    page = aot("streams", "metrics")
+    assert page.code == 0, page.err
+    assert re.search(rf'aot_stream_clips_total{{stream="{STREAM}"}} [1-9]', page.out), page.out
+    assert f'aot_stream_up{{stream="{STREAM}"}} 1.0' in page.out
+
     began_s = time.monotonic()
     paused = aot("streams", "pause", STREAM, "--json")
     assert paused.json == {"stream_id": STREAM, "state": "stopped"}, paused.err
@@ -90,6 +96,8 @@ def test_a_camera_goes_on_without_a_terminal_until_it_is_told_otherwise(camera, 
     wait_for_clips(opened, 2)
     seconds = check_line(opened, clip_s=CLIP_S, step_s=STEP_S)
     assert seconds["restart"] > 0
+    os.kill(decoder_of(pids_of(address)["session"]), signal.SIGKILL)
+    wait_until(lambda: "its decoder died" in aot("streams", "logs", STREAM).out)
 
     removed = aot("streams", "rm", STREAM, "--yes")
     assert removed.code == 0, removed.err

@@ -3,11 +3,14 @@
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.ingest.metrics import Metrics, parse_address, serve
+from pipeline.ingest.on_ray import look_at_sessions
 from pipeline.values.errors import InvalidSettings
 from workers.live.push import PushTally
 from workers.live.session import LiveProgress
@@ -162,3 +165,31 @@ def test_an_address_without_a_host_is_of_this_machine(address, expected):
 def test_what_is_no_address_says_what_is_expected(address):
     with pytest.raises(InvalidSettings, match="expected HOST:PORT"):
         parse_address(address)
+
+
+class Sessions:
+    """A cluster whose sessions tell what is written here; None of a file's."""
+
+    def __init__(self, **told):
+        self.told = told
+
+    def list_sessions(self):
+        return sorted([*self.told, "gone"])
+
+    def find_session(self, stream_id):
+        if stream_id in self.told:
+            return SimpleNamespace(live_status=lambda: self.told[stream_id])
+        return None
+
+
+def test_sessions_of_a_cluster_are_seen_until_they_have_gone():
+    metrics = Metrics()
+    before: Any = Sessions(front=FRONT, lecture=None)
+    after: Any = Sessions(lecture=None)
+
+    known = look_at_sessions(before, metrics, set())
+
+    assert known == {"front"}
+    assert read(metrics.render())["aot_stream_clips_total", ("front",)] == 7
+    assert look_at_sessions(after, metrics, known) == set()
+    assert ("aot_stream_clips_total", ("front",)) not in read(metrics.render())
