@@ -61,6 +61,8 @@ DEATHS = 8
 """Of every decoder, in the whole run."""
 AWAY_S = 30.0
 """Of the stream's time, that a decoder's death takes."""
+PUSH_TIMEOUT_S = 600.0
+"""A machine that other work holds up is waited for."""
 MAX_BYTES = 400_000
 """Of one stream's records."""
 QUANTITIES = ("rss_bytes", "files", "threads")
@@ -254,7 +256,9 @@ class _Bench:
             seed=1,
         )
         slow = OverloadRule(*(limit_s * self._speed for limit_s in (2.0, 3.0, 30.0)))
-        rules = LiveSettings(stillness=StillnessRule(), overload=slow)
+        rules = LiveSettings(
+            stillness=StillnessRule(), overload=slow, push_timeout_s=PUSH_TIMEOUT_S
+        )
         factory = replace(job.sink(request, pusher.info), path=None, spool=settings.spool_rules())
         try:
             with closing(factory.open()) as sink:
@@ -317,7 +321,8 @@ class _Bench:
         mine = self._soak.looks["session"][-1]
         return (
             f"hour {share * self._hours:.1f} after {took_s:.0f} s: session "
-            f"{mine.rss_bytes / 1e6:.0f} MB, {mine.files} files, {mine.threads} threads, records "
+            f"{mine.rss_bytes / 1e6:.0f} MB, {mine.files} files, {mine.threads} threads, store "
+            f"{self._soak.looks['store'][-1].rss_bytes / 1e6:.1f} MB, records "
             f"{self._soak.record_bytes[-1] / 1e6:.2f} MB"
         )
 

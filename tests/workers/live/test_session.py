@@ -148,6 +148,20 @@ def test_still_frames_are_held_and_count_as_footage():
     assert sink.stretches()[-1][1] == 200.0
 
 
+def test_a_place_that_has_come_to_rest_begins_a_clip_of_its_own():
+    sink = MemorySink()
+    events = [
+        *(picture(i, 50 + 60 * (i % 2)) for i in range(3)),
+        *(picture(i, 50) for i in range(3, 40)),
+    ]
+
+    progress, _ = run(sink, *events, stillness=StillnessRule(settled_frames=4))
+
+    assert [clip.pts_s for clip in sink.clips] == [(0.0, 1.0, 2.0), (6.0,)]
+    assert (sink.clips[0].end_s, sink.clips[1].end_s) == (6.0, 40.0)
+    assert (progress.encoded, progress.held) == (4, 36)
+
+
 def test_a_second_between_two_connections_is_a_gap_however_short():
     sink = MemorySink()
 
