@@ -23,7 +23,7 @@ MAX_PAYLOAD = 1400
 NTP_UNIX_S = 2_208_988_800
 PAYLOAD_TYPE = 96
 SSRC = 0x5EED
-START_S = 30.0
+START_S = 240.0
 """For a process of its own to start, and to end."""
 
 

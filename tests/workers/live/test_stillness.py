@@ -134,3 +134,13 @@ def test_cells_are_mean_colours(shape):
     gray = np.full(shape, 77, np.uint8)
 
     np.testing.assert_allclose(average_cells(gray, 24), 77.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [96, 112, 119, 30])
+def test_every_part_of_a_picture_is_looked_at(side):
+    for row, column in ((0, 0), (side - 9, side - 9), (side - 9, side // 2), (side // 2, side - 9)):
+        gate, frame = StillnessGate(), np.full((side, side, 3), 90, np.uint8)
+        gate.is_still(frame)
+        frame[row : row + 9, column : column + 9] = 200
+
+        assert not gate.is_still(frame)
