@@ -142,17 +142,18 @@ def _filled_store(
             with open_store(StoreConfig(f"embedded://{folder}/store")) as store:
                 store.put_info(StreamInfo(STREAM_ID, "bench", "random", "bench"))
                 lease = store.acquire_lease(STREAM_ID, "bench", ttl_s=3600)
-                clips = [_make_clip(index, num_tokens) for index in range(8)]
+                clips = [make_clip(index, num_tokens) for index in range(8)]
                 started_s = time.perf_counter()
                 for index in range(num_clips):
-                    clip = _moved(clips[index % len(clips)], index)
+                    clip = moved_to(clips[index % len(clips)], index)
                     store.put_clip(clip, lease, fingerprint="bench")
                 yield store, (time.perf_counter() - started_s) * 1e3 / num_clips
         finally:
             stop_embedded(Path(folder) / "store")
 
 
-def _make_clip(index: int, num_tokens: int) -> CompressedClip:
+def make_clip(index: int, num_tokens: int) -> CompressedClip:
+    """A clip of seeded tokens, as wide as LLaVA-OneVision 0.5B's."""
     seeded = torch.Generator().manual_seed(index)
     cells = GRID[0] * GRID[1]
     tokens = ClipTokens(
@@ -164,10 +165,11 @@ def _make_clip(index: int, num_tokens: int) -> CompressedClip:
         grid=GRID,
     )
     stats = ClipStats(frames_in=FRAMES, tokens_in=FRAMES * cells, tokens_out=num_tokens)
-    return _moved(CompressedClip(STREAM_ID, 0, 0, 0.0, 0.0, (), tokens, stats=stats), index)
+    return moved_to(CompressedClip(STREAM_ID, 0, 0, 0.0, 0.0, (), tokens, stats=stats), index)
 
 
-def _moved(clip: CompressedClip, index: int) -> CompressedClip:
+def moved_to(clip: CompressedClip, index: int) -> CompressedClip:
+    """The same as clip `index` of the stream."""
     start_s = index * CLIP_S
     pts_s = tuple(start_s + frame * CLIP_S / FRAMES for frame in range(FRAMES))
     return CompressedClip(

@@ -87,6 +87,12 @@ def query(as_json: bool = _JSON) -> int:
 
 
 @app.command()
+def storage(as_json: bool = _JSON) -> int:
+    """The index of a million clips, and cold clips against hot ones."""
+    return _run("storage", as_json)
+
+
+@app.command()
 def quality(as_json: bool = _JSON) -> int:
     """Answers kept per token dropped, for every reducer."""
     return _run("quality", as_json)

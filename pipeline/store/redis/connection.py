@@ -8,7 +8,8 @@ A cluster needs no URL of its own: any of its nodes says that it is one.
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,6 +19,7 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from pipeline.store import rows
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
 from pipeline.values.errors import InvalidSettings
@@ -25,6 +27,7 @@ from pipeline.values.types import ClipSpan
 from workers.redact import redact_url
 
 _UNDER_WAY = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
+PAGE_ROWS = 5000
 READ_BYTES = 128 << 10
 """Taken from the socket at a time: fewer turns at the GIL than with redis-py's 32 kB."""
 _TAKEN_OPTIONS = ("db", "client_name", "health_check_interval", "socket_keepalive", "protocol")
@@ -110,6 +113,21 @@ def iter_plain_values(config: StoreConfig, spans: list[ClipSpan]) -> Iterator[by
         for span in spans:
             value: Any = client.get(keys.clip(span.stream_id, span.epoch, span.index))
             yield value
+
+
+def write_rows(config: StoreConfig, spans: Iterable[ClipSpan]) -> int:
+    """Index rows of clips that nobody wrote, behind those of a stream; how many. For benches.
+
+    Totals and position are of its real clips; what the longest clip is, it must know already.
+    """
+    keys, count = Keys(config.namespace), 0
+    with redis.Redis.from_url(config.url, socket_timeout=config.timeout_s) as client:
+        rest = iter(spans)
+        while page := list(islice(rest, PAGE_ROWS)):
+            members = {rows.span_to_text(span): span.start_s for span in page}
+            client.zadd(keys.clips(page[0].stream_id), members)
+            count += len(page)
+    return count
 
 
 def wait_until_idle(config: StoreConfig, *, limit_s: float = 60.0) -> None:
