@@ -100,7 +100,7 @@ def run(
     """Measure and return the bench's figures; `seconds` of every number of streams."""
     with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
         model = bundled_model(Path(name))
-        loads = list(_measure_loads(model, streams, more, seconds, on_progress))
+        loads = list(measure_loads(model, streams, more, seconds, on_progress))
         supervision = _measure_supervision(model, rounds, on_progress)
     return {
         "bench": "live",
@@ -135,9 +135,10 @@ def _flat(loads: list[Load], shown: tuple[int, ...]) -> dict[str, object]:
 # Streams side by side
 
 
-def _measure_loads(
+def measure_loads(
     model: Path, streams: Sequence[int], more: Sequence[int], seconds: float, on_progress: Report
 ) -> Iterator[Load]:
+    """Each number of `streams` for so many seconds, and of `more` while the one before held."""
     recording = make_recording(CAMERA_FPS)
     held = True
     for count in (*streams, *more):
