@@ -17,7 +17,12 @@ def test_it_gives_figures_of_every_size_and_of_both_tiers():
 
 
 def test_the_ratio_is_cold_seconds_over_hot_seconds():
-    turns = [Retrieval(1.0, 3.0), Retrieval(2.0, 2.0), Retrieval(1.0, 2.0)]
+    turns = [
+        Retrieval(1.0, 3.0, 0.5, 1.0),
+        Retrieval(2.0, 2.0, 1.0, 1.0),
+        Retrieval(1.0, 2.0, 1.0, 1.5),
+    ]
     result = summarise("window", turns)
     assert result["window_ratio"] == 2.0
+    assert result["window_cpu_ratio"] == 1.5
     assert result["window_ratio_rounds"] == [3.0, 1.0, 2.0]

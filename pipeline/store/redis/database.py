@@ -7,12 +7,13 @@ rather than Lua: a script costs three times as much for values of this size.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import redis
 from redis.client import Pipeline
 from redis.cluster import RedisCluster
+from redis.exceptions import ClusterDownError, MovedError
 
 from pipeline.store import rows
 from pipeline.store.checks import Place, require_current
@@ -29,6 +30,9 @@ MAX_ATTEMPTS = 16
 """Transactions tried before a stream that keeps changing under us is reported."""
 PAGE_ROWS = 5000
 """Rows of the index taken at a time: the server is held up for less than 2 ms."""
+
+_NODE_AWAY = (redis.ConnectionError, redis.TimeoutError, ClusterDownError, MovedError)
+"""Of a cluster: what a node that is gone, or that lost its slots, makes of a command."""
 
 T = TypeVar("T")
 
@@ -128,7 +132,17 @@ class RedisDatabase:
         try:
             yield
         except redis.RedisError as error:
+            if isinstance(error, _NODE_AWAY) and not self._is_one_server:
+                self._look_for_nodes()
             self._raise(error, what)
+
+    def _look_for_nodes(self) -> None:
+        """Ask the cluster anew who has which slots: a primary may have a successor.
+
+        redis-py does so for single commands; its transactions try the dead one for ever.
+        """
+        with suppress(redis.RedisError, OSError):
+            self._client.nodes_manager.initialize()
 
     def _raise(self, error: redis.RedisError, what: str) -> NoReturn:
         text = get_words(error)
