@@ -6,7 +6,7 @@ from pipeline.api.pipeline import Pipeline
 from pipeline.settings import load_settings
 from pipeline.values.errors import InvalidSettings
 from tests.collector import Collector
-from tests.pipeline.support import digests
+from tests.pipeline.support import aot, digests
 
 CLIPS = 10
 
@@ -92,3 +92,19 @@ def test_an_endpoint_that_is_none_is_refused_at_the_start(environment, opened, m
     with pytest.raises(Exception, match=r"tracing\.endpoint") as caught:
         Pipeline(load_settings())
     assert getattr(caught.value, "code", "") == InvalidSettings("").code
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_session_on_ray_traces_its_clips_from_its_own_process(
+    environment, opened, video, collector, monkeypatch
+):
+    monkeypatch.setenv("AOT_TRACING__ENDPOINT", collector.url)
+    monkeypatch.setenv("AOT_RAY__ENABLED", "true")
+    ingested = aot("ingest", video, "--stream", "walk", "--json")
+    assert ingested.code == 0, ingested.err
+    clips = traces(collector, "clip")
+    assert len(clips) == CLIPS
+    for spans in clips:
+        lasted = {s.name: s.end_time_unix_nano - s.start_time_unix_nano for s in spans}
+        assert min(lasted[name] for name in ("decode", "encode", "reduce", "store")) > 0

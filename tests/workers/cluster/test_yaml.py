@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.autoscaler._private import aws
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from pipeline.settings import load_settings
@@ -51,6 +52,14 @@ def test_the_three_kinds_of_node_have_the_resources_we_ask_for(prepared):
     assert "GPU" not in kinds["decode"]
     assert kinds["gpu"]["GPU"] == 1
     assert "decoding" not in kinds["gpu"]
+
+
+def test_the_head_has_what_it_asks_its_cloud_for_machines_by(prepared):
+    """Ray imports it where a node provider of AWS is made, and does not depend on it."""
+    assert prepared["provider"]["type"] == "aws"
+    source = Path(aws.__file__).with_name("config.py").read_text()
+    assert "import boto3" in source
+    assert any("boto3" in command for command in prepared["head_setup_commands"])
 
 
 @pytest.mark.parametrize("role", ["head", "worker"])
