@@ -12,7 +12,7 @@ import re
 # fmt: off
 HARMLESS = frozenset({
     "bitrate", "camera", "cam", "ch", "channel", "client_name", "codec", "connect_timeout",
-    "db", "decode_responses", "encoding", "end", "fps", "from", "health_check_interval",
+    "db", "decode_responses", "encoding", "end", "format", "fps", "from", "health_check_interval",
     "height", "last", "max_connections", "media", "mode", "ms", "port", "profile", "proto",
     "protocol", "quality", "resolution", "rtsp_transport", "sample", "session_timeout", "size",
     "socket_connect_timeout", "socket_timeout", "ssl_cert_reqs", "start", "stream", "subtype",
@@ -23,7 +23,7 @@ HARMLESS = frozenset({
 HIDDEN = "***"
 MAX_SHOWN = 300
 
-_KNOWN = "embedded|file|https?|rediss?|rtmps?|rtsps?|srt|tcp|udp|unix"
+_KNOWN = "embedded|file|https?|rediss?|rtmps?|rtsps?|srt|tcp|udp|unix|v4l2"
 _SCHEME = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://+|(?:{_KNOWN})(?::/*|/+)|//+", re.IGNORECASE)
 """Also one that is misspelt or missing: `redis:/`, `redis:`, `redis//`, `//`."""
 _IN_TEXT = re.compile(

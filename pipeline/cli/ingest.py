@@ -47,6 +47,9 @@ def ingest(
     allow_net: list[str] = typer.Option(
         None, "--allow-net", help="Network that sources may lie in: 192.168.1.0/24."
     ),
+    allow_device: list[str] = typer.Option(
+        None, "--allow-device", help="Camera of this machine that may be read: /dev/video0."
+    ),
     transport: str = typer.Option(None, "--transport", help="Of RTSP: tcp or udp."),
     hold_still: bool = typer.Option(
         None, "--hold-still", help="Do not encode frames of a camera that show nothing new."
@@ -71,6 +74,7 @@ def ingest(
         },
         "live": {
             "networks": tuple(allow_net) if allow_net else None,
+            "devices": tuple(allow_device) if allow_device else None,
             "transport": transport,
             "hold_still": hold_still,
         },

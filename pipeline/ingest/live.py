@@ -190,7 +190,8 @@ def _check_source(live: LiveSourceSettings, request: IngestRequest) -> LiveEnd:
 def check_live(live: LiveSourceSettings, request: IngestRequest) -> None:
     """Raise what is wrong with a source's URL: `SourceRefused`, or a name that nobody knows."""
     url = request.source.url
-    check_url(url, SourcePolicy(live.networks), shown=show_url(url))
+    policy = SourcePolicy(live.networks, devices=live.devices)
+    check_url(url, policy, shown=show_url(url))
 
 
 def _run_kept(
@@ -278,6 +279,7 @@ def live_spec(live: LiveSourceSettings, request: IngestRequest) -> LiveSpec:
         shown=show_url(source.url),
         fps=source.fps,
         networks=live.networks,
+        devices=live.devices,
         transport=live.transport,
         open_timeout_s=live.open_timeout_s,
         memory_bytes=live.decoder_memory_mb << 20,

@@ -138,7 +138,8 @@ class Sessions:
         """Refuse what the settings do not let in: files, unless their folders are named."""
         source = request.source
         if is_network_url(source.url):
-            policy = SourcePolicy(self._settings.live.networks)
+            live = self._settings.live
+            policy = SourcePolicy(live.networks, devices=live.devices)
             check_url(source.url, policy, shown=show_url(source.url))
             return
         if not self._settings.ingest.roots:

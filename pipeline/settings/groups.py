@@ -115,6 +115,8 @@ class LiveSourceSettings(Group):
 
     networks: tuple[str, ...] = ()
     """Networks beside the public internet that sources may lie in: `192.168.1.0/24`."""
+    devices: tuple[str, ...] = ()
+    """Cameras of this machine that may be read: `/dev/video0` (as `v4l2:///dev/video0`)."""
     transport: Literal["tcp", "udp"] = "tcp"
     """Of RTSP."""
     open_timeout_s: float = Field(default=10.0, gt=0, le=600)

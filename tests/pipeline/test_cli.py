@@ -115,6 +115,12 @@ def test_of_several_files_json_gives_a_line_each(run, video, tmp_path):
         (("ingest", "{video}", "--ray", "nowhere"), 2, "InvalidSettings: Ray address"),
         (("ingest", "{folder}/none.mp4"), 1, "SourceUnreachable: .*none.mp4"),
         (("ingest", "rtsp://user:secret@127.0.0.1/1"), 1, "SourceRefused: .*rtsp"),
+        (("ingest", "v4l2:///dev/video0"), 1, "SourceRefused: .*--allow-device /dev/video0"),
+        (
+            ("ingest", "v4l2:///dev/video77", "--allow-device", "/dev/video77"),
+            1,
+            "SourceUnreachable: .*plugged in",
+        ),
         (("ask", "what"), 2, "Usage: .*--stream"),
         (("ask", "what", "-s", "nobody"), 1, "UnknownStream: no stream 'nobody'"),
         (("ask", " ", "-s", "nobody"), 2, "InvalidQuery: got a question"),

@@ -5,6 +5,7 @@ A still picture beside the video is not taken for it.
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 
 from av.container import InputContainer
@@ -22,11 +23,15 @@ MAX_PROBED_PACKETS = 256
 
 
 def choose_track(
-    container: InputContainer, shown: str, file: io.RawIOBase | None = None
+    container: InputContainer,
+    shown: str,
+    file: io.RawIOBase | None = None,
+    codecs: Sequence[str] = CODECS,
 ) -> VideoStream:
     """The video track with the most pixels, the first of equals; still pictures do not count.
 
     `file`: what the container reads from, to look for stills that do not say that they are.
+    `codecs`: FFmpeg's names of the decoders that may be used.
     """
     if len(container.streams) > MAX_TRACKS:
         raise TooLarge(f"{shown}: has {len(container.streams)} tracks, at most {MAX_TRACKS}")
@@ -42,7 +47,7 @@ def choose_track(
     stream = max(readable, key=lambda s: s.codec_context.width * s.codec_context.height)
     context = stream.codec_context
     _check_size(context.width, context.height, shown)
-    if context.name not in CODECS:
+    if context.name not in codecs:
         raise UnsupportedCodec(
             f"{shown}: its video codec is {context.codec.canonical_name}, which is not read here; "
             "convert it to H.264"

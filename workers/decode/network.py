@@ -17,7 +17,8 @@ from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 
 from workers.decode.choose import choose_track, prepare_track
-from workers.decode.container import MAX_PIXELS
+from workers.decode.container import CODECS, MAX_PIXELS
+from workers.decode.device import SCHEME, read_device_options
 from workers.decode.http import HttpGate
 from workers.decode.policy import Endpoint, SourcePolicy, check_url
 from workers.decode.track import OpenTrack, describe_track
@@ -36,6 +37,8 @@ PROTOCOLS = {
 }
 FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "tcp": "mpegts"}
 """The one demuxer of each protocol; over HTTP the content decides among `OVER_HTTP`."""
+DEVICE_FORMAT = "video4linux2,v4l2"
+"""FFmpeg's name of the demuxer that reads cameras of this machine."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ def open_network_track(
     av.logging.set_level(None)
     endpoint = check_url(url, policy, shown=shown)
     gate = HttpGate(policy, shown, timeout_s=options.read_timeout_s)
+    codecs = (*CODECS, "rawvideo") if endpoint.scheme == SCHEME else CODECS
     with _open_container(endpoint, gate, options, shown) as container:
-        stream = choose_track(container, shown)
+        stream = choose_track(container, shown, codecs=codecs)
         prepare_track(container, stream)
         try:
             yield replace(describe_track(container, stream), program=gate.program)
@@ -79,14 +83,19 @@ def _open_container(
     endpoint: Endpoint, gate: HttpGate, options: NetworkOptions, shown: str
 ) -> InputContainer:
     started_s = time.monotonic()
+    if endpoint.scheme == SCHEME and DEVICE_FORMAT not in av.formats_available:
+        raise SourceUnreachable(
+            f"{shown}: this PyAV was built without libavdevice, which reads cameras; install a "
+            "wheel of PyPI"
+        )
     try:
         container = av.open(
-            endpoint.url if endpoint.scheme in ("http", "https") else endpoint.pinned_url,
+            _opened_url(endpoint),
             mode="r",
             metadata_errors="replace",
             io_open=gate if endpoint.scheme in ("http", "https") else None,
             timeout=(options.open_timeout_s, options.read_timeout_s),
-            **_ffmpeg_options(endpoint.scheme, options),
+            **_ffmpeg_options(endpoint, options),
         )
         return cast(InputContainer, container)
     except MemoryError as error:
@@ -94,10 +103,19 @@ def _open_container(
     except (FFmpegError, OSError, ValueError) as error:
         if gate.refusal is not None:
             raise gate.refusal from None
+        if endpoint.scheme == SCHEME:
+            raise _explain_device(error, shown) from None
         raise _explain(error, time.monotonic() - started_s, options, shown) from None
 
 
-def _ffmpeg_options(scheme: str, options: NetworkOptions) -> dict[str, Any]:
+def _opened_url(endpoint: Endpoint) -> str:
+    if endpoint.scheme == SCHEME:
+        return endpoint.address
+    return endpoint.url if endpoint.scheme in ("http", "https") else endpoint.pinned_url
+
+
+def _ffmpeg_options(endpoint: Endpoint, options: NetworkOptions) -> dict[str, Any]:
+    scheme = endpoint.scheme
     limits = {
         "max_pixels": str(MAX_PIXELS),
         "threads": "1",
@@ -108,11 +126,22 @@ def _ffmpeg_options(scheme: str, options: NetworkOptions) -> dict[str, Any]:
         # The gate opens every URL; FFmpeg's own connection reuse would go past it.
         kept = {"format_whitelist": ",".join(OVER_HTTP), "http_persistent": "0"}
         return {"options": limits | kept}
+    if scheme == SCHEME:
+        asked = read_device_options(endpoint.url, shown=endpoint.address)
+        return {"options": limits | asked, "format": SCHEME}
     kept = {"protocol_whitelist": PROTOCOLS[scheme]}
     if scheme in ("rtsp", "rtsps"):
         kept |= {"rtsp_transport": options.transport}
         kept |= {"timeout": str(round(options.read_timeout_s * 1e6))}
     return {"options": limits | kept, "format": FORMATS.get(scheme, "mpegts")}
+
+
+def _explain_device(error: Exception, shown: str) -> SourceUnreachable:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return SourceUnreachable(
+        f"{shown}: {reason}; is it a camera, free of other programs, readable for this user, and "
+        "can it do what is asked (`v4l2-ctl --list-formats-ext`)?"
+    )
 
 
 def _explain(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from workers.decode.device import SCHEME, check_device, is_device_url
 from workers.errors import SourceRefused, SourceUnreachable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -36,6 +37,8 @@ class SourcePolicy:
     networks: tuple[str, ...] = ()
     """Networks beside the public internet whose addresses may be opened, as `10.0.0.0/8`."""
     schemes: tuple[str, ...] = SCHEMES
+    devices: tuple[str, ...] = ()
+    """Cameras of this machine that may be opened, as `/dev/video0`."""
 
     def permits(self, address: Address) -> bool:
         """Whether an address is public, or of a network that is named."""
@@ -51,7 +54,7 @@ class SourcePolicy:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A URL that may be opened, at the address that was checked."""
+    """A URL that may be opened, at the address (of a device: the path) that was checked."""
 
     scheme: str
     host: str
@@ -91,9 +94,12 @@ def check_url(
     not would be taken at the next try.
 
     Raises:
-        SourceRefused: a scheme or an address that is not permitted.
-        SourceUnreachable: a name that no address belongs to.
+        SourceRefused: a scheme, an address or a device that is not permitted.
+        SourceUnreachable: a name that no address belongs to, or no such device.
     """
+    if is_device_url(url):
+        path = check_device(url, policy.devices, shown=shown)
+        return Endpoint(SCHEME, "", path, 0, url)
     parts, host, port = _take_apart(url, policy, shown)
     try:
         addresses = resolve(host, port)
@@ -128,7 +134,7 @@ def _take_apart(url: str, policy: SourcePolicy, shown: str) -> tuple[SplitResult
     if scheme not in policy.schemes:
         raise SourceRefused(
             f"{shown}: got protocol {scheme!r}, expected one of {', '.join(policy.schemes)}, "
-            "or a file path"
+            f"{SCHEME}, or a file path"
         )
     port = port or PORTS.get(scheme)
     if not host or not port:

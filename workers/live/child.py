@@ -15,9 +15,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
+from workers.decode.device import device_groups, is_device_url
 from workers.decode.live import LiveDecoder, Picture, load_decoder
 from workers.decode.network import NetworkOptions, open_network_track
 from workers.decode.policy import SourcePolicy
@@ -45,6 +47,7 @@ class Request:
     """What stands for it in messages."""
     fps: float | None
     networks: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     transport: str = "tcp"
     open_timeout_s: float = 10.0
     read_timeout_s: float = 10.0
@@ -59,7 +62,9 @@ class Request:
     def from_json(cls, text: bytes) -> "Request":
         """What `to_json` wrote."""
         fields = json.loads(text)
-        return cls(**{**fields, "networks": tuple(fields["networks"])})
+        for name in ("networks", "devices"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
 
 
 def main() -> None:
@@ -67,7 +72,8 @@ def main() -> None:
     request = Request.from_json(sys.stdin.buffer.readline())
     messages = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=1 << 20)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not be a message
-    give_up_privileges(request.memory_bytes)
+    groups = device_groups(request.url) if is_device_url(request.url) else []
+    give_up_privileges(request.memory_bytes, groups)
     try:
         write_message(messages, Started())
         run(request, messages)
@@ -77,7 +83,7 @@ def main() -> None:
 
 def run(request: Request, messages: BinaryIO) -> None:
     """Send a source's messages until it ends."""
-    policy = SourcePolicy(networks=request.networks)
+    policy = SourcePolicy(networks=request.networks, devices=request.devices)
     options = NetworkOptions(
         transport=request.transport,
         open_timeout_s=request.open_timeout_s,
@@ -165,17 +171,18 @@ class _Sender:
         )
 
 
-def give_up_privileges(memory_bytes: int) -> None:
+def give_up_privileges(memory_bytes: int, groups: Sequence[int] = ()) -> None:
     """Bind this process: to its parent's life, to few files, to so much more memory.
 
-    Root becomes nobody. What Python and libraries load at first use is loaded here: afterwards
-    nothing may be readable, as where they are installed in a folder of root's own.
+    Root becomes nobody, of these groups at most. What Python and libraries load at first use is
+    loaded here: afterwards nothing may be readable, as where they are installed in a folder of
+    root's own.
     """
     load_decoder()
     for name in ("idna", "latin-1", "ascii", "utf-8"):
         codecs.lookup(name)
     if os.geteuid() == 0:
-        os.setgroups([])
+        os.setgroups(groups)
         os.setgid(NOBODY)
         os.setuid(NOBODY)
     libc = ctypes.CDLL(None, use_errno=True)

@@ -142,8 +142,8 @@ class Refuse:
 
 give_up_privileges = child.give_up_privileges
 
-def shut(memory_bytes):
-    give_up_privileges(memory_bytes)
+def shut(*limits):
+    give_up_privileges(*limits)
     sys.meta_path.insert(0, Refuse())
 
 child.give_up_privileges = shut
