@@ -22,6 +22,7 @@ from workers.compress.batch import as_compressed, compress_batch, compress_each
 from workers.compress.device import fixed_threads, give_memory_back, raise_if_broken
 from workers.compress.features import to_host
 from workers.compress.push import push_each
+from workers.compress.recall import Recall
 from workers.errors import InvalidSettings, one_line
 from workers.models import VisionEncoder, open_vision_encoder
 from workers.seams import Push, Pushed, WorkerInfo
@@ -83,6 +84,7 @@ class CompressWorker:
             dtype=settings.dtype,
         )
         self._reducer = reducer_for(self._encoder, settings)
+        self._recall = Recall()
         self._launching = threading.RLock()
         self._lanes = open_lanes(self._device)
         self._conveyor = (
@@ -125,7 +127,7 @@ class CompressWorker:
         """
         if self._on_cpu:
             with fixed_threads(self._settings.threads):
-                return compress_each(self._encoder, self._reducer, clips)
+                return [self._compress_here(clip) for clip in clips]
         carried = self._carry([Push(clip.pixels, last=True) for clip in clips])
         results = [
             None if pushed is None else self._as_compressed(clip, pushed)
@@ -166,6 +168,15 @@ class CompressWorker:
         with self._launching:
             del self._conveyor, self._encoder, self._reducer
             give_memory_back()
+
+    def _compress_here(self, clip: Clip) -> CompressedClip | FailedClip:
+        """By itself, unless it is the clip before over again."""
+        known = self._recall.find(clip)
+        if known is not None:
+            return known
+        [result] = compress_each(self._encoder, self._reducer, [clip])
+        self._recall.keep(clip, result)
+        return result
 
     @property
     def _on_cpu(self) -> bool:

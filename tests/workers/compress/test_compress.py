@@ -9,13 +9,15 @@ import torch
 
 from aot import FrameFeatures, InvalidConfig, make_reducer
 from tests.checkpoints import write_tiny_checkpoint
+from tests.videos import write_video
 from tests.workers.session_support import INFO, clip_digest, make_clip
+from workers.clips import open_clips
 from workers.compress import CompressSettings, CompressWorker
 from workers.compress.batch import compress_batch, compress_each
 from workers.compress.device import fixed_threads, is_device_broken, is_out_of_memory
 from workers.compress.inline import InlineWorkers
 from workers.errors import InvalidSettings, ModelNotFound, WorkerBroken
-from workers.types import PLAIN_LAYOUT, FailedClip, PixelFormat
+from workers.types import PLAIN_LAYOUT, FailedClip, PixelFormat, VideoSource
 
 
 class StubEncoder:
@@ -49,6 +51,51 @@ def reducer(name="uniform", retention=0.5, **constants):
 
 def out_of_memory(frames, first):
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("recall") / "tiny")
+
+
+def count_encoded(worker):
+    """The worker with an encoder that counts what it is given."""
+    encode, calls = worker._encoder.encode, []
+    worker._encoder.encode = lambda pixels: (calls.append(len(pixels)), encode(pixels))[1]
+    return calls
+
+
+def test_a_picture_that_is_held_over_clips_is_encoded_once_and_the_records_stay(tiny, tmp_path):
+    slides = write_video(tmp_path / "slides.mp4", frames=4, times_s=[0.0, 20.0, 60.0, 61.0])
+    source = VideoSource(str(slides), "slides", fps=1.0)
+    settings = CompressSettings(str(tiny), clip_frames=4)
+    worker, fresh = CompressWorker(settings), CompressWorker(settings)
+    calls = count_encoded(worker)
+    with open_clips(source, worker.info, None) as clips:
+        given = list(clips)
+    found = [result for clip in given for result in worker.compress([clip])]
+    fresh._recall.find = lambda clip: None
+    expected = [result for clip in given for result in fresh.compress([clip])]
+    assert [clip_digest(one) for one in found] == [clip_digest(one) for one in expected]
+    assert (len(given), len(calls)) == (16, 3)
+    counts = [(one.stats.frames_in, one.stats.tokens_in, one.stats.tokens_out) for one in found]
+    assert counts == [
+        (one.stats.frames_in, one.stats.tokens_in, one.stats.tokens_out) for one in expected
+    ]
+
+
+def test_a_clip_that_differs_in_one_pixel_is_encoded(tiny):
+    worker = CompressWorker(CompressSettings(str(tiny), clip_frames=4))
+    calls = count_encoded(worker)
+    with_size = replace(INFO, pixel_format=worker.info.pixel_format)
+    first = make_clip("lobby", 0, with_size)
+    changed = first.pixels.copy()
+    changed[-1, -1, -1, -1] ^= 1
+    clips_given = [first, replace(first, index=1), replace(first, index=2, pixels=changed)]
+    results = worker.compress(clips_given)
+    assert calls == [4, 4]
+    assert [result.index for result in results] == [0, 1, 2]
+    assert results[0].tokens is results[1].tokens
 
 
 def test_a_batch_gives_each_clip_its_own_tokens_in_order():
