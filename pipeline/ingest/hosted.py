@@ -18,18 +18,22 @@ from pipeline.ingest.fleet import MemberStop
 from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.live import Shared, Wanted, run_session
+from pipeline.ingest.metrics import Metrics
 from pipeline.ingest.request import request_of
 from pipeline.settings import Settings, StreamSettings
 from pipeline.settings.logs import about_stream
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.roster import Roster, RosterView, Seat
 from pipeline.values.errors import InvalidSettings, LeaseLost
+from workers.cluster.gauges import RayGauges, Shown
 from workers.cluster.host import HostPlace
 
 logger = logging.getLogger(__name__)
 
 AGAIN_S = 10.0
 """Before a stream that failed is begun again."""
+SHOW_EVERY_S = 5.0
+"""How often Ray is told what is counted; it shows it as often itself."""
 
 
 @contextmanager
@@ -76,10 +80,11 @@ class HostedStreams:
         if logs is not None:
             logs.keep()
         seat = Seat(place.name, place.node, place.address, self.version)
+        metrics = Metrics()
         shared = Shared(
-            self.job, place.pusher, place.pusher.info, writer=place.name, kin=HOST_PREFIX
+            self.job, place.pusher, place.pusher.info, metrics, writer=place.name, kin=HOST_PREFIX
         )
-        with open_roster(self.job.store) as roster:
+        with open_roster(self.job.store) as roster, _shown(metrics, place.gauges):
             run = partial(_read, shared)
             Host(roster, seat, self.rules, run, stop=stop, retire=retire).work()
 
@@ -88,6 +93,25 @@ class HostedStreams:
         with open_roster(self.job.store) as roster:
             view = roster.view()
         return count_hosts(view, self)
+
+
+@contextmanager
+def _shown(metrics: Metrics, gauges: RayGauges) -> Iterator[None]:
+    """Have Ray show what is counted, every few seconds while open; nothing of it afterwards."""
+    done = threading.Event()
+
+    def show() -> None:
+        while not done.wait(SHOW_EVERY_S):
+            gauges.show(Shown(*sample) for sample in metrics.samples())
+
+    thread = threading.Thread(target=show, name="gauges", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        gauges.show(())
 
 
 def count_hosts(view: RosterView, work: HostedStreams) -> int | None:
@@ -99,17 +123,20 @@ def count_hosts(view: RosterView, work: HostedStreams) -> int | None:
 
 def _read(shared: Shared, stream_id: str, text: str, stop: MemberStop) -> None:
     """One stream until it is to end, or is somebody else's; what fails is begun again."""
+    metrics = shared.metrics or Metrics()
     with about_stream(stream_id):
         while True:
             try:
                 settings = shared.job.settings
                 request = request_of(StreamSettings.model_validate_json(text), settings)
-                run_session(shared, Wanted(request, settings.live), stop, lambda progress: None)
+                run_session(shared, Wanted(request, settings.live), stop, metrics.see)
                 return
             except LeaseLost as error:
                 logger.warning("stream %s is somebody else's: %s", stream_id, error)
                 return
             except Exception as error:
                 logger.error("stream %s: %s: %s", stream_id, type(error).__name__, error)
+            finally:
+                metrics.forget(stream_id)
             if stop.wait(AGAIN_S):
                 return

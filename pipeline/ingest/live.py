@@ -241,7 +241,7 @@ def run_session(
     shared: Shared,
     wanted: Wanted,
     stop: MemberStop,
-    tell: Callable[[LiveProgress | LiveEnd], None],
+    tell: Callable[[LiveProgress], None],
 ) -> None:
     """From the sink's opening to its close; raises what ended it."""
     request, stream_id = wanted.request, wanted.request.source.stream_id

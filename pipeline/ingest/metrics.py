@@ -86,6 +86,12 @@ class Metrics:
         """The page, as Prometheus reads it."""
         return generate_latest(self.registry)
 
+    def samples(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """The same as numbers: name, what it is, labels, value."""
+        for family in self.registry.collect():
+            for sample in family.samples:
+                yield sample.name, family.documentation, sample.labels, sample.value
+
     def snapshot(self) -> _Known:
         """What is known at one moment."""
         with self._lock:

@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util import get_node_ip_address, list_named_actors
 
 from workers.cluster.actors import OpenCompressor, create_actor
+from workers.cluster.gauges import RayGauges
 from workers.cluster.pool import PoolSettings, leave_pool, open_pool
 from workers.cluster.pusher import ClusterPusher
 from workers.compress import CompressSettings, CompressWorker
@@ -52,6 +53,8 @@ class HostPlace:
     address: str
     pusher: ClusterPusher | None
     """Where frames go; None where the host needs no workers."""
+    gauges: RayGauges = field(default_factory=RayGauges)
+    """Where what it counts is shown."""
 
 
 @runtime_checkable
