@@ -100,12 +100,17 @@ class Cluster:
         for port in (target, source):
             self.nodes[port].execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
 
-    def kill_owner(self, slot: int) -> float:
-        """Seconds until a replica has its slots."""
-        port, began_s = self.owner_of(slot), time.monotonic()
+    def kill_owner(self, slot: int) -> int:
+        """The primary's port."""
+        port = self.owner_of(slot)
         self.processes[port].kill()
         self.processes[port].wait(timeout=60)
-        wait_until(lambda: self._is_taken_over(slot, port))
+        return port
+
+    def wait_for_successor(self, slot: int, dead: int) -> float:
+        """Seconds until a replica has the slot."""
+        began_s = time.monotonic()
+        wait_until(lambda: self._is_taken_over(slot, dead))
         return time.monotonic() - began_s
 
     def _is_taken_over(self, slot: int, dead: int) -> bool:
@@ -118,6 +123,12 @@ class Cluster:
         for process in self.processes.values():
             process.kill()
             process.wait(timeout=60)
+
+
+def wait_for_replica(primary: redis.Redis) -> None:
+    """Until it has all that was written so far."""
+    written = primary.info("replication")["master_repl_offset"]
+    wait_until(lambda: primary.info("replication")["slave0"]["offset"] >= written)
 
 
 def _pings(node: redis.Redis) -> bool:
@@ -140,6 +151,8 @@ class Writer(threading.Thread):
     def __init__(self, url, make_clip):
         super().__init__(daemon=True)
         self.stopped, self.error, self.told = threading.Event(), None, []
+        self.between_puts = threading.Lock()
+        """Held by a test, so that a primary dies with nothing that its replica has not."""
         self._url, self._make_clip = url, make_clip
 
     def run(self):
@@ -155,12 +168,12 @@ class Writer(threading.Thread):
     def _put(self, store, lease):
         clip = self._make_clip(len(self.told))
         after = (0, len(self.told) - 1) if self.told else None
-        self.told.append(
-            retry_while_away(
-                lambda: store.put_clip(clip, lease, fingerprint="f1", after=after),
-                limit_s=AWAY_S,
-            )
-        )
+
+        def put():
+            with self.between_puts:
+                return store.put_clip(clip, lease, fingerprint="f1", after=after)
+
+        self.told.append(retry_while_away(put, limit_s=AWAY_S))
 
 
 def read_all(store):
@@ -220,8 +233,10 @@ def test_a_slot_that_moves_under_a_writer_and_a_reader_loses_nothing(cluster, wr
 
 def test_a_primary_that_dies_is_followed_by_its_replica(cluster, writer):
     slot = key_slot(b"aot:{lobby}:info")
-    cluster.nodes[cluster.owner_of(slot)].execute_command("WAIT", 1, 5000)
-    taken_over_s = cluster.kill_owner(slot)
+    with writer.between_puts:
+        wait_for_replica(cluster.nodes[cluster.owner_of(slot)])
+        died = cluster.kill_owner(slot)
+    taken_over_s = cluster.wait_for_successor(slot, died)
     print(f"\na replica took over after {taken_over_s:.1f} s")
     check_nothing_lost(cluster, writer)
 
@@ -283,8 +298,9 @@ def test_a_writer_goes_on_through_a_failover_by_sentinels(tmp_path, make_clip):
         writer = Writer(f"sentinel://127.0.0.1:{sentinel}/main/0", make_clip)
         writer.start()
         wait_until(lambda: len(writer.told) >= 20 or writer.error)
-        redis.Redis(port=first).execute_command("WAIT", 1, 5000)
-        processes[0].kill()
+        with writer.between_puts:
+            wait_for_replica(redis.Redis(port=first))
+            processes[0].kill()
         wait_until(lambda: replica.info("replication")["role"] == "master")
         count = len(writer.told)
         wait_until(lambda: len(writer.told) > count + 5 or writer.error)

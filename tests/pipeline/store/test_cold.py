@@ -482,3 +482,23 @@ def test_a_month_is_moved_under_twenty_kills(serve, info, make_clip, tmp_path):
         file_clips=256,
         files_between=8,
     )
+
+
+def test_a_filesystem_that_is_not_this_machines_is_written_as_a_stream(
+    cold_store, lease, make_clip, tmp_path
+):
+    """By Arrow's own calls alone, as they go to S3 and GCS; whose servers are not at hand here."""
+    from pyarrow import fs
+
+    base = tmp_path / "bucket"
+    (base / cold_store.config.namespace / "lobby").mkdir(parents=True)
+    folder = cold_store.cold._folder
+    folder._fs, folder._root = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "bucket"
+    fill(cold_store, lease, make_clip, 4)
+    cool(cold_store, 16.0)
+    assert [clip.index for clip in cold_store.iter_clips(cold_store.list_spans("lobby"))] == [
+        *range(4)
+    ]
+    assert len(list(base.rglob("*.parquet"))) == len(files_in(cold_store)) == 1
+    cold_store.delete_stream("lobby")
+    assert not list(base.rglob("*.parquet"))
