@@ -17,12 +17,12 @@ from workers.types import VideoSource
 FPS = 10
 SIZE = 448
 LONGEST_S = 120.0
-"""The camera is stopped after so long, whatever happens."""
+"""The camera is stopped after so long, whatever happens, where nothing else is said."""
 
 
 @contextmanager
 def live_camera(
-    settings: Settings, scene: Scene, stream: str, *, frames: int
+    settings: Settings, scene: Scene, stream: str, *, frames: int, longest_s: float = LONGEST_S
 ) -> Iterator[LiveProgress]:
     """A camera that shows a scene again and again is ingested inside, from `frames` frames on.
 
@@ -33,7 +33,7 @@ def live_camera(
     """
     units = encode_units(iter_frames(scene, size=SIZE, fps=FPS), FPS)
     stop = threading.Event()
-    timer = threading.Timer(LONGEST_S, stop.set)
+    timer = threading.Timer(longest_s, stop.set)
     with CameraServer(Recording(units, FPS)) as camera:
         request = IngestRequest(VideoSource(camera.url, stream, settings.ingest.fps))
         news = ingest_live(settings, [request], stop=stop)

@@ -229,13 +229,18 @@ def _today(clock: StreamClock) -> date:
 def _days(text: str | None, clock: StreamClock, since_midnight_s: float = 0.0) -> date:
     """The day that is named: a weekday is the last one that is not to come.
 
-    Without a name it is the latest of what is stored on which clocks have shown the time.
+    Without a name it is the latest of what is stored on which clocks have shown the time; where
+    they have on none, the one on which they would next: nothing is found there, and that is told.
     """
     if text is None:
         last = clock.local(clock.end_s)
         assert last is not None
-        there_s = clock.to_stream(_wall_s(last.date(), since_midnight_s, clock, is_end=False))
-        return last.date() - timedelta(days=there_s >= clock.end_s)
+        days = [last.date() - timedelta(days=back) for back in (1, 0, -1)]
+        there_s = [
+            clock.to_stream(_wall_s(day, since_midnight_s, clock, is_end=False)) for day in days
+        ]
+        shown = [n for n, at_s in enumerate(there_s) if 0 <= at_s < clock.end_s]
+        return days[shown[-1] if shown else next((n for n in (0, 1) if there_s[n] >= 0), 2)]
     text = text.lower().removeprefix("on ").removeprefix("last ")
     today = _today(clock)
     if text in _WEEKDAYS:

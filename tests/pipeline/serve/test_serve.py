@@ -227,6 +227,18 @@ def test_a_request_that_does_not_come_is_cut_off(base):
                     assert client.recv(1) == b""
 
 
+def test_connections_that_never_ask_keep_nobody_from_being_answered(base):
+    with serving(with_serve(base, receive_timeout_s=600.0)) as one, ExitStack() as stack:
+        port = int(one.url.rpartition(":")[2])
+        for number in range(50):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            slow.sendall(b"POST /v1/ask HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * number)
+        with one.client() as client:
+            for _ in range(20):
+                assert client.get("/v1/streams/walk").status_code == 200
+            assert client.post("/v1/ask", json=ASK).status_code == 200
+
+
 @pytest.mark.slow
 def test_500_slow_connections_cost_the_others_nothing(base):
     with serving(base) as one, one.client() as client, ExitStack() as stack:

@@ -1,6 +1,6 @@
 """Times in words: as a person means them, in three zones, on days of a clock change too."""
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -178,3 +178,19 @@ def test_what_was_understood_is_told():
     phrase = find_phrase("Who came in the last ten minutes?", StreamClock(6000.0))
     assert phrase is not None
     assert phrase.text == "in the last ten minutes"
+
+
+@pytest.mark.parametrize(
+    ("text", "start_s"),
+    [
+        ("what was there at 1 pm", 3600.0),
+        ("what was there at 18:20", 22_800.0),  # behind the end of two hours from noon
+        ("what was there at 4:30 am", 59_400.0),  # before their start: not until the next day
+        ("what was there between 6 and 7 pm", 21_600.0),
+    ],
+)
+def test_a_time_that_the_stream_has_not_shown_is_still_the_range_that_is_asked_about(text, start_s):
+    noon_s = datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()
+    phrase = find_phrase(text, StreamClock(7200.0, noon_s, UTC))
+    assert phrase is not None
+    assert phrase.start_s == start_s
