@@ -5,8 +5,9 @@ BIN     = $(VENV)/bin
 PYTEST  = $(BIN)/python -m pytest
 ROTATION_S ?= 480
 VENV_VLLM ?= .venv-vllm
+VENV_LMMS ?= .venv-lmms-eval
 
-.PHONY: install hooks test test-slow test-rotation test-load test-gpu test-vllm check format drawings docs \
+.PHONY: install hooks test test-slow test-rotation test-load test-gpu test-vllm test-lmms-eval check format drawings docs \
         demo soak train-demo bench wheel release-check clean
 
 install: $(VENV)/.installed
@@ -51,6 +52,18 @@ $(VENV_VLLM)/.installed: integrations/vllm/tests/environment/requirements.txt in
 	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
 	$(VENV_VLLM)/bin/python integrations/vllm/tests/environment/prepare.py
 	$(VENV_VLLM)/bin/pip install --quiet --no-deps -e . -e integrations/vllm
+	touch $@
+
+# lmms-eval wants an older PyAV: it comes without what it names, and with what runs here.
+test-lmms-eval: install $(VENV_LMMS)/.installed
+	AOT_LMMS_EVAL=$(abspath $(VENV_LMMS))/bin/python $(PYTEST) integrations/lmms_eval/tests --timeout 900
+
+$(VENV_LMMS)/.installed: integrations/lmms_eval/tests/requirements.txt integrations/lmms_eval/pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_LMMS)
+	$(VENV_LMMS)/bin/pip install --quiet -c constraints.txt torch
+	$(VENV_LMMS)/bin/pip install --quiet -c constraints.txt -e .
+	$(VENV_LMMS)/bin/pip install --quiet -c constraints.txt -r integrations/lmms_eval/tests/requirements.txt
+	$(VENV_LMMS)/bin/pip install --quiet --no-deps lmms-eval==0.7.3 -e integrations/lmms_eval
 	touch $@
 
 check: install
@@ -104,4 +117,4 @@ bench: install
 	$(BIN)/aot bench query
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_LMMS) build dist *.egg-info runs

@@ -45,11 +45,10 @@ logger = logging.getLogger("vllm.aot_vllm")
 
 STORE = {"namespace", "timeout_s", "cold"}
 """As in the settings' `store`."""
-SETTINGS = {"store_url", "threads", "max_rows", *STORE}
-THREADS = 4
+DEFAULTS = {"threads": 4, "max_records": 1024}
+"""The second: what may wait in the scheduler's memory, a GB of a 7B model at a retention of 0.1."""
+SETTINGS = {"store_url", *DEFAULTS, *STORE}
 PAUSE_S = 0.002
-MAX_ROWS = 1 << 20
-"""Rows that may wait in the scheduler's memory: 7 GB of a model 3584 wide."""
 
 
 class RecordReader:
@@ -98,8 +97,8 @@ class Rows(ECConnectorMetadata):
 class ReadAhead:
     """The scheduler's side: reads what waiting requests need, and hands it over when they start."""
 
-    def __init__(self, reader: RecordReader, threads: int, max_rows: int) -> None:
-        self._reader, self._max_rows = reader, max_rows
+    def __init__(self, reader: RecordReader, threads: int, max_records: int) -> None:
+        self._reader, self._max_records = reader, max_records
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="aot-vllm")
         self._reads: dict[str, Future[Tensor]] = {}
         self._wanted_by: defaultdict[str, set[str]] = defaultdict(set)
@@ -185,8 +184,7 @@ class ReadAhead:
         """Whether a request that holds nothing yet has to wait for memory."""
         if any(request.request_id in who for who in self._wanted_by.values()):
             return False
-        held = [read.result() for name, read in self._reads.items() if self.has(name)]
-        return sum(map(len, held)) >= self._max_rows
+        return len(self._reads) >= self._max_records
 
 
 class RecordConnector(ECConnectorBase):
@@ -199,18 +197,16 @@ class RecordConnector(ECConnectorBase):
         if role is not ECConnectorRole.SCHEDULER:
             return
         transfer, model = vllm_config.ec_transfer_config, vllm_config.model_config
-        given: dict[str, Any] = dict(transfer.ec_connector_extra_config)
+        given: dict[str, Any] = DEFAULTS | transfer.ec_connector_extra_config
         if set(given) - SETTINGS or "store_url" not in given or not self.is_consumer:
             raise InvalidSettings(
                 f"got {transfer.ec_role} with {', '.join(sorted(given)) or 'nothing'}, expected "
                 f"ec_consumer with store_url and any of {', '.join(sorted(SETTINGS))}"
             )
-        options = {name: given[name] for name in STORE if name in given}
-        reader = RecordReader(
-            model.model, model.revision, StoreConfig(given["store_url"], **options)
-        )
-        threads, max_rows = given.get("threads", THREADS), given.get("max_rows", MAX_ROWS)
-        self._ahead = ReadAhead(reader, threads, max_rows)
+        options = {name: given[name] for name in STORE & set(given)}
+        config = StoreConfig(given["store_url"], **options)
+        reader = RecordReader(model.model, model.revision, config)
+        self._ahead = ReadAhead(reader, given["threads"], given["max_records"])
 
     @property
     def _scheduler(self) -> ReadAhead:

@@ -21,7 +21,6 @@ from workers.errors import ModelError, PromptTooLong, WorkerLost, one_line
 from workers.models import ModelIdentity, ReadingStyle, VisualSegment, open_token_reader
 from workers.models.reader import TokenReader
 
-CONNECT_S = 5.0
 PIECE_S = 600.0
 """Longest wait for the first piece, and between two: a long prompt takes minutes to read."""
 AS_IT_STANDS = (
@@ -41,16 +40,9 @@ class VllmEngine:
     """As the server calls it."""
     context_length: int
     door: Literal["tensors", "store"]
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Of the checkpoint that the server was started with, as far as we were told."""
-        return self.reader.identity
-
-    @property
-    def reading(self) -> ReadingStyle:
-        """As the checkpoint wants stored clips to be read."""
-        return self.reader.reading
+    identity: ModelIdentity
+    """Of the checkpoint that the server was started with, as far as we were told."""
+    reading: ReadingStyle
 
     def close(self) -> None:
         """Let the server's connections go."""
@@ -68,10 +60,7 @@ class VllmEngine:
         Raises:
             ModelError: always.
         """
-        raise ModelError(
-            "a vLLM server does not score clips: `fit: find` and search need the model in this "
-            "process; ask with `fit: choose`, or take `model.engine` away"
-        )
+        raise ModelError("vLLM scores no clips; take `fit: find` or `model.engine` away")
 
     def stream_answer(
         self, question: str, segments: Sequence[VisualSegment], *, max_new_tokens: int
@@ -98,10 +87,7 @@ class VllmEngine:
     ) -> Iterator[dict[str, Any]]:
         """The same as `{"text": ..., "raw": what the server sent}`, with log-probabilities."""
         if any(segment.positions is not None for segment in segments):
-            raise ModelError(
-                "vLLM reads tokens as neighbours, got places that were kept; ask with "
-                "`keep_positions: false`"
-            )
+            raise ModelError("vLLM keeps no places of tokens; ask with `keep_positions: false`")
         length = self.count_tokens(question, segments) + max_new_tokens
         if length > self.context_length:
             raise PromptTooLong(
@@ -152,8 +138,8 @@ class VllmEngine:
             item = Item.of(segment, writer)
             if item is None:
                 raise ModelError(
-                    "got tokens that were merged further since they were stored, which the server "
-                    "cannot read again; ask with `fit: choose`, or by the door vllm+http"
+                    "tokens were merged further since they were stored, and have no name there; "
+                    "ask with `fit: choose`, or by the door vllm+http"
                 )
             at = ids.index(writer.video_token_id, at)
             names.append(str(item))
@@ -199,7 +185,7 @@ def _open(settings: AnswerSettings, url: str, door: Literal["tensors", "store"])
     client = httpx.Client(
         base_url=parts.copy_with(userinfo=b""),
         headers=headers,
-        timeout=httpx.Timeout(PIECE_S, connect=CONNECT_S),
+        timeout=httpx.Timeout(PIECE_S, connect=5.0),
         limits=httpx.Limits(max_connections=None),
         trust_env=False,
     )
@@ -209,16 +195,15 @@ def _open(settings: AnswerSettings, url: str, door: Literal["tensors", "store"])
         client.close()
         raise
     length = min(reader.context_length, served.get("max_model_len") or reader.context_length)
-    return VllmEngine(reader, client, served["id"], length, door)
+    rest = (length, door, reader.identity, reader.reading)
+    return VllmEngine(reader, client, served["id"], *rest)
 
 
 def _ask_what_is_served(client: httpx.Client) -> dict[str, Any]:
     try:
         response = client.get("/v1/models")
     except httpx.HTTPError as error:
-        raise WorkerLost(
-            f"no vLLM server at {client.base_url} ({one_line(error)}); start it"
-        ) from error
+        raise WorkerLost(f"no vLLM at {client.base_url} ({one_line(error)}); start it") from error
     if response.status_code >= 400:
         raise _refusal(response.status_code, response.content)
     return response.json()["data"][0]

@@ -83,13 +83,10 @@ class Item:
             IndexError: it names rows that the record has not, or a newline where there is none.
         """
         rows = torch.tensor(self.rows)
-        if int(rows.max()) >= len(tokens):
-            raise IndexError(f"row {int(rows.max())} of {len(tokens)}")
-        is_newline = rows == NEWLINE
+        if max(self.rows) >= len(tokens) or (newline is None and NEWLINE in self.rows):
+            raise IndexError(f"row {max(self.rows)}, newlines or not, of {len(tokens)} rows")
         if newline is None:
-            if is_newline.any():
-                raise IndexError("a newline, which the model has not")
             return tokens[rows]
         taken = tokens[rows.clamp(min=0)].to(torch.promote_types(tokens.dtype, newline.dtype))
-        taken[is_newline] = newline.to(taken)
+        taken[rows == NEWLINE] = newline.to(taken)
         return taken

@@ -182,9 +182,7 @@ def test_what_the_store_has_not_fails_alone_and_the_log_says_why(
         "sampling_params": {"max_tokens": 2, "temperature": 0},
     }
     before = server.log.stat().st_size
-    answer = httpx.post(
-        f"{server.url}/inference/v1/generate", json=body, timeout=60, trust_env=False
-    )
+    answer = by_name.client.post("/inference/v1/generate", json=body)
     assert answer.status_code == 500
     said = server.log.read_bytes()[before:].decode()
     assert why in said
@@ -217,7 +215,7 @@ def test_too_long_a_prompt_is_refused_here(store, engine):
 
 
 def test_no_server_is_said_so():
-    with pytest.raises(WorkerLost, match="no vLLM server"):
+    with pytest.raises(WorkerLost, match="no vLLM at"):
         open_tensor_door(AnswerSettings(str(MODEL)), "http://127.0.0.1:9")
 
 
