@@ -86,7 +86,6 @@ class Reading:
         for clip in clips:
             part = self._parts[clip.stream_id]
             shift_s = part.timeline.shift_of(clip.epoch)
-            place = f"{part.info.fingerprint}/{clip.stream_id}/{clip.epoch}/{clip.index}"
             yield (
                 clip,
                 read_clip(
@@ -98,7 +97,7 @@ class Reading:
                     mark=self.style.mark,
                     skip_empty=skip_empty,
                     time_text=_moved(time_writer(part, self.style.times), shift_s),
-                    record=place if stored else None,
+                    record=_name_record(part, clip) if stored else None,
                 ),
             )
             unnamed.discard(clip.stream_id)
@@ -236,6 +235,15 @@ def time_writer(part: StreamPart, times: TimeFormat = "clock") -> Callable[[floa
         return plain(stream_s) if moment is None else moment.strftime(form)
 
     return write
+
+
+def _name_record(part: StreamPart, clip: CompressedClip) -> str | None:
+    """The clip as it is stored now; None for one that tells several together.
+
+    A clip that fades keeps its place: what it was faded to is another name.
+    """
+    place = f"{part.info.fingerprint}/{clip.stream_id}/{clip.epoch}/{clip.index}"
+    return f"{place}@{clip.level.keep!r}" if clip.level.clips == 1 else None
 
 
 def _moved(write: Callable[[float], str], shift_s: float) -> Callable[[float], str]:

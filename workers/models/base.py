@@ -104,7 +104,7 @@ class StoredRows:
     """Where a run's tokens are stored, so that who has the store needs no more than this."""
 
     record: str
-    """`fingerprint/stream/epoch/clip`."""
+    """`fingerprint/stream/epoch/clip@level`: the level says what it was faded to."""
     rows: Int[Tensor, " m"]
     """Of the record, in the order they are read."""
 

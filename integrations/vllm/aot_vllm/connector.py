@@ -80,6 +80,8 @@ class RecordReader:
                 f"clip {item.index} of {item.stream_id} has fingerprint {record.fingerprint}, got "
                 f"a question about {item.fingerprint}; look the clip up again"
             )
+        if record.clip.level.keep != item.keep:
+            raise InvalidQuery(f"{item}: the clip was faded since; look it up again")
         self._accepted.add((item.stream_id, item.fingerprint))
         try:
             return item.take(record.clip.tokens.tokens, self._reader.newline)
@@ -193,7 +195,8 @@ class RecordConnector(ECConnectorBase):
     def __init__(self, vllm_config: "VllmConfig", role: ECConnectorRole) -> None:
         super().__init__(vllm_config, role)
         self._dtype = vllm_config.model_config.dtype
-        self._ahead: ReadAhead | None = None
+        self._scheduler: Any = None
+        """A `ReadAhead`, in the scheduler's instance alone."""
         if role is not ECConnectorRole.SCHEDULER:
             return
         transfer, model = vllm_config.ec_transfer_config, vllm_config.model_config
@@ -203,15 +206,9 @@ class RecordConnector(ECConnectorBase):
                 f"got {transfer.ec_role} with {', '.join(sorted(given)) or 'nothing'}, expected "
                 f"ec_consumer with store_url and any of {', '.join(sorted(SETTINGS))}"
             )
-        options = {name: given[name] for name in STORE & set(given)}
-        config = StoreConfig(given["store_url"], **options)
+        config = StoreConfig(given["store_url"], **{n: given[n] for n in STORE & set(given)})
         reader = RecordReader(model.model, model.revision, config)
-        self._ahead = ReadAhead(reader, given["threads"], given["max_records"])
-
-    @property
-    def _scheduler(self) -> ReadAhead:
-        assert self._ahead is not None, "asked of a worker"
-        return self._ahead
+        self._scheduler = ReadAhead(reader, given["threads"], given["max_records"])
 
     def ensure_cache_available(self, request: "Request", num_computed_tokens: int) -> bool:
         """Put a request off until its records are read."""
@@ -254,5 +251,5 @@ class RecordConnector(ECConnectorBase):
 
     def shutdown(self) -> None:
         """The end of the process."""
-        if self._ahead is not None:
-            self._ahead.close()
+        if self._scheduler is not None:
+            self._scheduler.close()

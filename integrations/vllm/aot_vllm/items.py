@@ -1,14 +1,15 @@
 """The name of a run of visual tokens: a stored record, and which of its rows.
 
-    3f..9c/cam1/0/41@0-37,n         rows 0 to 37, then the newline
-    3f..9c/cam1/0/41@5,9-12,n       what is left of them within the asked range
+    3f..9c/cam1/0/41@1.0:0-37,n         rows 0 to 37, then the newline
+    3f..9c/cam1/0/41@1.0:5,9-12,n       what is left of them within the asked range
+    3f..9c/cam1/0/41@0.02:0-3,n         of the clip as it was faded to a fiftieth
 
 vLLM's prefix cache is keyed by it, so that it says all that decides the rows: the fingerprint
-stands for the model, the reduction and the stored dtype, the record for the clip.
+stands for the model, the reduction and the stored dtype, place and level for the record.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ from workers.names import STREAM_ID
 
 NEWLINE = -1
 SPAN = r"(?:\d+(?:-\d+)?|n)"
-NAME = re.compile(rf"([0-9a-f]{{32}})/({STREAM_ID.pattern})/(\d+)/(\d+)@({SPAN}(?:,{SPAN})*)")
+KEEP = r"\d(?:\.\d{1,20})?(?:e-\d{1,2})?"
+PLACE = rf"([0-9a-f]{{32}})/({STREAM_ID.pattern})/(\d+)/(\d+)"
+NAME = re.compile(rf"{PLACE}@({KEEP}):({SPAN}(?:,{SPAN})*)")
 MAX_ROWS = 1 << 20
 """Of one run: a name must not make its reader fill the memory."""
 
@@ -33,6 +36,8 @@ class Item:
     stream_id: str
     epoch: int
     index: int
+    keep: float
+    """What the clip was faded to, 1 where it was not."""
     rows: tuple[int, ...]
     """Of the record, in order; `NEWLINE` is the model's learned newline."""
 
@@ -43,16 +48,16 @@ class Item:
             return None
         before = writer.runs.newlines(segment)
         rows = interleave(segment.stored.rows, torch.full_like(before, NEWLINE), before)
-        fingerprint, stream_id, epoch, index = segment.stored.record.split("/")
-        return cls(fingerprint, stream_id, int(epoch), int(index), tuple(rows.tolist()))
+        whole = cls.parse(f"{segment.stored.record}:0")
+        return whole and replace(whole, rows=tuple(rows.tolist()))
 
     @classmethod
     def parse(cls, name: str) -> "Item | None":
         """The run of that name; None for what is no name of a run, such as a picture's hash."""
         match = NAME.fullmatch(name)
-        if match is None:
+        if match is None or not 0 < float(match[5]) <= 1:
             return None
-        fingerprint, stream_id, epoch, index, spans = match.groups()
+        *place, keep, spans = match.groups()
         rows: list[int] = []
         for span in spans.split(","):
             first, _, last = span.partition("-")
@@ -63,7 +68,7 @@ class Item:
             if not 0 < stop - int(first) <= MAX_ROWS - len(rows):
                 return None
             rows += range(int(first), stop)
-        return cls(fingerprint, stream_id, int(epoch), int(index), tuple(rows))
+        return cls(place[0], place[1], int(place[2]), int(place[3]), float(keep), tuple(rows))
 
     def __str__(self) -> str:
         """Its name."""
@@ -74,7 +79,8 @@ class Item:
             else:
                 spans.append([row])
         written = ("n" if span == [NEWLINE] else "-".join(map(str, span)) for span in spans)
-        return f"{self.fingerprint}/{self.stream_id}/{self.epoch}/{self.index}@{','.join(written)}"
+        place = f"{self.fingerprint}/{self.stream_id}/{self.epoch}/{self.index}"
+        return f"{place}@{self.keep!r}:{','.join(written)}"
 
     def take(self, tokens: Tensor, newline: Tensor | None) -> Tensor:
         """Its rows, `[r d]`, of the record's tokens `[m d]`.

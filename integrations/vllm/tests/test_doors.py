@@ -116,7 +116,7 @@ def rows_of(store, fingerprint: str, rows: list[int], index: int = 0) -> VisualS
     """Some rows of a clip of `full`, as if they were what is left of it within a range."""
     clip = store.get_clip(store.list_spans("full")[index])
     chosen = torch.tensor(rows)
-    stored = StoredRows(f"{fingerprint}/full/0/{index}", chosen)
+    stored = StoredRows(f"{fingerprint}/full/0/{index}@1.0", chosen)
     return VisualSegment("[00:00:00]", clip.tokens.tokens[chosen], stored=stored)
 
 
@@ -158,18 +158,25 @@ def test_another_model_is_refused_before_it_is_asked(store, engine):
     assert engine.identity.weights in str(refused.value)
 
 
-@pytest.mark.parametrize("case", ["model", "print", "rows", "length", "clip", "stream", "no-name"])
+@pytest.mark.parametrize(
+    "case", ["model", "print", "rows", "length", "clip", "stream", "level", "no-name"]
+)
 def test_what_the_store_has_not_fails_alone_and_the_log_says_why(
     case, store, model, by_name, server
 ):
     own, other = (store.get_info(name).fingerprint for name in ("tenth", "other"))
     name, length, why = {
-        "model": (f"{other}/other/0/0@0-4,n", 6, store.get_info("other").made_with.loaded.weights),
-        "print": (f"{other}/tenth/0/0@0-4,n", 6, f"{own}, got a question about {other}"),
-        "rows": (f"{own}/tenth/0/0@0-90000", 90_001, "is no name"),
-        "length": (f"{own}/tenth/0/0@0-4,n", 5, "is no name of 5 rows"),
-        "clip": (f"{own}/tenth/0/77@0-4,n", 6, "MissingValue"),
-        "stream": (f"{own}/nothere/0/0@0-4,n", 6, "UnknownStream"),
+        "model": (
+            f"{other}/other/0/0@1.0:0-4,n",
+            6,
+            store.get_info("other").made_with.loaded.weights,
+        ),
+        "print": (f"{other}/tenth/0/0@1.0:0-4,n", 6, f"{own}, got a question about {other}"),
+        "rows": (f"{own}/tenth/0/0@1.0:0-90000", 90_001, "is no name"),
+        "length": (f"{own}/tenth/0/0@1.0:0-4,n", 5, "is no name of 5 rows"),
+        "clip": (f"{own}/tenth/0/77@1.0:0-4,n", 6, "MissingValue"),
+        "stream": (f"{own}/nothere/0/0@1.0:0-4,n", 6, "UnknownStream"),
+        "level": (f"{own}/tenth/0/0@0.02:0-4,n", 6, "the clip was faded since"),
         "no-name": ("picture", 6, "'picture' is no name of 6 rows"),
     }[case]
     length = min(length, 6)

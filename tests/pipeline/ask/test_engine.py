@@ -91,6 +91,6 @@ def test_what_is_read_as_it_is_stored_says_where(store, model_folder, budget, fi
     fingerprint = store.get_info("walk").fingerprint
     for span, segment in zip(store.list_spans("walk", 3, 9), segments, strict=True):
         assert segment.stored is not None
-        assert segment.stored.record == f"{fingerprint}/walk/{span.epoch}/{span.index}"
+        assert segment.stored.record == f"{fingerprint}/walk/{span.epoch}/{span.index}@1.0"
         whole = store.get_clip(span).tokens.tokens
         assert whole[segment.stored.rows].equal(segment.tokens)
