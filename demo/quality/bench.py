@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from bench.facts import measured_commit
+from demo.quality import held
 from demo.quality.contestants import CONTESTANTS, TOKENS_PER_CLIP, open_contestant
 from demo.quality.evaluate import (
     WatchedScene,
@@ -40,6 +41,7 @@ from demo.quality.table import (
 
 MODEL = Path(__file__).parents[1] / "weights"
 RETENTIONS = (1.0, 0.5, 0.25, 0.15, 0.10, 0.05)
+HELD_SCENES = 8
 DEFAULT = "adaptive"
 """The shipped reducer."""
 
@@ -54,10 +56,12 @@ def run(
     retentions: Sequence[float] = RETENTIONS,
     default: str = DEFAULT,
     out: str | Path | None = None,
+    held_scenes: int = HELD_SCENES,
     on_progress: Say = lambda _: None,
 ) -> dict[str, object]:
     """Measure every reducer and return the bench's figures; plots go to `out` when given.
 
+    `held_scenes`: of the part about still frames (`demo.quality.held`).
     `on_progress` is told what is being done, then the table, a line at a time.
     """
     begun_s = time.monotonic()
@@ -71,6 +75,8 @@ def run(
         from demo.quality.plot import plot
 
         summary["plots"] = [str(path) for path in plot(summary, Path(out))]
+    if held_scenes:
+        summary |= held.run(model=model, scenes=held_scenes, on_progress=on_progress)
     return {**summary, "seconds": round(time.monotonic() - begun_s, 1)}
 
 

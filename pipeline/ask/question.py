@@ -106,20 +106,21 @@ class StreamPart:
     def within(self, clip: CompressedClip) -> tuple[float, float] | None:
         """The range in a clip's own seconds; None where all of the clip speaks of it.
 
-        So it does where its last picture was held into the range: what its other frames told holds
-        as well then, and is not told again.
+        Where its last picture was held into the range, that picture speaks of it, and not what went
+        before. Where nothing else does, all of the clip is read: what is in its last picture may
+        have come in an earlier one, and is not told again.
         """
-        if self.before is not None and (clip.epoch, clip.index) == (
-            self.before.span.epoch,
-            self.before.span.index,
-        ):
-            return None
         shift_s = self.timeline.shift_of(clip.epoch)
         start_s, end_s = self.start_s - shift_s, self.end_s - shift_s
-        step_s = (clip.pts_s[-1] - clip.pts_s[0]) / max(1, len(clip.pts_s) - 1)
-        if 0 < 2 * step_s < start_s - clip.pts_s[-1]:
-            return None
+        held_s = clip.pts_s[-1]
+        step_s = (held_s - clip.pts_s[0]) / max(1, len(clip.pts_s) - 1)
+        if self._is_before(clip) or 0 < 2 * step_s < start_s - held_s:
+            return None if len(self.to_read) == 1 else (held_s, end_s)
         return start_s, end_s
+
+    def _is_before(self, clip: CompressedClip) -> bool:
+        before = self.before and self.before.span
+        return before is not None and (clip.epoch, clip.index) == (before.epoch, before.index)
 
     @property
     def stream_id(self) -> str:

@@ -103,6 +103,7 @@ def test_the_bench_gives_the_contracts_keys(untrained, tmp_path):
         retentions=(1.0, 0.1),
         default="adaptive",
         out=tmp_path,
+        held_scenes=0,
         on_progress=lines.append,
     )
     again = json.loads(json.dumps(summary))
