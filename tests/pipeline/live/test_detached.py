@@ -13,7 +13,7 @@ import ray
 from tests.pipeline.live.runs import STREAM, Ledger, check_line, decoder_of
 from tests.pipeline.support import aot
 from tests.pipeline.test_detached import detached  # noqa: F401
-from tests.waits import wait_until
+from tests.waits import HANG_S, wait_until
 from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.cluster.session import find_session
 
@@ -40,7 +40,7 @@ def address(detached, environment, monkeypatch, tmp_path):  # noqa: F811
     return detached
 
 
-def wait_for_clips(store, more, timeout_s=120.0):
+def wait_for_clips(store, more, timeout_s=HANG_S):
     began_s, there = time.monotonic(), clips(store)
     wait_until(lambda: clips(store) >= there + more, timeout_s)
     return time.monotonic() - began_s

@@ -2,14 +2,16 @@
 
 import json
 import logging
+import pickle
 import threading
+from functools import partial
 
 import pytest
 
 from pipeline.ingest.fenced import FencedStream
 from pipeline.settings import logs
 from pipeline.settings.logs import CALM_LINES, about_stream, setup_logging
-from pipeline.settings.stream_logs import StreamLogs
+from pipeline.settings.stream_logs import StreamLogs, keep_logs
 from pipeline.values.errors import InvalidRecord
 
 logger = logging.getLogger("workers.live.test")
@@ -46,6 +48,18 @@ def test_lines_from_within_are_about_the_stream_and_go_into_its_file(kept):
         "info",
         "workers.live.test",
     )
+
+
+def test_a_process_for_one_stream_keeps_its_lines_wherever_it_runs(kept):
+    around = pickle.loads(pickle.dumps(partial(keep_logs, kept, "yard")))
+
+    with around():
+        logger.warning("its decoder died")
+
+    assert messages(kept, "yard") == ["its decoder died"]
+    with keep_logs(None, "front"):
+        logger.warning("kept by who set it up")
+    assert messages(kept, "front") == ["kept by who set it up"]
 
 
 def test_threads_name_their_own_streams(kept):
