@@ -81,6 +81,15 @@ def soak(
 
 
 @app.command()
+def scale(
+    seconds: float = typer.Option(None, help="Of each of six measurements."),
+    as_json: bool = _JSON,
+) -> int:
+    """What 2 and 4 compress workers and sessions are worth; workers sleep as a GPU would work."""
+    return _run("scale", as_json, seconds=seconds)
+
+
+@app.command()
 def query(as_json: bool = _JSON) -> int:
     """Index, reads and the first token of an hour-long cache."""
     return _run("query", as_json)

@@ -19,47 +19,29 @@ W = TypeVar("W")
 N = TypeVar("N")
 
 
-class MemberStop:
-    """Set when one session is to end, or all are."""
-
-    def __init__(self, all_of_them: threading.Event) -> None:
-        self._all, self._own = all_of_them, threading.Event()
-
-    def set(self) -> None:
-        """End this one."""
-        self._own.set()
-
-    def is_set(self) -> bool:
-        """Whether this one is to end."""
-        return self._own.is_set() or self._all.is_set()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait so long, or until it is to end; whether it is."""
-        until_s = time.monotonic() + timeout_s
-        while not self.is_set() and (left_s := until_s - time.monotonic()) > 0:
-            self._own.wait(min(left_s, LOOK_S))
-        return self.is_set()
-
-
 @dataclass(frozen=True)
 class _Member(Generic[W]):
     wanted: W
-    stop: MemberStop
+    stop: threading.Event
     thread: threading.Thread
 
 
 class Members(Generic[W]):
     """`run(wanted, stop)` in a thread for every name that is begun; only `join` waits."""
 
-    def __init__(self, run: Callable[[W, MemberStop], None], *, stop: threading.Event) -> None:
+    def __init__(self, run: Callable[[W, threading.Event], None], *, stop: threading.Event) -> None:
+        """`stop` ends them all."""
         self._run, self._stop = run, stop
         self._members: dict[str, _Member[W]] = {}
+        threading.Thread(target=self._end_all, name="stop", daemon=True).start()
 
     def begin(self, name: str, wanted: W) -> None:
         """Begin one, whose name nobody has."""
-        stop = MemberStop(self._stop)
+        stop = threading.Event()
         thread = threading.Thread(target=self._run, args=(wanted, stop), name=name, daemon=True)
         self._members[name] = _Member(wanted, stop, thread)
+        if self._stop.is_set():  # else `_end_all` sees it
+            stop.set()
         thread.start()
 
     def end(self, name: str) -> None:
@@ -96,12 +78,20 @@ class Members(Generic[W]):
         for name in list(self._members) if names is None else names:
             self._members[name].thread.join(max(0.0, until_s - time.monotonic()))
 
+    def _end_all(self) -> None:
+        self._stop.wait()
+        for one in list(self._members.values()):
+            one.stop.set()
+
 
 class Fleet(Generic[W, N]):
     """`run(wanted, stop, tell)` is called in a thread for every name that is wanted."""
 
     def __init__(
-        self, run: Callable[[W, MemberStop, Callable[[N], None]], None], *, stop: threading.Event
+        self,
+        run: Callable[[W, threading.Event, Callable[[N], None]], None],
+        *,
+        stop: threading.Event,
     ) -> None:
         self._stop = stop
         self._news: queue.SimpleQueue[N] = queue.SimpleQueue()

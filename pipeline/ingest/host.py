@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.ingest.fleet import Members, MemberStop
+from pipeline.ingest.fleet import Members
 from pipeline.store.roster import Roster, Seat, Standing
 from pipeline.values.errors import StoreError
 
@@ -44,7 +44,7 @@ class HostRules:
     """Who was itself cut off from the store takes nobody for gone for so long: all were."""
 
 
-RunStream = Callable[[str, str, MemberStop], None]
+RunStream = Callable[[str, str, threading.Event], None]
 """Reads a stream (its id, how it is read) until it is to end, or somebody else has it."""
 
 
@@ -64,7 +64,8 @@ class Host:
         """`stop` ends all streams at once and gives them back; `retire` hands them over first."""
         self._roster, self._seat, self._rules = roster, seat, rules
         self._stop, self._retire = stop, retire or threading.Event()
-        self._members = Members[tuple[str, str]](lambda one, own: run(*one, own), stop=stop)
+        self._halt = threading.Event()
+        self._members = Members[tuple[str, str]](lambda one, own: run(*one, own), stop=self._halt)
         self._takes, self._settled = False, 0
         self._revision = -1
         self._lost: set[str] = set()
@@ -169,7 +170,7 @@ class Host:
 
     def _leave(self) -> None:
         """Give all back, so that nobody has to find out."""
-        self._stop.set()
+        self._halt.set()
         self._members.join()
         try:
             self._roster.bury(self._seat.host)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as version_of
 
-from pipeline.ingest.fleet import MemberStop
 from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.live import Shared, Wanted, run_session
@@ -30,6 +29,8 @@ from workers.cluster.host import HostPlace
 
 logger = logging.getLogger(__name__)
 
+FILLED = 0.75
+"""Of what hosts may hold: the rest is for the streams of a machine that is lost."""
 AGAIN_S = 10.0
 """Before a stream that failed is begun again."""
 SHOW_EVERY_S = 5.0
@@ -115,13 +116,18 @@ def _shown(metrics: Metrics, gauges: RayGauges) -> Iterator[None]:
 
 
 def count_hosts(view: RosterView, work: HostedStreams) -> int | None:
-    """How many hosts of a version there should be."""
+    """How many hosts of a version there should be, beside those whose machine is to be left.
+
+    They have room for more than there is: while Ray's head is away no host is started, and those
+    that run take what others lose.
+    """
     if view.version != work.version:
         return None
-    return min(work.most_hosts, math.ceil(view.num_wanted / work.rules.most))
+    leaving = sum(host.is_draining and host.seat.version == work.version for host in view.hosts)
+    return min(work.most_hosts, math.ceil(view.num_wanted / (FILLED * work.rules.most)) + leaving)
 
 
-def _read(shared: Shared, stream_id: str, text: str, stop: MemberStop) -> None:
+def _read(shared: Shared, stream_id: str, text: str, stop: threading.Event) -> None:
     """One stream until it is to end, or is somebody else's; what fails is begun again."""
     metrics = shared.metrics or Metrics()
     with about_stream(stream_id):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.ingest.fleet import Fleet, MemberStop
+from pipeline.ingest.fleet import Fleet
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest, request_of
 from pipeline.ingest.sink import StoreSinkFactory
@@ -197,7 +197,7 @@ def check_live(live: LiveSourceSettings, request: IngestRequest) -> None:
 def _run_kept(
     shared: Shared,
     wanted: Wanted,
-    stop: MemberStop,
+    stop: threading.Event,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
     """Again and again, until it is told to stop."""
@@ -220,7 +220,7 @@ def _run_kept(
 def _run_one(
     shared: Shared,
     wanted: Wanted,
-    stop: MemberStop,
+    stop: threading.Event,
     tell: Callable[[LiveProgress | LiveEnd], None],
 ) -> None:
     """One session from its start to its end, which is told whatever it is."""
@@ -240,7 +240,7 @@ def _run_one(
 def run_session(
     shared: Shared,
     wanted: Wanted,
-    stop: MemberStop,
+    stop: threading.Event,
     tell: Callable[[LiveProgress], None],
 ) -> None:
     """From the sink's opening to its close; raises what ended it."""

@@ -108,16 +108,16 @@ class RedisRoster(RedisDatabase):
 
     def bury(self, host: str) -> int:
         key = self._keys.roster
-        with self._translated(WHAT):
-            held = self._command("smembers", key(f"held:{host}"))
-        # What was taken off the list meanwhile must not come back to it.
-        self.give_back(host, [name.decode() for name in held])
+        held, free = key(f"held:{host}"), key("free")
         with self._translated(WHAT), self._client.pipeline(transaction=True) as pipe:
+            pipe.scard(held)
+            pipe.sunionstore(free, free, held)  # what is not wanted any more, claimers drop
+            pipe.delete(held)
             pipe.zrem(key("alive"), host)
             pipe.zrem(key("takers"), host)
             pipe.hdel(key("hosts"), host)
-            pipe.execute()
-        return len(held)
+            answers: Any = pipe.execute()
+        return answers[0]
 
     def drain(self, node: str, *, wanted: bool = True) -> None:
         with self._translated(WHAT):

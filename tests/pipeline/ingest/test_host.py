@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 
-from pipeline.ingest.fleet import MemberStop
 from pipeline.ingest.host import Host, HostRules
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.roster import Roster, Seat
@@ -40,7 +39,7 @@ class Site:
         host, stop = f"host-{name}", threading.Event()
         seat = Seat(host, node, "127.0.0.1", version)
 
-        def run(stream_id: str, text: str, own: MemberStop) -> None:
+        def run(stream_id: str, text: str, own: threading.Event) -> None:
             readers = self.readers.setdefault(stream_id, [])
             readers.append(host)
             self.switches[stream_id] += 1
@@ -244,3 +243,31 @@ def test_of_many_that_claim_one_gets_each(site):
     for thread in threads:
         thread.join(30)
     assert sorted(name for names in got for name in names) == sorted(NAMES)
+
+
+def test_a_host_that_breaks_gives_all_back_and_may_begin_anew(site):
+    site.want(NAMES[:4])
+
+    class Broken(Deaf):
+        def __getattr__(self, name):
+            if self.cut.is_set() and name == "beat":
+                raise RuntimeError("not foreseen")
+            return getattr(self._roster, name)
+
+    broken, stop = Broken(site.open()), threading.Event()
+    seat = Seat("host-a", "n1", "127.0.0.1", "v1")
+    reading = threading.Event()
+
+    def run(stream_id: str, text: str, own: threading.Event) -> None:
+        reading.set()
+        own.wait(100)
+
+    def break_it() -> None:
+        reading.wait(100)
+        broken.cut.set()
+
+    threading.Thread(target=break_it, daemon=True).start()
+    with pytest.raises(RuntimeError, match="not foreseen"):
+        Host(broken, seat, RULES, run, stop=stop).work()
+    assert site.roster.view().num_free == 4
+    assert not stop.is_set(), "nobody asked it to end"

@@ -3,9 +3,12 @@
 import os
 import signal
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 import ray
+from ray.cluster_utils import Cluster as RayCluster
 
 from pipeline.ingest.hosted import open_roster
 from tests.pipeline.live.runs import Ledger, check_line
@@ -17,6 +20,7 @@ from workers.cluster.cluster import ClusterSettings, open_cluster
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CLIP_S, STEP_S = 2.0, 0.5
+STOPPED_S = 65.0
 CAMERAS = [f"cam{number}" for number in range(4)]
 
 
@@ -26,8 +30,8 @@ def address(detached):  # noqa: F811
 
 
 @pytest.fixture
-def config(address, environment, monkeypatch, tmp_path, camera):
-    """A settings file with four cameras, for hosts of at most three."""
+def config(environment, monkeypatch, tmp_path, camera):
+    """A settings file with four cameras, for hosts of at most four."""
     values = {
         "AOT_INGEST__FPS": "2",
         "AOT_INGEST__CLIP_FRAMES": "4",
@@ -35,7 +39,7 @@ def config(address, environment, monkeypatch, tmp_path, camera):
         "AOT_LIVE__STALL_S": "10",
         "AOT_SPOOL__FOLDER": str(tmp_path / "spool"),
         "AOT_RAY__SESSION_CPUS": "0.25",
-        "AOT_RAY__STREAMS_PER_SESSION": "3",
+        "AOT_RAY__STREAMS_PER_SESSION": "4",
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -95,3 +99,103 @@ def test_hosts_share_cameras_and_take_those_of_one_that_is_killed(
         assert opened.get_info(name).status == "paused"
     with open_cluster(ClusterSettings(address=address)) as cluster:
         wait_until(lambda: cluster.list_hosts() == [])
+
+
+@pytest.fixture
+def site(environment, monkeypatch):
+    """A head, two nodes that decode and one that compresses."""
+    monkeypatch.setenv("AOT_RAY__ENABLED", "true")
+    monkeypatch.setenv("AOT_RAY__SESSION_RESOURCES", '{"decoding": 1}')
+    monkeypatch.setenv("AOT_RAY__WORKER_RESOURCES", '{"compressing": 1}')
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = RayCluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
+    )
+    for kind in ("decoding", "decoding", "compressing"):
+        cluster.add_node(num_cpus=2, resources={kind: 2}, **small)
+    monkeypatch.setenv("AOT_RAY__ADDRESS", cluster.address)
+    yield cluster
+    cluster.shutdown()
+
+
+def nodes_of_hosts(roster) -> dict[str, str]:
+    """Node of each host that holds streams."""
+    return {h.seat.host: h.seat.node for h in roster.view().hosts if h.num_streams}
+
+
+def is_owned_without(roster, node: str) -> bool:
+    """Whether all cameras are held, and none on this node."""
+    hosts = roster.view().hosts
+    return sum(h.num_streams for h in hosts if h.seat.node != node) == len(CAMERAS)
+
+
+def processes_of_node(cluster, node_id: str) -> list[psutil.Process]:
+    """A machine, as far as it is one here: its raylet and all that this one started."""
+    [node] = [one for one in cluster.list_all_nodes() if one.node_id == node_id]
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return [raylet, *raylet.children(recursive=True)]
+
+
+def longest_gap_s(store, since: dict[str, int]) -> float:
+    """Of all streams, among the gaps that came since so many were there."""
+    gaps = [gap for name in CAMERAS for gap in store.list_gaps(name)[since[name] :]]
+    return max((gap.end_s - gap.start_s for gap in gaps), default=0.0)
+
+
+def leave(site, roster, opened, node: str) -> None:
+    """Have a machine handed over before it is taken away."""
+    gaps = {name: len(opened.list_gaps(name)) for name in CAMERAS}
+    began_s = time.monotonic()
+    drained = aot("cluster", "drain", node[:12], "--timeout", "100")
+    assert drained.code == 0, drained.err
+    took_s = time.monotonic() - began_s
+    wait_for_clips(opened, 1)
+    print(f"drained in {took_s:.1f} s, longest gap {longest_gap_s(opened, gaps):.1f} s")
+
+
+def stop(site, roster, opened, node: str) -> None:
+    """Have all of a machine stand still for longer than anything waits, then go on."""
+    processes, began_s = processes_of_node(site, node), time.monotonic()
+    for process in processes:
+        process.suspend()
+    tell_recovery("stopped", roster, opened, node, began_s)
+    time.sleep(max(0.0, STOPPED_S - (time.monotonic() - began_s)))
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+    wait_for_clips(opened, 3)
+
+
+def kill(site, roster, opened, node: str) -> None:
+    """Have a machine gone for good."""
+    began_s = time.monotonic()
+    for process in processes_of_node(site, node):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    tell_recovery("killed", roster, opened, node, began_s)
+
+
+def tell_recovery(what, roster, opened, node: str, began_s: float) -> None:
+    wait_until(lambda: is_owned_without(roster, node))
+    owned_s = time.monotonic() - began_s
+    wait_for_clips(opened, 1)
+    clips_s = time.monotonic() - began_s
+    print(f"{what}: owned again in {owned_s:.1f} s, clips of all in {clips_s:.1f} s")
+
+
+@pytest.mark.parametrize("happens", [leave, stop, kill])
+def test_a_node_goes_and_its_cameras_go_on(config, site, environment, opened, happens):
+    started = aot("--config", config, "up", "--detach", "--json")
+    assert started.code == 0, started.err
+    with open_roster(environment) as roster:
+        wait_until(lambda: len(set(nodes_of_hosts(roster).values())) == 2)
+        wait_for_clips(opened, 2)
+        ledgers = {name: Ledger(opened, name) for name in CAMERAS}
+        happens(site, roster, opened, next(iter(nodes_of_hosts(roster).values())))
+        for ledger in ledgers.values():
+            ledger.look()
+    assert aot("cluster", "down").code == 0
+    wait_until(lambda: all(opened.get_lease(name) is None for name in CAMERAS))
+    for name in CAMERAS:
+        print(name, check_line(opened, clip_s=CLIP_S, step_s=STEP_S, stream_id=name))
+        assert opened.verify(name).ok

@@ -1,0 +1,57 @@
+"""Sessions that tick instead of decoding: leases are taken, kept and fenced; no picture comes."""
+
+import random
+import threading
+from dataclasses import dataclass
+from functools import partial
+
+from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
+from pipeline.ingest.hosted import open_roster
+from pipeline.ingest.lease import take_lease
+from pipeline.store import ClipStore, StoreConfig, open_store
+from pipeline.store.roster import Seat
+from pipeline.values.errors import LeaseLost
+from workers.cluster.host import HostPlace
+
+
+@dataclass(frozen=True)
+class TickingStreams:
+    """`HostWork` that holds leases."""
+
+    store: StoreConfig
+    rules: HostRules
+    num_hosts: int
+    tick_s: float
+    version: str = "ticking"
+
+    def run(self, place: HostPlace, *, stop: threading.Event, retire: threading.Event) -> None:
+        seat = Seat(place.name, place.node, place.address, self.version)
+        with open_roster(self.store) as roster, open_store(self.store) as store:
+            turns = threading.Semaphore(8)  # about as many at once as a host of 16 streams has
+            run = partial(_tick, store, turns, place.name, self.tick_s)
+            Host(roster, seat, self.rules, run, stop=stop, retire=retire).work()
+
+    def count_hosts(self) -> int | None:
+        return self.num_hosts
+
+
+def _tick(
+    store: ClipStore,
+    turns: threading.Semaphore,
+    writer: str,
+    tick_s: float,
+    stream_id: str,
+    text: str,
+    stop: threading.Event,
+) -> None:
+    with turns:
+        lease = take_lease(store, stream_id, writer=writer, lease_s=3 * tick_s, kin=HOST_PREFIX)
+    rng = random.Random(stream_id)
+    try:
+        while not stop.wait(tick_s * (0.5 + rng.random())):
+            with turns:
+                store.renew_lease(lease)
+    except LeaseLost:
+        return
+    with turns:
+        store.release_lease(lease)
