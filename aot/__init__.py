@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental, NotSettled
     from aot.packing import concatenate, stack_clips, unpack
     from aot.pooling import pool_grid, pool_mask, pooled_grid
-    from aot.recompression import drop_empty_frames, join_clips, recompress
+    from aot.recompression import drop_empty_frames, join_clips, recompress, take_frames
     from aot.reducers.registry import REDUCERS, check_constants, make_reducer
     from aot.seam import CausalReducer, Reducer
     from aot.spatial import merge_within_frame
@@ -70,6 +70,7 @@ __all__ = [
     "select_anchors",
     "sinkhorn",
     "stack_clips",
+    "take_frames",
     "unpack",
 ]
 
@@ -81,7 +82,7 @@ _HOMES = {
     "packing": ("concatenate", "stack_clips", "unpack"),
     "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
     "seam": ("CausalReducer", "Reducer"),
-    "recompression": ("drop_empty_frames", "join_clips", "recompress"),
+    "recompression": ("drop_empty_frames", "join_clips", "recompress", "take_frames"),
     "reducers.registry": ("REDUCERS", "check_constants", "make_reducer"),
     "spatial": ("merge_within_frame",),
     "temporal": ("merge_across_frames",),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from aot.errors import InvalidFeatures
 from aot.packing import concatenate
-from aot.types import ClipTokens, Grid
+from aot.types import TOKEN_COLUMNS, ClipTokens, Grid
 
 WINDOW = 512
 """Tokens looked at together: bounds work and memory at `tokens * WINDOW`."""
@@ -74,6 +74,13 @@ def join_clips(clips: Sequence[ClipTokens], frames: Sequence[int]) -> ClipTokens
     firsts = accumulate([0, *frames[:-1]])
     moved = [replace(c, frame=c.frame + first) for c, first in zip(clips, firsts, strict=True)]
     return concatenate(moved)
+
+
+def take_frames(clip: ClipTokens, first: int, stop: int) -> ClipTokens:
+    """The tokens of the frames from `first` on and before `stop`, counted from there."""
+    inside = (clip.frame >= first) & (clip.frame < stop)
+    columns = {name: getattr(clip, name)[inside] for name in TOKEN_COLUMNS}
+    return replace(clip, **{**columns, "frame": columns["frame"] - first})
 
 
 def drop_empty_frames(clip: ClipTokens, together: int = 1) -> tuple[ClipTokens, list[int]]:

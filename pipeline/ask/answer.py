@@ -96,4 +96,6 @@ class Answer:
     """Streams that have no clip in the range; the others were asked."""
     removed: int = 0
     """Clips that were removed between the look at the index and the reading."""
+    bytes_read: int = 0
+    """Of the records that were read: clips, or levels over them."""
     kind: Literal["answer"] = "answer"

@@ -3,7 +3,8 @@
 Where all fit they are read as they were stored. Else `choose` leaves clips out; `find` looks
 through all and reads those that matter for the question; `recompress` leaves none out: tokens are
 merged further over neighbouring clips (`aot.recompress`), each stream's by itself, until the prompt
-fits.
+fits. What is read for that are the levels kept beside the clips (`cover`), so that the cost depends
+on the budget and not on the range.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aot import recompress
+from pipeline.ask.cover import Part, cover, read_parts, split_level
 from pipeline.ask.finding import find_clips, place_of
 from pipeline.ask.prompt import MAX_TRIES
 from pipeline.ask.retrieval import Budget, share_budget, share_evenly
+from pipeline.store.pyramid import count_reads
 from pipeline.values.errors import QueryTooLarge
 from workers.reading import placeholder, trim_clip
 from workers.types import FULL_LEVEL
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which clips are loaded."""
+    """Which clips are read."""
 
     spans: tuple[ClipSpan, ...]
     merge: bool
@@ -45,6 +48,8 @@ class ReadClip:
     span: ClipSpan
     detail: Detail
     tokens_read: int
+    is_cited: bool = True
+    """Whether its own record was read, or something is left of it in a record of several."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Fitted:
     read: tuple[ReadClip, ...]
     """Those that could be."""
     segments: tuple[VisualSegment, ...]
+    bytes_read: int = 0
+    """Of records."""
 
 
 def plan_reading(reading: Reading) -> Plan:
@@ -63,7 +70,7 @@ def plan_reading(reading: Reading) -> Plan:
 
     Raises:
         InvalidQuery: the context leaves no room for video.
-        QueryTooLarge: not one clip of each stream fits; where clips are merged, not one is allowed.
+        QueryTooLarge: not one clip of each stream fits.
     """
     groups = [[clip.span for clip in part.to_read] for part in reading.parts]
     found = sum(map(len, groups))
@@ -75,8 +82,7 @@ def plan_reading(reading: Reading) -> Plan:
         chosen = []
     if sum(map(len, chosen)) == found:
         return Plan(_flat(chosen), merge=False)
-    clips = min(found, reading.question.max_clips)
-    return Plan(_flat(share_budget(groups, Budget(clips, None, clips), lambda _: 1)), merge=True)
+    return Plan(_flat(groups), merge=True)
 
 
 def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
@@ -89,8 +95,11 @@ def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
     if not plan.merge:
         return _read_stored(store, reading, plan.spans)
     if reading.question.fit == "find":
-        return _read_found(store, reading, plan.spans)
-    return _read_merged(store, reading, plan.spans)
+        return _read_found(store, reading, _thin(reading))
+    parts = _find_parts(store, reading)
+    if parts is None:
+        return _read_merged(store, reading, _thin(reading))
+    return _read_parts(store, reading, parts)
 
 
 def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
@@ -102,7 +111,8 @@ def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan])
             detail = "stored" if clip.level == FULL_LEVEL else "faded"
             read.append(ReadClip(spans[place_of(clip)], detail, num_tokens))
             segments += of_clip
-    return Fitted(tuple(chosen), tuple(read), tuple(segments))
+    size_bytes = sum(clip.span.size_bytes for clip in read)
+    return Fitted(tuple(chosen), tuple(read), tuple(segments), size_bytes)
 
 
 def _read_merged(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
@@ -110,7 +120,49 @@ def _read_merged(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan])
     clips = store.iter_clips(chosen, on_corrupt="skip")
     fewer, segments = _fit(reading, [trim_clip(clip, reading.within(clip)) for clip in clips])
     read = [ReadClip(spans[place_of(clip)], "merged", len(clip.tokens)) for clip in fewer]
-    return Fitted(tuple(chosen), tuple(read), tuple(segments))
+    size_bytes = sum(clip.span.size_bytes for clip in read)
+    return Fitted(tuple(chosen), tuple(read), tuple(segments), size_bytes)
+
+
+def _read_parts(store: ClipStore, reading: Reading, parts: Sequence[Part]) -> Fitted:
+    """All clips, by records that tell of one or of several."""
+    clips, told, size_bytes = [], [], 0
+    for part, record, num_bytes in read_parts(store, parts):
+        size_bytes += num_bytes
+        told += [(span, not part.node.level) for span in part.spans]
+        clips += [trim_clip(clip, reading.within(clip)) for clip in split_level(record, part)]
+    fewer, segments = _fit(reading, clips)
+    left = {place_of(clip): len(clip.tokens) for clip in fewer}
+    read = [
+        ReadClip(span, "merged", num_tokens, is_alone or num_tokens > 0)
+        for span, is_alone in told
+        for num_tokens in [left.get(place_of(span), 0)]
+    ]
+    chosen = tuple(span for part in parts for span in part.spans)
+    return Fitted(chosen, tuple(read), tuple(segments), size_bytes)
+
+
+def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:
+    """Records that tell of all clips; None where more than may be read have to be, or made."""
+    most = reading.question.max_clips
+    groups = [[clip.span for clip in part.to_read] for part in reading.parts]
+    cut = {clip.span for part in reading.parts for clip in part.to_read if part.cuts(clip)}
+    parts = cover(groups, cut, _most_tokens(reading), most)
+    if parts is None or count_reads(store, [part.node for part in parts], most=most) > most:
+        return None
+    return parts
+
+
+def _thin(reading: Reading) -> tuple[ClipSpan, ...]:
+    """As many clips as may be read, evenly spaced."""
+    groups = [[clip.span for clip in part.to_read] for part in reading.parts]
+    clips = min(sum(map(len, groups)), reading.question.max_clips)
+    return _flat(share_budget(groups, Budget(clips, None, clips), lambda _: 1))
+
+
+def _most_tokens(reading: Reading) -> int:
+    room, given = reading.room(), reading.question.max_visual_tokens
+    return room if given is None else min(given, room)
 
 
 def _read_found(store: ClipStore, reading: Reading, searched: Sequence[ClipSpan]) -> Fitted:
@@ -142,8 +194,7 @@ def _fit(
     """The clips with as many tokens as fit, and what is read of them."""
     if not clips:
         return [], []
-    room, given = reading.room(), reading.question.max_visual_tokens
-    budget = room if given is None else min(given, room)
+    room, budget = reading.room(), _most_tokens(reading)
     while budget >= 1:
         fewer = merge_clips(clips, budget)
         read = reading.read([clip for clip in fewer if len(clip.tokens)], skip_empty=True)

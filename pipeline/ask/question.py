@@ -122,6 +122,10 @@ class StreamPart:
         before = self.before and self.before.span
         return before is not None and (clip.epoch, clip.index) == (before.epoch, before.index)
 
+    def cuts(self, clip: Placed) -> bool:
+        """Whether the range begins or ends within a clip."""
+        return clip.start_s < self.start_s or clip.end_s > self.end_s
+
     @property
     def stream_id(self) -> str:
         """Id of the stream."""

@@ -52,8 +52,8 @@ def evidence_of(answer: Answer, completion_tokens: int) -> Evidence:
     """The evidence of an answer of so many tokens."""
     timings = answer.timings
     cost = Cost(
-        clips_read=len(answer.citations),
-        bytes_read=sum(span.size_bytes for span in answer.citations),
+        clips_read=sum(stream.clips_read for stream in answer.streams),
+        bytes_read=answer.bytes_read,
         visual_tokens=answer.visual_tokens,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=completion_tokens,

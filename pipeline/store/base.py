@@ -259,16 +259,19 @@ class Levels(Protocol):
         ...
 
     def iter_levels(self, nodes: Iterable[Node]) -> Iterator["tuple[Node, ClipRecord | None]"]:
-        """Records of nodes, verified, a few in memory at a time; of level 0 those of clips.
+        """Records of nodes, verified, a few in memory at a time.
 
         None where there is none, or one that does not read, which is logged.
         """
         ...
 
-    def put_level(self, node: Node, blob: bytes, of: dict[Node, str | None]) -> bool:
+    def put_level(
+        self, node: Node, blob: bytes, of: dict[Node, str | None], cold: Sequence[ClipSpan] = ()
+    ) -> bool:
         """Keep a node's record, made of children with these digests; None where there was none.
 
-        False, and nothing is kept, when one of them is not so any more.
+        For clips in the cold tier, of which there is none, their rows stand. False, and nothing is
+        kept, when one of them is not so any more.
         """
         ...
 

@@ -308,12 +308,15 @@ class MemoryStore(RecordWrites, VerifiedReads):
             clip = stream.values.get((node.epoch, node.first))
             yield node, stream.levels.get(node) if node.level else clip
 
-    def put_level(self, node: Node, blob: bytes, of: dict[Node, str | None]) -> bool:
+    def put_level(
+        self, node: Node, blob: bytes, of: dict[Node, str | None], cold: Sequence[ClipSpan] = ()
+    ) -> bool:
         arrow.decode_clip(blob, key=node.record_id)
         with self._lock:
             there = dict(self.iter_level_records(of))
             digests = {child: there[child] and digest_of(there[child] or b"") for child in of}
-            if digests != of:
+            rows = self._known(node.stream_id).rows
+            if digests != of or any(rows.get(in_order(span)) != span for span in cold):
                 return False
             self._streams[node.stream_id].levels[node] = blob
             return True

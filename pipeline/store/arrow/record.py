@@ -33,6 +33,7 @@ class ClipRecord:
     """Share of the clip's sampled frames that are in it."""
     digest: str
     """BLAKE3 of the record, in hex."""
+    size_bytes: int
 
 
 def encode_clip(clip: CompressedClip, *, fingerprint: str, dtype: TokenDtype = "bf16") -> bytes:
@@ -84,6 +85,7 @@ def decode_clip(blob: bytes | memoryview, *, key: str) -> ClipRecord:
         dtype="bf16" if metadata.dtype == "bf16" else "int8",
         coverage=metadata.coverage,
         digest=envelope.digest_of(blob),
+        size_bytes=len(blob),
     )
 
 

@@ -68,7 +68,9 @@ class RedisLevels(RedisExpiry):
                 values = self._ask("get", some)
             yield from zip(some, values, strict=True)
 
-    def put_level(self, node: Node, blob: bytes, of: dict[Node, str | None]) -> bool:
+    def put_level(
+        self, node: Node, blob: bytes, of: dict[Node, str | None], cold: Sequence[ClipSpan] = ()
+    ) -> bool:
         arrow.decode_clip(blob, key=node.record_id)
         keys = {child: self._level_key(child) for child in of}
 
@@ -76,12 +78,15 @@ class RedisLevels(RedisExpiry):
             digests = self._digests(keys.values())
             if any(digests.get(keys[child]) != digest for child, digest in of.items()):
                 return False
+            if cold and len(self._members_of(pipe, node.stream_id, cold)) < len(cold):
+                return False
             pipe.multi()
             pipe.set(self._level_key(node), blob)
             pipe.execute()
             return True
 
-        return self._transact(node.stream_id, list(keys.values()), put)
+        watched = [*keys.values(), *([self._keys.clips(node.stream_id)] if cold else [])]
+        return self._transact(node.stream_id, watched, put, attempts=ATTEMPTS)
 
     def remove_levels(self, nodes: Iterable[Node]) -> None:
         for some in _parts(nodes, 1000):

@@ -3,10 +3,13 @@
 import pytest
 
 from pipeline.ask.answer import LevelReading
+from pipeline.ask.cover import cover, read_parts, split_level
 from pipeline.ask.run import Question, ask, prepare
 from pipeline.ask.search import search_prepared
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.fading import fade_clips
+from pipeline.store.levels import nodes_of
+from pipeline.store.pyramid import Pyramid
 from pipeline.values.errors import InvalidQuery, QueryTooLarge
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.support import store_video
@@ -99,9 +102,57 @@ def test_nothing_outside_the_range_is_read(store, model):
 
 
 def test_more_clips_than_may_be_loaded_are_thinned_first(store, model):
+    answer = ask(store, model, question(max_visual_tokens=6, max_clips=3))
+
+    assert [span.index for span in answer.citations] == [0, 4, 9]
+
+
+@pytest.fixture
+def levels(store):
+    """The levels of `one`, which go again."""
+    Pyramid(store, "one").turn()
+    yield
+    store.remove_levels(nodes_of(store.list_spans("one")))
+
+
+def test_levels_are_read_for_many_clips_and_a_small_budget(store, model, levels):
     answer = ask(store, model, question(max_visual_tokens=6, max_clips=4))
 
-    assert [span.index for span in answer.citations] == [0, 3, 6, 9]
+    [stream] = answer.streams
+    assert (stream.clips_read, answer.read_fraction, answer.visual_tokens) == (CLIPS, 1.0, 6)
+    assert [(level.detail, level.clips) for level in stream.levels] == [("merged", CLIPS)]
+    assert answer.bytes_read < sum(span.size_bytes for span in store.list_spans("one"))
+    assert {8, 9} <= {span.index for span in answer.citations}  # read by themselves
+    assert not answer.partial
+
+
+def test_marks_and_times_of_clips_in_a_level_are_their_own(store, model, levels):
+    spans = store.list_spans("one")
+    parts = cover([spans[:4]], [], 1, 1)
+    assert parts is not None
+    [part] = parts
+    [(_, told, _)] = read_parts(store, [part])
+
+    clips = split_level(told, part)
+
+    assert len(clips) > 1
+    for clip in clips:
+        span = spans[clip.index]
+        assert (clip.start_s, clip.end_s) == (span.start_s, span.end_s)
+        assert all(span.start_s <= pts_s < span.end_s for pts_s in clip.pts_s)
+        assert set(clip.tokens.frame.tolist()) == set(range(len(clip.pts_s)))
+    assert sum(len(clip.tokens) for clip in clips) == len(told.tokens)
+
+
+def test_levels_that_are_not_there_are_made_by_the_question(store, model):
+    asked = question(streams=("two",), max_visual_tokens=6)
+    first = ask(store, model, asked)
+    made = store.find_levels(nodes_of(store.list_spans("two")))
+    second = ask(store, model, asked)
+
+    assert {node.level for node in made} == {1}
+    assert (second.text, second.visual_tokens) == (first.text, first.visual_tokens)
+    assert second.bytes_read == first.bytes_read
 
 
 def test_an_answer_from_faded_clips_says_so(store, model):

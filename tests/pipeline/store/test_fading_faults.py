@@ -125,7 +125,7 @@ def simulate(info, make_clip, *, days: float, clip_s: float, before: int, width:
     fading, size_bytes, most = Fading(store, "lobby", RULES), 0, 0
     shown = make_clip(0, num_tokens=int(0.10 * before), width=width)
     stats = dataclasses.replace(shown.stats, tokens_in=before, tokens_out=int(0.10 * before))
-    frames = int(clip_s)
+    frames = round(clip_s)
     for index in range(int(days * DAY_S / clip_s)):
         start_s = index * clip_s
         clip = dataclasses.replace(
@@ -133,7 +133,7 @@ def simulate(info, make_clip, *, days: float, clip_s: float, before: int, width:
             index=index,
             start_s=start_s,
             end_s=start_s + clip_s,
-            pts_s=tuple(start_s + second for second in range(frames)),
+            pts_s=tuple(start_s + float(second) for second in range(frames)),
             stats=stats,
         )
         size_bytes += store.put_clip(clip, lease, fingerprint="f1").size_bytes
@@ -149,4 +149,4 @@ def simulate(info, make_clip, *, days: float, clip_s: float, before: int, width:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_month_at_one_frame_a_second_stays_under_its_bound(info, make_clip):
-    simulate(info, make_clip, days=30, clip_s=32, before=1000, width=16)
+    simulate(info, make_clip, days=30, clip_s=32.0, before=1000, width=16)
