@@ -29,6 +29,7 @@ from bench.facts import measured_commit
 from bench.query_answer import measure_first_token
 from bench.query_crowd import measure_crowd
 from bench.query_kept import measure_kept_prompt
+from bench.query_range import measure_ranges
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.embedded import stop_embedded
 from pipeline.store.redis.connection import iter_plain_values, wait_until_idle
@@ -57,11 +58,13 @@ class ReadFigures:
 
 
 def run_all(*, on_progress: Callable[[str], None] = lambda _: None) -> dict[str, object]:
-    """All figures, those of a kept prompt (`query_kept`) and of a crowd (`query_crowd`) too."""
+    """All figures, those of a kept prompt (`query_kept`), of long ranges (`query_range`) and of a
+    crowd (`query_crowd`) too."""
     figures = run(
         first_token=partial(measure_first_token, on_progress=on_progress), on_progress=on_progress
     )
     figures |= measure_kept_prompt(on_progress=on_progress)
+    figures |= measure_ranges(on_progress=on_progress)
     return figures | measure_crowd(on_progress=on_progress)
 
 

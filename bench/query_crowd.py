@@ -71,10 +71,10 @@ def measure_crowd(
     result: dict[str, Any] = {"crowd": [], "crowd_lost": None}
     with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
         folder = Path(name)
-        settings = load_settings(None, _given(folder))
+        settings = load_settings(None, given_settings(folder))
         try:
             on_progress(f"storing {day_s / 3600:g} h of cache")
-            _fill(settings, folder, day_s)
+            fill_day(settings, folder, day_s)
             with (
                 serve_apart(make_recording(CAMERA_FPS)) as (url, _),
                 _ingesting(settings, url) as end,
@@ -92,7 +92,8 @@ def measure_crowd(
     return result
 
 
-def _given(folder: Path) -> dict[str, Any]:
+def given_settings(folder: Path) -> dict[str, Any]:
+    """A store of its own in a folder, and the bundled model."""
     return {
         "model": {"id": str(bundled_model(folder))},
         "store": {"url": f"embedded://{folder}/store"},
@@ -102,7 +103,7 @@ def _given(folder: Path) -> dict[str, Any]:
     }
 
 
-def _fill(settings: Settings, folder: Path, day_s: float) -> None:
+def fill_day(settings: Settings, folder: Path, day_s: float) -> None:
     """The stream `day`: a scene's clips, moved on until the day is full."""
     [video] = write_camera_clips(folder, (25,), seconds=32, height=360, width=640).values()
     list(ingest(settings, [IngestRequest(VideoSource(str(video), "scene"))]))

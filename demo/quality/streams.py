@@ -307,9 +307,15 @@ class Measured:
 
 
 def measure(
-    model: str | Path, scenes: Sequence[WatchedScene], asked_of: int, times: int, say: Callable
+    model: str | Path,
+    scenes: Sequence[WatchedScene],
+    asked_of: int,
+    times: int,
+    say: Callable,
+    *,
+    finds: bool = True,
 ) -> Measured:
-    """All ways on streams of `times` clips."""
+    """All ways on streams of `times` clips; those that find a clip only if it `finds`."""
     reader = Reader(model)
     features = [scene.features for scene in scenes]
     stored = [sort_clip(c) for c in open_contestant("adaptive", RETENTION, features)(features)]
@@ -317,14 +323,16 @@ def measure(
     asked = draw(scenes, asked_of, times)
     begun_s = time.monotonic()
     found, ranks = [], []
-    for one in asked:
+    for one in asked if finds else ():
         scores = reader.score([coarse[k] for k in one.clips], one.question.text)
         found.append(int(scores.argmax()))
         if one.has_moment:
             ranks.append(int((scores > scores[one.at]).sum()))
     say(f"{times}x: {len(asked)} questions, found in {time.monotonic() - begun_s:.0f} s")
     budget = max(map(len, stored))
-    given = {name: (way, found) for name, way in WAYS.items()}
+    left_out = () if finds else (alone, find)
+    found = found if finds else [0] * len(asked)
+    given = {name: (way, found) for name, way in WAYS.items() if way not in left_out}
     given["right clip given"] = (alone, [one.at for one in asked])
     evaluations = {}
     for name, (way, chosen) in given.items():
@@ -353,7 +361,7 @@ def write_lines(results: Sequence[Measured], asked_of: int) -> list[str]:
             value = bootstrap.estimate(one.evaluations[name])
             cells.append(f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    for most in (1, 5):
+    for most in (1, 5) if any(one.ranks for one in results) else ():
         cells = " | ".join(f"{one.hit(most):.3f}" for one in results)
         lines.append(f"| right clip among the first {most} | {cells} |")
     lines += ["", "| recompress minus | " + " | ".join(f"{m.times}x" for m in results) + " |"]
@@ -376,6 +384,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=40, help="scenes that are asked about")
     parser.add_argument("--pool", type=int, default=320, help="scenes that streams are made of")
     parser.add_argument("--times", type=int, nargs="+", default=list(TIMES))
+    parser.add_argument("--without-finding", action="store_true", help="the quick ways alone")
     parser.add_argument("--choose", action="store_true", help="on the seeds for choosing")
     options = parser.parse_args()
     seeds = (choose_seeds if options.choose else report_seeds)(options.pool)
@@ -385,7 +394,10 @@ def main() -> None:
         print(line, file=sys.stderr, flush=True)
 
     results = [
-        measure(options.model, scenes, options.scenes, times, say) for times in options.times
+        measure(
+            options.model, scenes, options.scenes, times, say, finds=not options.without_finding
+        )
+        for times in options.times
     ]
     print("\n".join(write_lines(results, options.scenes)))
 

@@ -255,6 +255,10 @@ class RetentionSettings(Group):
     fade: tuple[FadeSettings, ...] = ()
     """`[{after: 1d, keep: 2%}, {after: 7d, keep: 0.2%}]`: older footage keeps fewer of its tokens,
     a share of those before the reduction; each later rule keeps less."""
+    levels: bool = False
+    """Sessions also keep records of 4, 16, 64, ... clips together, so that the first question over
+    a long range costs what later ones do (`ask.fit: recompress`); a third more bytes at most, which
+    no limit counts."""
 
     _parse_age = field_validator("max_age", "cool_after", mode="before")(parse_length)
 
@@ -426,7 +430,12 @@ class Settings(BaseSettings):
         rules = self.retention
         fade = tuple(FadeRule(rule.after, rule.keep) for rule in rules.fade)
         return RetentionRules(
-            rules.max_age, rules.max_bytes_per_stream, rules.max_bytes, rules.cool_after, fade
+            rules.max_age,
+            rules.max_bytes_per_stream,
+            rules.max_bytes,
+            rules.cool_after,
+            fade,
+            rules.levels,
         )
 
     def spool_rules(self) -> SpoolRules | None:

@@ -48,6 +48,8 @@ class RetentionRules:
     """What is older is kept in the cold tier, and counts as before for the other rules."""
     fade: tuple[FadeRule, ...] = ()
     """What stays of older footage, from the youngest on."""
+    levels: bool = False
+    """Whether records of several clips together are kept beside them."""
 
     def __post_init__(self) -> None:
         require_fading(self.fade)
@@ -59,7 +61,7 @@ class RetentionRules:
     @property
     def remove(self) -> bool:
         """Whether there is one by which clips go."""
-        return replace(self, fade=()) != RetentionRules()
+        return replace(self, fade=(), levels=False) != RetentionRules()
 
 
 class Retention:
@@ -75,7 +77,7 @@ class Retention:
     ) -> None:
         self._store, self._stream_id, self._rules, self._clock = store, stream_id, rules, clock
         self._next_s = float("-inf")
-        self._upkeep = Upkeep(store, stream_id, rules.fade)
+        self._upkeep = Upkeep(store, stream_id, rules.fade, levels=rules.levels)
 
     def after_write(self) -> DeletedCounts:
         """Apply the rules when it is time again; a store that cannot is tried the next time.

@@ -1,4 +1,7 @@
-"""What is done to a stream's older clips beside its writing: they fade, in a thread of its own."""
+"""What is done with a stream's clips beside its writing, in a thread of its own.
+
+The older ones fade, and where it is wanted all get their levels.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.store.fading import FadeRule, Fading
+from pipeline.store.pyramid import Pyramid
 from pipeline.values.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -23,16 +27,20 @@ END_S = 30.0
 class Upkeep:
     """One turn after the other, begun by the writer, which never waits for one."""
 
-    def __init__(self, store: ClipStore, stream_id: str, rules: Sequence[FadeRule]) -> None:
-        self._stream_id, self._rules = stream_id, tuple(rules)
-        self._fading = Fading(store, stream_id, rules)
+    def __init__(
+        self, store: ClipStore, stream_id: str, rules: Sequence[FadeRule], *, levels: bool = False
+    ) -> None:
+        self._stream_id = stream_id
+        self._fading = Fading(store, stream_id, rules) if rules else None
+        self._pyramid = Pyramid(store, stream_id) if levels else None
         self._ends = threading.Event()
         self._turn: threading.Thread | None = None
 
     def begin(self) -> None:
         """Begin a turn, unless one is under way or there is nothing to be done."""
         is_busy = self._turn is not None and self._turn.is_alive()
-        if not self._rules or is_busy or self._ends.is_set():
+        is_idle = self._fading is None and self._pyramid is None
+        if is_idle or is_busy or self._ends.is_set():
             return
         self._turn = threading.Thread(target=self._run, name="aot-upkeep", daemon=True)
         self._turn.start()
@@ -45,10 +53,16 @@ class Upkeep:
 
     def _run(self) -> None:
         try:
-            faded = self._fading.turn(time.time(), goes_on=lambda: not self._ends.is_set())
-            if faded.clips:
-                logger.info("%s: %d clips faded", self._stream_id, faded.clips)
+            if self._fading is not None:
+                faded = self._fading.turn(time.time(), goes_on=self._goes_on)
+                if faded.clips:
+                    logger.info("%s: %d clips faded", self._stream_id, faded.clips)
+            if self._pyramid is not None and (made := self._pyramid.turn(self._goes_on)):
+                logger.debug("%s: %d levels made", self._stream_id, made)
         except PipelineError as error:
-            logger.warning("%s: fading is put off: %s", self._stream_id, error)
+            logger.warning("%s: the stream's upkeep is put off: %s", self._stream_id, error)
         except Exception:  # a thread's own errors are seen by nobody else
-            logger.exception("%s: fading failed", self._stream_id)
+            logger.exception("%s: the stream's upkeep failed", self._stream_id)
+
+    def _goes_on(self) -> bool:
+        return not self._ends.is_set()

@@ -7,6 +7,7 @@ import pytest
 from bench.query import ReadFigures, run, summarise
 from bench.query_crowd import RANGES, measure_crowd
 from bench.query_kept import measure_kept_prompt
+from bench.query_range import measure_ranges
 from bench.random_checkpoint import CheckpointSize
 from pipeline.values.types import ClipSpan
 
@@ -56,3 +57,10 @@ def test_a_crowd_is_answered_while_cameras_come_in():
         assert one["questions"] >= one["clients"]
         assert {f"{of}_retrieval_ms_p99" for of in RANGES} <= one.keys()
     assert result["crowd_lost"]["frames"] > 0
+
+
+def test_ranges_are_measured_by_one_budget():
+    result = measure_ranges(day_s=240.0, rounds=1, budget=20)
+    assert result["range_24h_clips"] > 20
+    assert result["range_levels"] > 4
+    assert result["range_24h_over_10m_whole"] > 0

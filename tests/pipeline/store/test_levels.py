@@ -11,6 +11,7 @@ from pipeline.store.fading import fade_clips
 from pipeline.store.levels import FANOUT, HIGHEST, Node, merge_node, node_at, nodes_of, nodes_over
 from pipeline.store.pyramid import Pyramid, count_reads, make_level, read_levels
 from pipeline.store.repair import repair
+from pipeline.store.retention import Retention, RetentionRules
 from pipeline.values.errors import CorruptValue
 from workers.types import Level, TokenLayout
 
@@ -237,6 +238,17 @@ def test_what_is_to_be_read_is_counted_before(store, write):
     assert count_reads(store, [node(0, 2), node(16, 2)], most=100) == 17
     assert count_reads(store, [node(0, 2), node(16, 0)], most=100) == 2
     assert count_reads(store, [node(0, HIGHEST)], most=10) > 10
+
+
+def test_a_writer_makes_levels_beside_its_writing(store, write):
+    write(0, 9)
+    retention = Retention(store, "lobby", RetentionRules(levels=True))
+    retention.after_write()
+    turn = retention._upkeep._turn
+    assert turn is not None
+    turn.join(60)
+    retention.close()
+    assert there(store) == [(1, 0), (1, 4)]
 
 
 def test_a_stream_gets_its_levels_as_it_grows(store, write):
