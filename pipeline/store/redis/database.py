@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import redis
 from redis.client import Pipeline
 from redis.cluster import RedisCluster
-from redis.exceptions import ClusterDownError, MovedError
+from redis.exceptions import AskError, ClusterDownError, MovedError
 
 from pipeline.store import rows
 from pipeline.store.checks import Place, require_current
@@ -31,7 +31,7 @@ MAX_ATTEMPTS = 16
 PAGE_ROWS = 5000
 """Rows of the index taken at a time: the server is held up for less than 2 ms."""
 
-_NODE_AWAY = (redis.ConnectionError, redis.TimeoutError, ClusterDownError, MovedError)
+_NODE_AWAY = (redis.ConnectionError, redis.TimeoutError, ClusterDownError, MovedError, AskError)
 """Of a cluster: what a node that is gone, or that lost its slots, makes of a command."""
 
 T = TypeVar("T")
@@ -146,5 +146,5 @@ class RedisDatabase:
 
     def _raise(self, error: redis.RedisError, what: str) -> NoReturn:
         text = get_words(error)
-        kind, advice = explain(error, text)
+        kind, advice = explain(error, text, in_cluster=not self._is_one_server)
         raise kind(f"{self._where}, {what}: {text}; {advice}") from error

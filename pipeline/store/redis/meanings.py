@@ -1,7 +1,13 @@
 """What an error of redis-py is to us, and what to do about it."""
 
 import redis
-from redis.exceptions import ClusterDownError, MovedError, NoPermissionError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    TryAgainError,
+)
 
 from pipeline.values.errors import (
     CorruptValue,
@@ -20,8 +26,10 @@ def get_words(error: redis.RedisError) -> str:
     return " ".join(str(error).rpartition("caused error: ")[2].split())[:200]
 
 
-def explain(error: redis.RedisError, text: str) -> tuple[type[Exception], str]:
-    """The error of ours, and the advice."""
+def explain(error: redis.RedisError, text: str, *, in_cluster: bool) -> tuple[type[Exception], str]:
+    """The error of ours, and the advice; `in_cluster`: the client knows that there are nodes."""
+    if in_cluster and isinstance(error, (MovedError, AskError, TryAgainError)):
+        return StoreUnavailable, "the stream's slot is being moved to another node; try again"
     for redis_type, prefix, kind, advice in _MEANINGS:
         if isinstance(error, redis_type) and text.startswith(prefix):
             return kind, advice

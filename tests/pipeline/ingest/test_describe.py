@@ -82,6 +82,7 @@ def test_everything_that_was_asked_for_is_there_once_and_whole():
         "start_s": 4.0,
         "end_s": 9.0,
         "max_hold_s": None,
+        "follow": False,
         "wall_start_s": 7.0,
         "zone": "Europe/Berlin",
     }
