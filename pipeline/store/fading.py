@@ -81,8 +81,8 @@ class Fading:
         for rule in reversed(self._rules):  # the coarsest first: what is old is faded once
             reached_s = self._done_s[rule] = max(reached_s, self._done_s[rule])
             old = self._iter_old(info, reached_s, now_s - rule.after_s)
-            while page := list(islice(old, PAGE)):
-                if not goes_on() or (most is not None and counts.clips >= most):
+            while page := list(islice(old, _page(most, counts.clips))):
+                if not goes_on():
                     return counts
                 due = [span for span in page if span.keep > rule.keep and span.cold is None]
                 counts += fade_clips(self._store, due, rule.keep)
@@ -96,6 +96,11 @@ class Fading:
             if not is_older(span, info, oldest_s):
                 return
             yield span
+
+
+def _page(most: int | None, done: int) -> int:
+    """How many clips to look at next; none once the most were faded."""
+    return PAGE if most is None else min(PAGE, most - done)
 
 
 def fade_clips(store: ClipStore, spans: Sequence[ClipSpan], keep: float) -> FadedCounts:

@@ -306,7 +306,7 @@ def test_a_record_of_another_key_is_refused(make_clip):
 def test_a_newer_version_is_named_with_what_to_do(make_clip):
     blob = bytearray(encode_clip(make_clip(), fingerprint="f"))
     blob[8] = 7
-    with pytest.raises(SchemaMismatch, match="version 7, this release reads 1, 2; upgrade"):
+    with pytest.raises(SchemaMismatch, match="version 7, this release reads 1, 2, 3; upgrade"):
         decode_clip(bytes(blob), key=KEY)
 
 
