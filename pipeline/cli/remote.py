@@ -159,6 +159,7 @@ def _answer(text: str, evidence: Mapping[str, Any]) -> Answer:
         streams=tuple(_stream_reading(stream) for stream in evidence["streams"]),
         without_footage=tuple(evidence["without_footage"]),
         removed=evidence["removed"],
+        bytes_read=cost["bytes_read"],
     )
 
 
