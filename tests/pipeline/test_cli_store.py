@@ -75,12 +75,13 @@ def test_a_store_is_backed_up_and_restored_whole(run, video, opened, tmp_path):
 def test_old_clips_are_cooled_asked_about_and_taken_back(
     run, video, opened, environment, tmp_path, monkeypatch
 ):
-    assert run("ingest", video, "--stream", "walk").code == 0
+    long_ago = ("--start-time", "2026-05-04T10:00:00+00:00")
+    assert run("ingest", video, "--stream", "walk", *long_ago).code == 0
     whole, asked = digests(opened, "walk"), run("ask", "What is it?", "-s", "walk", "--json")
     assert run("store", "cool").code == 2  # it is not said where to
     monkeypatch.setenv("AOT_STORE__COLD", str(tmp_path / "cold"))
     assert "nothing to move" in run("store", "cool").out
-    [cooled] = run("store", "cool", "--after", "0.001", "--json").json["streams"]
+    [cooled] = run("store", "cool", "--after", "1d", "--json").json["streams"]
     assert (cooled["stream_id"], cooled["moved"]["clips"]) == ("walk", CLIPS)
     clips = run("clips", "ls", "walk", "--json").json["clips"]
     assert all(clip["cold"] for clip in clips)
