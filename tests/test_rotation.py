@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from tests.rotation import rotate
+import pytest
+
+from tests.rotation import LONGEST_S, is_bounded, rotate
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,9 @@ def test_nothing_is_lost():
 def test_every_test_has_a_case_before_one_has_a_second():
     first = {item.nodeid.partition("[")[0] for item in rotate(ITEMS, 5)[:3]}
     assert first == {"a.py::one", "a.py::many", "b.py::two"}
+
+
+@pytest.mark.parametrize(("limit_s", "bounded"), [(LONGEST_S, True), (LONGEST_S + 1, False)])
+def test_what_may_take_longer_than_ten_minutes_is_left_to_the_whole(request, limit_s, bounded):
+    request.node.add_marker(pytest.mark.timeout(limit_s))
+    assert is_bounded(request.node) is bounded
