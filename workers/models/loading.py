@@ -5,6 +5,7 @@ not in the checkpoint would be random: that is an error, never a warning.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,9 @@ from workers.models.prompt import PromptWriter
 
 TOWER_LAYERS = (".vision_tower.encoder.", ".visual.blocks.")
 """In the names of weights that only a vision half has."""
+_ONE_AT_A_TIME = threading.Lock()
+"""While it loads, transformers replaces functions of its classes and puts them back. Two that load
+at once may put back what the other had put there: no model's embeddings are tied from then on."""
 
 
 def load_config(checkpoint: Checkpoint, config_class: type[PretrainedConfig]) -> Any:
@@ -52,7 +56,7 @@ def load_half(
         key_mapping: patterns of the weights' names on disk, and what they are in `half`.
     """
     try:
-        with _quiet():
+        with _ONE_AT_A_TIME, _quiet():
             loaded: Any = half.from_pretrained(
                 checkpoint.folder,
                 config=config,

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from tests.checkpoints import random_frames, write_tiny_checkpoint
 from tests.scores import scores
@@ -423,6 +424,31 @@ def test_two_threads_load_and_encode(pristine):
         thread.join(30)
 
     assert all(torch.equal(got[i], expected) for i in range(2))
+
+
+def test_two_threads_load_one_after_the_other(pristine, monkeypatch):
+    """transformers changes its own classes while it loads, and is not made for two at once."""
+    loading, most = [], []
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def watched(cls, *args, **options):
+        loading.append(cls)
+        time.sleep(0.05)
+        most.append(len(loading))
+        try:
+            return load(cls, *args, **options)
+        finally:
+            loading.pop()
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(watched))
+    tie_weights = PreTrainedModel.tie_weights
+    threads = [threading.Thread(target=open_vision_encoder, args=(pristine,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1, 1, 1]
+    assert PreTrainedModel.tie_weights is tie_weights
 
 
 def _identity(folder, name):
