@@ -139,7 +139,8 @@ def test_streams_of_a_host_that_is_cut_off_are_read_by_others_and_it_ends_its_ow
         )
     )
     assert time.monotonic() - began_s < 30
-    assert Counter(map(len, site.readers.values())) == {1: 6, 2: 6}, "both read until it hears"
+    # Both read until it hears.
+    wait_until(lambda: Counter(map(len, site.readers.values())) == {1: 6, 2: 6})
     deaf.cut.clear()
     wait_until(lambda: all(len(readers) == 1 for readers in site.readers.values()))
     wait_until(lambda: shares(site) == [6, 6])
