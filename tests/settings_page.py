@@ -62,7 +62,7 @@ def _show_default(info: FieldInfo) -> str:
 def _show_type(info: FieldInfo) -> str:
     kind = info.annotation
     name = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
-    name = re.sub(r"\b(typing|pathlib|pydantic\.types)\.", "", name)
+    name = re.sub(r"\b(typing|pathlib|pydantic\.types|pipeline\.settings\.\w+)\.", "", name)
     name = name.replace("NoneType", "null").replace("None", "null").replace("|", "or")
     bounds = [
         f"{sign} {getattr(rule, key):,}".replace(",", " ")

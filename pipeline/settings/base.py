@@ -9,6 +9,8 @@ from pipeline.values.errors import InvalidQuery
 from pipeline.values.times import parse_duration
 from workers.redact import redact_url
 
+ENV_PREFIX = "AOT_"
+
 
 class Group(BaseModel):
     """A part of a settings file."""

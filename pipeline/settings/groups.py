@@ -1,31 +1,34 @@
 """What can be set: one frozen value, whose parts are groups of a settings file.
 
-Knows nothing of files and variables. Passwords are kept apart from URLs, and neither is shown.
+Knows nothing of files and variables.
 """
 
 import ipaddress
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, urlsplit
 
 from pydantic import (
     ByteSize,
     Field,
-    SecretStr,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.settings.base import Group, parse_length, parse_share
+from pipeline.settings.base import ENV_PREFIX, Group
 from pipeline.settings.serve import ServeSettings
+from pipeline.settings.storage import (
+    DATA_FOLDER,
+    RetentionSettings,
+    SpoolSettings,
+    StoreSettings,
+)
 from pipeline.settings.stream_logs import StreamLogs
 from pipeline.store import StoreConfig, embedded_folder
-from pipeline.store.retention import FadeRule, RetentionRules
+from pipeline.store.retention import RetentionRules
 from pipeline.store.spool import SpoolRules
-from pipeline.values.errors import InvalidQuery, InvalidSettings
+from pipeline.values.errors import InvalidQuery
 from pipeline.values.times import parse_zone
 from workers.names import STREAM_ID
 from workers.redact import redact_url
@@ -36,14 +39,7 @@ if TYPE_CHECKING:
     from workers.compress import CompressSettings
     from workers.tracing.open import TraceSettings
 
-ENV_PREFIX = "AOT_"
 DEFAULT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
-DATA_FOLDER = "~/.local/share/aot-stream"
-MAX_PASSWORD_BYTES = 4096
-_WITH_PASSWORD = ("redis://", "rediss://", "unix://", "sentinel://")
-
-_EARLY_END = re.compile(r"(?:rediss?|unix|sentinel)://[^/?#@]+[/?#].*@", re.IGNORECASE)
-"""A `/`, `?` or `#` in a password: the host would be taken from what stands before it."""
 
 
 class ModelSettings(Group):
@@ -161,106 +157,6 @@ class StreamSettings(Group):
                 "environment and name the variable: url_env"
             )
         return self
-
-
-class StoreSettings(Group):
-    """Where the records are."""
-
-    url: str = f"embedded://{DATA_FOLDER}"
-    """embedded://FOLDER, unix:///SOCKET, redis://HOST:PORT/DB, rediss://... or sentinel://..."""
-    password: SecretStr | None = None
-    """Of the server; in the environment (AOT_STORE__PASSWORD) rather than in a file."""
-    password_file: Path | None = None
-    """A file that holds the password and nothing else."""
-    namespace: str = "aot"
-    dtype: Literal["bf16", "int8"] = "bf16"
-    timeout_s: float = Field(default=5.0, gt=0, le=600)
-    connect_timeout_s: float = Field(default=2.0, gt=0, le=60)
-    outage_s: float = Field(default=300.0, ge=0, le=86_400)
-    """How long a session waits for a server that is away before it gives up."""
-    appendfsync: Literal["everysec", "always"] = "everysec"
-    cold: str | None = None
-    """Where clips go that are older than `retention.cool_after`: a folder that every machine sees,
-    `s3://BUCKET/PREFIX?region=...` or `gs://...`; credentials come from the environment."""
-
-    @field_validator("cold")
-    @classmethod
-    def _check_cold(cls, cold: str | None) -> str | None:
-        if cold is None or "://" in cold:
-            return cold
-        return str(Path(cold).expanduser().absolute())
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, url: str) -> str:
-        if _EARLY_END.match(url):
-            raise ValueError(
-                "a password in a URL must have / as %2F, ? as %3F and # as %23; better set "
-                f"{ENV_PREFIX}STORE__PASSWORD or store.password_file"
-            )
-        try:
-            urlsplit(url)
-        except ValueError:  # its text may hold a part of the password
-            raise ValueError("is no URL; expected such as redis://HOST:PORT/DB") from None
-        return url
-
-    @model_validator(mode="after")
-    def _check_password(self) -> "StoreSettings":
-        if self.password is None and self.password_file is None:
-            return self
-        if self.password is not None and self.password_file is not None:
-            raise ValueError("got both a password and a password_file, expected one of them")
-        if not self.url.lower().startswith(_WITH_PASSWORD):
-            raise ValueError(
-                "only redis://, rediss://, unix:// and sentinel:// stores take a password"
-            )
-        return self
-
-
-class SpoolSettings(Group):
-    """Where clips of endless sources are kept while the store is away. Files are not spooled: they
-    wait, and can be read again."""
-
-    folder: Path | None = None
-    """On a disk of the machine that reads the sources; null takes `spool` in an embedded store's
-    folder, else ~/.local/share/aot-stream/spool."""
-    max_bytes: ByteSize = Field(default=ByteSize(2_000_000_000), ge=0)
-    """Of all streams of this machine; beyond it footage is lost and recorded as a gap `store`. 0
-    keeps no spool: a session waits for its store, and what is not read meanwhile is the gap."""
-
-
-class FadeSettings(Group):
-    """What stays of footage from some age on."""
-
-    after: float = Field(gt=0)
-    """`1d`, `12h`, or seconds."""
-    keep: float = Field(gt=0, lt=1)
-    """Share of the tokens before the reduction: `2%`, or 0.02."""
-
-    _parse_after = field_validator("after", mode="before")(parse_length)
-    _parse_keep = field_validator("keep", mode="before")(parse_share)
-
-
-class RetentionSettings(Group):
-    """How long footage is kept; null keeps it without a limit."""
-
-    max_age: float | None = Field(default=None, gt=0)
-    """`30d`, `12h`, or seconds: of footage since it was seen."""
-    max_bytes_per_stream: ByteSize | None = Field(default=None, gt=0)
-    """`50GB`, `500MB`, or bytes: of a stream's records; the oldest go first."""
-    max_bytes: ByteSize | None = Field(default=None, gt=0)
-    """The same of all streams together."""
-    cool_after: float | None = Field(default=None, gt=0)
-    """`7d`, `12h`, or seconds: older footage is kept in the cold tier (`store.cold`)."""
-    fade: tuple[FadeSettings, ...] = ()
-    """`[{after: 1d, keep: 2%}, {after: 7d, keep: 0.2%}]`: older footage keeps fewer of its tokens,
-    a share of those before the reduction; each later rule keeps less."""
-    levels: bool = False
-    """Sessions also keep records of 4, 16, 64, ... clips together, so that the first question over
-    a long range costs what later ones do (`ask.fit: recompress`); a third more bytes at most, which
-    no limit counts."""
-
-    _parse_age = field_validator("max_age", "cool_after", mode="before")(parse_length)
 
 
 class RaySettings(Group):
@@ -417,26 +313,12 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     def store_config(self) -> StoreConfig:
-        """What opens the store, here and in every worker, its password included.
-
-        Raises:
-            InvalidSettings: the password's file cannot be read.
-        """
-        fields = self.store.model_dump(exclude={"password", "password_file", "url"})
-        return StoreConfig(_with_password(self.store), **fields)
+        """See `StoreSettings.to_config`."""
+        return self.store.to_config()
 
     def retention_rules(self) -> RetentionRules:
-        """What sessions remove of what they wrote."""
-        rules = self.retention
-        fade = tuple(FadeRule(rule.after, rule.keep) for rule in rules.fade)
-        return RetentionRules(
-            rules.max_age,
-            rules.max_bytes_per_stream,
-            rules.max_bytes,
-            rules.cool_after,
-            fade,
-            rules.levels,
-        )
+        """See `RetentionSettings.to_rules`."""
+        return self.retention.to_rules()
 
     def spool_rules(self) -> SpoolRules | None:
         """Where endless sources' clips wait for the store; None where they do not."""
@@ -523,35 +405,3 @@ class Settings(BaseSettings):
         names = ("workers", "worker_cpus", "worker_gpus", "worker_resources", "clips_in_flight")
         names += ("ready_timeout_s", "result_timeout_s", "lost_timeout_s")
         return PoolSettings(**{name: getattr(self.ray, name) for name in names})
-
-
-def _with_password(store: StoreSettings) -> str:
-    """The store's URL with its password, wherever that came from."""
-    if store.password is not None:
-        password = store.password.get_secret_value()
-    elif store.password_file is not None:
-        password = _read_password(store.password_file)
-    else:
-        return store.url
-    scheme, _, rest = store.url.partition("://")
-    user, at, place = rest.rpartition("@")
-    if ":" in user:
-        raise InvalidSettings("store: got a password in the URL and another; take one of them out")
-    return f"{scheme}://{user if at else ''}:{quote(password, safe='')}@{place}"
-
-
-def _read_password(path: Path) -> str:
-    try:
-        with path.expanduser().open("rb") as file:
-            password = file.read(MAX_PASSWORD_BYTES + 1).decode().strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8"
-        raise InvalidSettings(
-            f"store.password_file {str(path)!r} cannot be read ({reason}); check path and rights"
-        ) from None
-    if not password or len(password) > MAX_PASSWORD_BYTES or "\n" in password:
-        raise InvalidSettings(
-            f"store.password_file {str(path)!r} holds no password; expected one line of 1 to "
-            f"{MAX_PASSWORD_BYTES} bytes"
-        )
-    return password

@@ -16,8 +16,9 @@ import yaml
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
+from pipeline.settings.base import ENV_PREFIX
 from pipeline.settings.check import check_reducer
-from pipeline.settings.groups import ENV_PREFIX, Settings, StreamSettings
+from pipeline.settings.groups import Settings, StreamSettings
 from pipeline.settings.server import KEY, KEY_FILE, SERVER
 from pipeline.values.errors import InvalidSettings
 from workers.redact import HIDDEN, redact_text, redact_url
