@@ -5,7 +5,7 @@ whoever has the key; over stdio the caller is the process that started it. What 
 an error that the model reads. Knows of no route.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -58,6 +58,8 @@ class Compared(BaseModel):
 
 
 Names = Annotated[list[str], Field(min_length=1, max_length=64)]
+FindKey = Callable[[Context], Key]
+"""Whose request it is."""
 
 
 def create_mcp(
@@ -71,6 +73,17 @@ def create_mcp(
 
     def find(context: Context) -> Key:
         return caller or context.request_context.request.state.caller  # type: ignore[union-attr]
+
+    _add_streams(server, service, find)
+    _add_questions(server, service, find)
+    _add_watches(server, service, find)
+    if may_write:
+        _add_writing(server, service, find)
+    return server
+
+
+def _add_streams(server: MCPServer[Any], service: Service, find: FindKey) -> None:
+    """What there is: streams, their coverage, the tokens of a clip."""
 
     @server.tool(annotations=READS)
     def list_streams(context: Context) -> dict[str, Any]:
@@ -89,6 +102,17 @@ def create_mcp(
         with _told_as(ToolError):
             measured = measure_coverage(service.store, service.settings, find(context), window)
         return to_plain(measured)
+
+    @server.resource("clip://{stream}/{key}", mime_type=ARROW)
+    def clip(stream: str, key: str, context: Context) -> bytes:
+        """The tokens of a clip, `EPOCH-INDEX`: an Arrow IPC stream, a row a token."""
+        with _told_as(ResourceError):
+            require_stream(service.store, find(context), stream)
+            return read_body(service.store, stream, key)
+
+
+def _add_questions(server: MCPServer[Any], service: Service, find: FindKey) -> None:
+    """What is asked of a model."""
 
     @server.tool(annotations=READS)
     async def ask(
@@ -136,6 +160,10 @@ def create_mcp(
                 answers.append({"window": one.model_dump(exclude_none=True), **told})
         return {"answers": answers}
 
+
+def _add_watches(server: MCPServer[Any], service: Service, find: FindKey) -> None:
+    """Standing questions, as they are."""
+
     @server.tool(annotations=READS)
     def watch_list(context: Context, stream: str) -> dict[str, Any]:
         """The standing questions of a stream, and the newest of what they found."""
@@ -150,36 +178,29 @@ def create_mcp(
                 "events": to_plain(newest_events(service.store, stream, MAX_EVENTS)),
             }
 
-    if may_write:
 
-        @server.tool(annotations=WRITES)
-        def watch_add(
-            context: Context,
-            watch_id: WatchName,
-            stream: str,
-            question: Text,
-            expect: Annotated[str, Field(max_length=64)] = "yes",
-            window_s: Annotated[float, Field(gt=0, le=86_400)] | None = None,
-            cooldown_s: Annotated[float, Field(ge=0, le=1e9)] = 0.0,
-        ) -> dict[str, Any]:
-            """Have a question asked of every new clip of a stream, until a person removes it."""
-            key = find(context)
-            with _told_as(ToolError):
-                require_scope(key, "ingest")
-                require_stream(service.store, key, stream)
-                rule = {"expect": expect, "window_s": window_s, "cooldown_s": cooldown_s}
-                watch = Watch(watch_id, stream, question, **rule)
-                begin_watch(service.store, watch)
-            return to_plain(watch)
+def _add_writing(server: MCPServer[Any], service: Service, find: FindKey) -> None:
+    """What changes something."""
 
-    @server.resource("clip://{stream}/{key}", mime_type=ARROW)
-    def clip(stream: str, key: str, context: Context) -> bytes:
-        """The tokens of a clip, `EPOCH-INDEX`: an Arrow IPC stream, a row a token."""
-        with _told_as(ResourceError):
-            require_stream(service.store, find(context), stream)
-            return read_body(service.store, stream, key)
-
-    return server
+    @server.tool(annotations=WRITES)
+    def watch_add(
+        context: Context,
+        watch_id: WatchName,
+        stream: str,
+        question: Text,
+        expect: Annotated[str, Field(max_length=64)] = "yes",
+        window_s: Annotated[float, Field(gt=0, le=86_400)] | None = None,
+        cooldown_s: Annotated[float, Field(ge=0, le=1e9)] = 0.0,
+    ) -> dict[str, Any]:
+        """Have a question asked of every new clip of a stream, until a person removes it."""
+        key = find(context)
+        with _told_as(ToolError):
+            require_scope(key, "ingest")
+            require_stream(service.store, key, stream)
+            rule = {"expect": expect, "window_s": window_s, "cooldown_s": cooldown_s}
+            watch = Watch(watch_id, stream, question, **rule)
+            begin_watch(service.store, watch)
+        return to_plain(watch)
 
 
 def create_mcp_app(server: MCPServer[Any]) -> Starlette:
