@@ -2,39 +2,24 @@
 
 import random
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from pipeline.store import StoreConfig, open_store
 from pipeline.values.errors import StoreFull
 from pipeline.values.types import StreamTotals
+from tests.pipeline.store.killed import run_killed
 
 CLIPS = 400
 REMOVE = """
-import os, signal, sys
-from redis.client import Pipeline
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.redis import expiry
 
-url, end_s, kill_at, sends_it = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-expiry.PAGE, execute, count = 3, Pipeline.execute, 0
-
-def execute_or_die(self, *args, **options):
-    global count
-    count += 1
-    if count == kill_at:
-        if sends_it:
-            execute(self, *args, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return execute(self, *args, **options)
-
-Pipeline.execute = execute_or_die
+url, end_s = arguments
+expiry.PAGE = 3
 with open_store(StoreConfig(url)) as store:
-    store.delete_range("lobby", None, end_s)
+    store.delete_range("lobby", None, float(end_s))
 """
-"""Kills itself at its n-th transaction: before it is sent, or behind it."""
 
 
 def fill(store, info, make_clip, count):
@@ -69,9 +54,8 @@ def test_a_removal_that_is_killed_at_seeded_points_leaves_nothing_half(serve, in
         given = store.list_spans("lobby")
         for turn in range(6):
             kill_at, sends_it = rng.randint(1, CLIPS // 3 // 6), turn % 2
-            arguments = [server.url, str(4.0 * CLIPS), str(kill_at), str(sends_it)]
-            remover = subprocess.run([sys.executable, "-c", REMOVE, *arguments], check=False)
-            assert remover.returncode == -signal.SIGKILL
+            code = run_killed(REMOVE, kill_at, server.url, 4.0 * CLIPS, sends_it=bool(sends_it))
+            assert code == -signal.SIGKILL
             seen.append(len(assert_whole(store, server.client(), given)))
         assert seen == sorted(seen)
         assert len(set(seen) - {0, CLIPS}) >= 2  # kills did fall into the middle

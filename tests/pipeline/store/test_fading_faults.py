@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -11,31 +9,18 @@ from pipeline.store import StoreConfig, open_store
 from pipeline.store.fading import FadeRule, Fading
 from pipeline.store.memory import MemoryStore
 from pipeline.values.types import StreamTotals
+from tests.pipeline.store.killed import run_killed
 
 DAY_S = 86_400.0
 FADE = """
-import os, signal, sys
-from redis.client import Pipeline
 from pipeline.store import StoreConfig, fading, open_store
 from pipeline.store.retention import FadeRule
 
-url, kill_at, sends_it, keep = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-fading.PAGE, execute, count = 3, Pipeline.execute, 0
-
-def execute_or_die(self, *args, **options):
-    global count
-    count += 1
-    if count == kill_at:
-        if sends_it:
-            execute(self, *args, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return execute(self, *args, **options)
-
-Pipeline.execute = execute_or_die
+url, keep = arguments
+fading.PAGE = 3
 with open_store(StoreConfig(url)) as store:
-    fading.Fading(store, "lobby", [FadeRule(1.0, keep)]).turn(1e9)
+    fading.Fading(store, "lobby", [FadeRule(1.0, float(keep))]).turn(1e9)
 """
-"""Kills itself at its n-th message to the server: before it is sent, or behind it."""
 
 
 def fill(store, info, make_clip, count):
@@ -69,9 +54,9 @@ def run_through_kills(serve, info, make_clip, points, clips):
         given = fill(store, info, make_clip, clips)
         for turn in range(points):
             keep = 0.5 / 2 ** (turn // 5)
-            arguments = [server.url, str(rng.randint(1, clips // 3)), str(turn % 2), str(keep)]
-            fader = subprocess.run([sys.executable, "-c", FADE, *arguments], check=False)
-            assert fader.returncode in (-signal.SIGKILL, 0)
+            kill_at = rng.randint(1, clips // 3)
+            code = run_killed(FADE, kill_at, server.url, keep, sends_it=bool(turn % 2))
+            assert code in (-signal.SIGKILL, 0)
             seen.append(assert_whole(store, server.client(), given, keep))
         assert len(set(seen) - {0, clips}) >= min(2, points)  # kills did fall into the middle
         Fading(store, "lobby", [FadeRule(1.0, 0.01)]).turn(1e9)
