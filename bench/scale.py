@@ -77,11 +77,11 @@ class SleepingWorker:
 
     def push(self, pushes: Sequence[Push]) -> list[Pushed | Exception]:
         """Nothing here is live."""
-        raise NotImplementedError
+        raise NotImplementedError("a stand-in for files was pushed live frames")
 
     def finish(self, state: Any, dtype: torch.dtype) -> ClipTokens:
         """Nothing here is live."""
-        raise NotImplementedError
+        raise NotImplementedError("a stand-in for files was told to finish a live clip")
 
     def close(self) -> None:
         """Holds nothing."""

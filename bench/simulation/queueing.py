@@ -47,6 +47,7 @@ def simulate_worker(
             yield environment.timeout(1 / fleet.fps)
 
     def worker() -> Generator[Any, Any, None]:
+        """Takes what waits, a batch at most, for as long as that takes."""
         nonlocal came
         while True:
             if not waiting:

@@ -51,6 +51,7 @@ def simulate_loss(
     owned, read, stored = [], [], []
 
     def stream(number: int, silent_s: float) -> Generator[Any, Any, None]:
+        """One that was lost: missed, claimed from the list, opened, seen, stored."""
         yield environment.timeout(silent_s + rng.uniform(0, services.beat_s))
         with the_list.request() as turn:
             yield turn
