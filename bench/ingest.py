@@ -13,22 +13,21 @@ Two measurements, both in this process, without Ray (which would spread the CPU 
 """
 
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from bench.camera import write_camera_clips
 from bench.facts import measured_commit
+from bench.folders import own_folder, store_url
 from bench.random_checkpoint import CheckpointSize, write_random_checkpoint
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.embedded import start_embedded, stop_embedded
+from pipeline.store.embedded import start_embedded
 from workers.clips import open_clips
 from workers.compress import CompressSettings, reducer_for
 from workers.compress.device import fixed_threads
@@ -103,11 +102,11 @@ def run(
 
     `seconds`: length of the video for the overhead; `hour_s`: of the one for the memory.
     """
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
-        folder = Path(name)
-        with own_store(folder) as store:
-            memory, hour = _measure_memory(folder, store, hour_s, on_progress)
-            figures, last = _measure_overhead(folder, store, seconds, rounds, on_progress)
+    with own_folder() as folder:
+        store = StoreConfig(store_url(folder))
+        open_store(store).close()
+        memory, hour = _measure_memory(folder, store, hour_s, on_progress)
+        figures, last = _measure_overhead(folder, store, seconds, rounds, on_progress)
     return summarise(figures, last, memory) | {
         "seconds": seconds,
         "hour_s": hour_s,
@@ -259,17 +258,6 @@ def bench_settings(model: Path, store: StoreConfig) -> Settings:
         "ray": {"enabled": False},
     }
     return load_settings(None, given)
-
-
-@contextmanager
-def own_store(folder: Path) -> Iterator[StoreConfig]:
-    """An embedded store for the time of the bench."""
-    config = StoreConfig(f"embedded://{folder}/store")
-    try:
-        open_store(config).close()
-        yield config
-    finally:
-        stop_embedded(folder / "store")
 
 
 def _cpu_s(settings: Settings) -> float:

@@ -28,12 +28,13 @@ import numpy as np
 
 from bench.camera import draw_still, draw_street, encode_units, iter_decode_all, iter_live_pictures
 from bench.facts import measured_commit
+from bench.folders import own_folder, store_url
 from bench.random_checkpoint import CheckpointSize, write_random_checkpoint
 from bench.rtsp_server import Recording, serve_apart
 from pipeline.ingest.live import LiveEnd, ingest_live, open_source
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings, load_settings
-from pipeline.store.embedded import start_embedded, stop_embedded
+from pipeline.store.embedded import start_embedded
 from workers.decode.frame import resize
 from workers.live.push import InlinePusher
 from workers.live.session import LiveProgress, LiveSettings, run_live_session
@@ -164,19 +165,15 @@ def make_recording(fps: int) -> Recording:
 
 @contextmanager
 def _settings(model: Path, fps: float = 1.0) -> Iterator[Settings]:
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
-        store = Path(name) / "store"
+    with own_folder() as folder:
         overrides: dict[str, Any] = {
             "model": {"id": str(model)},
             "ingest": {"fps": fps},
             "live": {"networks": ("127.0.0.0/8",)},
-            "store": {"url": f"embedded://{store}"},
+            "store": {"url": store_url(folder)},
             "ray": {"enabled": False},
         }
-        try:
-            yield load_settings(None, overrides)
-        finally:
-            stop_embedded(store)
+        yield load_settings(None, overrides)
 
 
 def measure_load(settings: Settings, url: str, camera_pid: int, count: int, seconds: float) -> Load:

@@ -14,24 +14,22 @@ An hour of one stream is put into an embedded store of its own (900 clips of 4 s
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from aot import ClipTokens
 from bench.facts import measured_commit
+from bench.folders import own_folder, store_url
 from bench.query_answer import measure_first_token
 from bench.query_crowd import measure_crowd
 from bench.query_kept import measure_kept_prompt
 from bench.query_range import measure_ranges
 from pipeline.store import ClipStore, StoreConfig, open_store
-from pipeline.store.embedded import stop_embedded
 from pipeline.store.redis.connection import iter_plain_values, wait_until_idle
 from pipeline.values.types import ClipSpan, StreamInfo
 from workers.types import ClipStats, CompressedClip
@@ -140,19 +138,15 @@ def _filled_store(
 ) -> Iterator[tuple[ClipStore, float]]:
     """An embedded store with an hour in it, and the milliseconds a put took."""
     on_progress(f"storing {num_clips} clips of {num_tokens} tokens")
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as folder:
-        try:
-            with open_store(StoreConfig(f"embedded://{folder}/store")) as store:
-                store.put_info(StreamInfo(STREAM_ID, "bench", "random", "bench"))
-                lease = store.acquire_lease(STREAM_ID, "bench", ttl_s=3600)
-                clips = [make_clip(index, num_tokens) for index in range(8)]
-                started_s = time.perf_counter()
-                for index in range(num_clips):
-                    clip = moved_to(clips[index % len(clips)], index)
-                    store.put_clip(clip, lease, fingerprint="bench")
-                yield store, (time.perf_counter() - started_s) * 1e3 / num_clips
-        finally:
-            stop_embedded(Path(folder) / "store")
+    with own_folder() as folder, open_store(StoreConfig(store_url(folder))) as store:
+        store.put_info(StreamInfo(STREAM_ID, "bench", "random", "bench"))
+        lease = store.acquire_lease(STREAM_ID, "bench", ttl_s=3600)
+        clips = [make_clip(index, num_tokens) for index in range(8)]
+        started_s = time.perf_counter()
+        for index in range(num_clips):
+            clip = moved_to(clips[index % len(clips)], index)
+            store.put_clip(clip, lease, fingerprint="bench")
+        yield store, (time.perf_counter() - started_s) * 1e3 / num_clips
 
 
 def make_clip(index: int, num_tokens: int) -> CompressedClip:

@@ -7,20 +7,19 @@ about the same share of each, so that the ratio is that of the whole model and t
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.camera import write_camera_clips
+from bench.folders import own_folder, store_url
 from bench.random_checkpoint import CheckpointSize, write_random_checkpoint
 from pipeline.ask.run import Question, ask_stream
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
-from pipeline.store.embedded import stop_embedded
 from workers.clips import open_clips
 from workers.compress.inline import InlineWorkers
 from workers.models import LanguageModel, open_language_model
@@ -92,8 +91,7 @@ Prepared = tuple[Settings, Path, ClipStore, LanguageModel, InlineWorkers]
 @contextmanager
 def _prepared(size: CheckpointSize, on_progress: Callable[[str], None]) -> Iterator[Prepared]:
     """A video, its stream in a store of its own, and both halves loaded."""
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
-        folder = Path(name)
+    with own_folder() as folder:
         on_progress(f"encoding {2 * WINDOW_S:.0f} s of 1080p, writing a model")
         loops = int(2 * WINDOW_S) // SCENE_S
         video = write_camera_clips(folder, (GOP,), seconds=SCENE_S, loops=loops)[GOP]
@@ -103,21 +101,18 @@ def _prepared(size: CheckpointSize, on_progress: Callable[[str], None]) -> Itera
                 "device": "cpu",
                 "dtype": "float32",
             },
-            "store": {"url": f"embedded://{folder}/store"},
+            "store": {"url": store_url(folder)},
             "ray": {"enabled": False},
         }
         settings = load_settings(None, given)
-        try:
-            on_progress("ingesting it")
-            list(ingest(settings, [IngestRequest(VideoSource(str(video), "window"))]))
-            model = open_language_model(settings.model.id)
-            with (
-                open_store(settings.store_config()) as store,
-                InlineWorkers(settings.compress_settings()) as workers,
-            ):
-                yield settings, video, store, model, workers
-        finally:
-            stop_embedded(folder / "store")
+        on_progress("ingesting it")
+        list(ingest(settings, [IngestRequest(VideoSource(str(video), "window"))]))
+        model = open_language_model(settings.model.id)
+        with (
+            open_store(settings.store_config()) as store,
+            InlineWorkers(settings.compress_settings()) as workers,
+        ):
+            yield settings, video, store, model, workers
 
 
 def _from_cache(store: ClipStore, model: LanguageModel) -> None:

@@ -12,7 +12,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from bench.camera import write_camera_clips
+from bench.folders import own_folder, store_url
 from bench.live import CAMERA_FPS, bundled_model, make_recording
 from bench.rtsp_server import serve_apart
 from pipeline.ingest.live import LiveEnd, ingest_live
@@ -35,7 +35,6 @@ from pipeline.serve.http import listen, make_server
 from pipeline.serve.service import Service
 from pipeline.settings import Settings, load_settings
 from pipeline.store import open_store
-from pipeline.store.embedded import stop_embedded
 from workers.live.session import LiveProgress
 from workers.types import VideoSource
 
@@ -69,26 +68,20 @@ def measure_crowd(
 ) -> dict[str, Any]:
     """`crowd`: figures of each number of clients; `crowd_lost`: frames that were shed, gaps."""
     result: dict[str, Any] = {"crowd": [], "crowd_lost": None}
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
-        folder = Path(name)
-        settings = load_settings(None, given_settings(folder))
-        try:
-            on_progress(f"storing {day_s / 3600:g} h of cache")
-            fill_day(settings, folder, day_s)
-            with (
-                serve_apart(make_recording(CAMERA_FPS)) as (url, _),
-                _ingesting(settings, url) as end,
-            ):
-                for together in (max(clients), 1):
-                    with _serving(settings, together) as port:
-                        for count in clients if together > 1 else [max(clients)]:
-                            figures = _measure(port, count, seconds)
-                            told = {"clients": count, "together": together, **figures}
-                            result["crowd"].append(told)
-                            on_progress(json.dumps(told))
-                result["crowd_lost"] = end()
-        finally:
-            stop_embedded(folder / "store")
+    with own_folder() as folder:
+        settings = filled_day(folder, day_s, on_progress)
+        with (
+            serve_apart(make_recording(CAMERA_FPS)) as (url, _),
+            _ingesting(settings, url) as end,
+        ):
+            for together in (max(clients), 1):
+                with _serving(settings, together) as port:
+                    for count in clients if together > 1 else [max(clients)]:
+                        figures = _measure(port, count, seconds)
+                        told = {"clients": count, "together": together, **figures}
+                        result["crowd"].append(told)
+                        on_progress(json.dumps(told))
+            result["crowd_lost"] = end()
     return result
 
 
@@ -96,15 +89,17 @@ def given_settings(folder: Path) -> dict[str, Any]:
     """A store of its own in a folder, and the bundled model."""
     return {
         "model": {"id": str(bundled_model(folder))},
-        "store": {"url": f"embedded://{folder}/store"},
+        "store": {"url": store_url(folder)},
         "live": {"networks": ("127.0.0.0/8",)},
         "ray": {"enabled": False},
         "serve": {"port": 0, "keys_file": str(folder / "none.json"), "requests_per_s": 1e6},
     }
 
 
-def fill_day(settings: Settings, folder: Path, day_s: float) -> None:
-    """The stream `day`: a scene's clips, moved on until the day is full."""
+def filled_day(folder: Path, day_s: float, on_progress: Report = lambda _: None) -> Settings:
+    """Settings whose store has the stream `day`: a scene's clips, moved on until it is full."""
+    on_progress(f"storing {day_s / 3600:g} h of cache")
+    settings = load_settings(None, given_settings(folder))
     [video] = write_camera_clips(folder, (25,), seconds=32, height=360, width=640).values()
     list(ingest(settings, [IngestRequest(VideoSource(str(video), "scene"))]))
     with open_store(settings.store_config()) as store:
@@ -126,6 +121,7 @@ def fill_day(settings: Settings, folder: Path, day_s: float) -> None:
             )
             store.put_clip(moved, lease, fingerprint=info.fingerprint)
             index, at_s = index + 1, at_s + length_s
+    return settings
 
 
 @contextmanager

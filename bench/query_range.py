@@ -9,20 +9,17 @@ answer, and the day over the ten minutes. No prompt is kept.
 
 import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.query_crowd import DAY_S, fill_day, given_settings
+from bench.folders import own_folder
+from bench.query_crowd import DAY_S, filled_day
 from pipeline.ask.answer import Answer
 from pipeline.ask.run import Question, ask
-from pipeline.settings import load_settings
 from pipeline.store import open_store
-from pipeline.store.embedded import stop_embedded
 from pipeline.store.pyramid import Pyramid
 from workers.models import open_language_model
 
@@ -41,37 +38,31 @@ def measure_ranges(
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """`range_...`: figures of each range, and the longest over the shortest."""
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
-        folder = Path(name)
-        settings = load_settings(None, given_settings(folder))
-        try:
-            on_progress(f"storing {day_s / 3600:g} h of cache")
-            fill_day(settings, folder, day_s)
-            with open_store(settings.store_config()) as store:
-                on_progress("making its levels")
-                began_s = time.perf_counter()
-                made = Pyramid(store, "day").turn()
-                level_ms = (time.perf_counter() - began_s) * 1000 / max(1, made)
-                model, taken = open_language_model(settings.model.id), {of: [] for of in RANGES}
-                rng = random.Random(3)
-                for number in range(-1, rounds):
-                    on_progress(f"asking, round {number + 1} of {rounds}")
-                    for of, length_s in RANGES.items():
-                        start_s = rng.uniform(0, max(0.0, day_s - length_s))
-                        asked = Question(
-                            QUESTIONS[number % len(QUESTIONS)],
-                            ("day",),
-                            start=start_s,
-                            end=start_s + min(length_s, day_s),
-                            max_visual_tokens=budget,
-                            max_new_tokens=4,
-                            fit="recompress",
-                        )
-                        answer = ask(store, model, asked)
-                        if number >= 0:  # what is loaded at first use is not told
-                            taken[of].append(answer)
-        finally:
-            stop_embedded(folder / "store")
+    with own_folder() as folder:
+        settings = filled_day(folder, day_s, on_progress)
+        with open_store(settings.store_config()) as store:
+            on_progress("making its levels")
+            began_s = time.perf_counter()
+            made = Pyramid(store, "day").turn()
+            level_ms = (time.perf_counter() - began_s) * 1000 / max(1, made)
+            model, taken = open_language_model(settings.model.id), {of: [] for of in RANGES}
+            rng = random.Random(3)
+            for number in range(-1, rounds):
+                on_progress(f"asking, round {number + 1} of {rounds}")
+                for of, length_s in RANGES.items():
+                    start_s = rng.uniform(0, max(0.0, day_s - length_s))
+                    asked = Question(
+                        QUESTIONS[number % len(QUESTIONS)],
+                        ("day",),
+                        start=start_s,
+                        end=start_s + min(length_s, day_s),
+                        max_visual_tokens=budget,
+                        max_new_tokens=4,
+                        fit="recompress",
+                    )
+                    answer = ask(store, model, asked)
+                    if number >= 0:  # what is loaded at first use is not told
+                        taken[of].append(answer)
     return _summarise(taken) | {
         "range_budget": budget,
         "range_levels": made,

@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,13 +25,14 @@ from typing import Any
 
 from bench.camera import draw_still, encode_units
 from bench.facts import measured_commit
+from bench.folders import own_folder, store_url
 from bench.random_checkpoint import CheckpointSize, write_random_checkpoint
 from bench.rtsp_server import Recording, serve_apart
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import load_settings
 from pipeline.store import ClipStore, open_store
-from pipeline.store.embedded import start_embedded, stop_embedded
+from pipeline.store.embedded import start_embedded
 from pipeline.store.retention import EVERY_S
 from workers.decode.live import Pace, Picture
 from workers.live.child import Request
@@ -122,10 +122,9 @@ def run(
     """Run, and return the bench's figures; `speed`: stream seconds in a second, as asked for;
     `fps`: pictures in a second of the stream."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aot-soak-")))
+        folder = stack.enter_context(own_folder())
         recording = make_recording(speed, fps)
         url, _ = stack.enter_context(serve_apart(recording))
-        stack.callback(stop_embedded, folder / "store")
         bench = _Bench(folder, url, speed, fps, hours, streams, on_progress)
         return bench.run()
 
@@ -207,7 +206,7 @@ class _Bench:
             "model": {"id": str(write_random_checkpoint(folder / "model", CheckpointSize()))},
             "ingest": {"fps": fps},
             "live": {"networks": ("127.0.0.0/8",)},
-            "store": {"url": f"embedded://{folder}/store"},
+            "store": {"url": store_url(folder)},
             "retention": {"max_bytes_per_stream": MAX_BYTES},
             "ray": {"enabled": False},
         }

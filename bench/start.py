@@ -8,13 +8,12 @@ whatever the environment says of it. The store is an embedded one, running and e
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.facts import measured_commit, processor
+from bench.folders import own_folder, store_url
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.embedded import stop_embedded
 
 COMMANDS = {
     "help": ("--help",),
@@ -32,21 +31,16 @@ def run(
     *, rounds: int = 10, on_progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, object]:
     """CPU seconds of each of `COMMANDS`, as `NAME_cpu_s`, and the largest against `GOAL_S`."""
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as folder:
-        store = StoreConfig(f"embedded://{folder}/store")
+    with own_folder() as folder:
+        store = StoreConfig(store_url(folder))
         python = [sys.executable, "-E", "-X", f"pycache_prefix={folder}/bytecode", "-c", _RUN]
         command = [*python, "--store", store.url]
-        try:
-            open_store(store).close()
-            on_progress("once to cache byte code")
-            for arguments in COMMANDS.values():
-                _cpu_s([*command, *arguments])
-            on_progress(f"{rounds} rounds")
-            times = [
-                {k: _cpu_s([*command, *v]) for k, v in COMMANDS.items()} for _ in range(rounds)
-            ]
-        finally:
-            stop_embedded(Path(folder) / "store")
+        open_store(store).close()
+        on_progress("once to cache byte code")
+        for arguments in COMMANDS.values():
+            _cpu_s([*command, *arguments])
+        on_progress(f"{rounds} rounds")
+        times = [{k: _cpu_s([*command, *v]) for k, v in COMMANDS.items()} for _ in range(rounds)]
     best = {name: round(min(each[name] for each in times), 3) for name in COMMANDS}
     return {
         "bench": "start",

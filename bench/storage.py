@@ -9,19 +9,16 @@ cold      an hour (900 clips of 250 tokens) twice, in the server and in Parquet 
 """
 
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from bench.facts import measured_commit
+from bench.folders import own_folder, store_url
 from bench.query import CLIP_S, STREAM_ID, make_clip, moved_to
 from pipeline.ask.retrieval import fit_to_budget
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.cold.run import cool
-from pipeline.store.embedded import stop_embedded
 from pipeline.store.redis.connection import wait_until_idle, write_rows
 from pipeline.values.types import ClipSpan, Lease, StreamInfo
 
@@ -53,22 +50,12 @@ def run(
     on_progress: Report = lambda _: None,
 ) -> dict[str, object]:
     """Measure and return the bench's figures."""
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as name:
-        folder = Path(name)
-        with _opened(folder) as store:
+    with own_folder() as folder:
+        config = StoreConfig(store_url(folder), cold=str(folder / "cold"))
+        with open_store(config) as store:
             index = {str(size): _measure_index(store, size, times, on_progress) for size in sizes}
             cold = _measure_cold(store, num_clips, num_tokens, rounds, on_progress)
     return {"bench": "storage", "commit": measured_commit(), "index": index} | cold
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[ClipStore]:
-    config = StoreConfig(f"embedded://{folder}/store", cold=str(folder / "cold"))
-    try:
-        with open_store(config) as store:
-            yield store
-    finally:
-        stop_embedded(folder / "store")
 
 
 def _measure_index(

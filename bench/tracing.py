@@ -11,7 +11,6 @@ Two measurements, both of CPU time of this process; the collector is another:
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ from pathlib import Path
 
 from bench.camera import write_camera_clips
 from bench.facts import measured_commit
-from bench.ingest import GOP, SCENE_S, SMALL, bench_settings, ingest_video, own_store
+from bench.folders import own_folder, store_url
+from bench.ingest import GOP, SCENE_S, SMALL, bench_settings, ingest_video
 from bench.random_checkpoint import write_random_checkpoint
 from pipeline.settings import Settings, load_settings
 from pipeline.store import StoreConfig, open_store
@@ -55,10 +55,10 @@ def run(
     on_progress: Report = lambda _: None,
 ) -> dict[str, object]:
     """Measure and return the bench's figures; `seconds` is the length of the video."""
-    with tempfile.TemporaryDirectory(prefix="aot-bench-") as name, _collector() as endpoint:
-        folder = Path(name)
-        with own_store(folder) as store:
-            figures = _measure(folder, store, endpoint, seconds, rounds, traces, on_progress)
+    with own_folder() as folder, _collector() as endpoint:
+        store = StoreConfig(store_url(folder))
+        open_store(store).close()
+        figures = _measure(folder, store, endpoint, seconds, rounds, traces, on_progress)
     return summarise(figures) | {"seconds": seconds}
 
 

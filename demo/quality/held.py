@@ -13,7 +13,6 @@ differs by where clips begin, and by nothing else.
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.camera import encode_units, iter_units
+from bench.folders import own_folder, store_url
 from demo.world.questions import SEEN, UNSEEN, Question, ask, open_window
 from demo.world.render import render
 from demo.world.scenes import BLOCK_S, Scene, generate_scene
@@ -30,8 +30,6 @@ from pipeline import Pipeline
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.live import live_sink
 from pipeline.ingest.request import IngestRequest
-from pipeline.store import embedded_folder
-from pipeline.store.embedded import stop_embedded
 from workers.decode.frame import resize
 from workers.decode.live import Pace, Picture
 from workers.live.push import InlinePusher
@@ -137,24 +135,20 @@ def run(
 def measure(model: str | Path, seeds: list[int], say: Say) -> Tally:
     """All scenes of these seeds, one after the other."""
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="aot-held-") as name:
-        url = f"embedded://{name}/store"
+    with own_folder() as folder:
         settings = {
             "model": {"id": str(model)},
-            "store": {"url": url},
+            "store": {"url": store_url(folder)},
             "ingest": {"zone": "UTC"},
             "ask": {"max_new_tokens": 12},
             "ray": {"enabled": False},
         }
-        try:
-            with (
-                Pipeline.open(None, settings) as pipeline,
-                InlinePusher(IngestJob.of(pipeline.settings).compress) as pusher,
-            ):
-                for seed in seeds:
-                    _measure_scene(pipeline, pusher, seed, tally, say)
-        finally:
-            stop_embedded(embedded_folder(url))
+        with (
+            Pipeline.open(None, settings) as pipeline,
+            InlinePusher(IngestJob.of(pipeline.settings).compress) as pusher,
+        ):
+            for seed in seeds:
+                _measure_scene(pipeline, pusher, seed, tally, say)
     return tally
 
 
