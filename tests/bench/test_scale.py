@@ -23,7 +23,7 @@ def test_stand_ins_take_the_time_they_are_given():
 
 @pytest.mark.slow
 def test_the_bench_says_what_more_are_worth():
-    figures = run(batch_s=0.2, clip_s=0.2, seconds=3.0)
+    figures = run(batch_s=0.2, clip_s=0.2, seconds=8.0)
     for what in ("workers", "sessions"):
         assert figures[f"{what}_1_efficiency"] == 1.0
         assert figures[f"{what}_4_clips_per_s"] > figures[f"{what}_1_clips_per_s"]
