@@ -68,29 +68,31 @@ def cool(
     after: str = typer.Option(None, "--after", help="Age: 7d, 12h; else retention.cool_after."),
     as_json: bool = typer.Option(False, "--json"),
 ) -> int:
-    """Move old clips to the cold tier, join its small files, remove what no clip is in.
+    """Move old clips to the cold tier, fade what is due there, join small files, remove dead ones.
 
     Sessions move clips by themselves while they run.
     """
     from pipeline.store.cold.run import cool as cool_all
     from pipeline.values.times import parse_duration
 
-    after_s = settings_of(context).retention.cool_after if after is None else parse_duration(after)
+    rules = settings_of(context).retention.to_rules()
+    after_s = rules.cool_after_s if after is None else parse_duration(after)
     with open_store_of(context) as store:
-        cooled = list(cool_all(store, after_s, name))
+        cooled = list(cool_all(store, after_s, name, fade=rules.fade))
     if as_json:
         print_json({"streams": to_plain(cooled)})
     elif not cooled:
         print("nothing to move, and nothing to tidy")
     else:
         print_table(
-            ("STREAM", "CLIPS MOVED", "SIZE", "FILES", "REWRITTEN"),
+            ("STREAM", "CLIPS MOVED", "SIZE", "FILES", "FADED", "REWRITTEN"),
             (
                 (
                     one.stream_id,
                     one.moved.clips,
                     megabytes(one.moved.size_bytes),
                     one.moved.files,
+                    one.faded.clips,
                     one.rewritten.clips,
                 )
                 for one in cooled

@@ -339,13 +339,16 @@ class Cooling(Protocol):
         """Whether nobody else said so since."""
         ...
 
-    def move_clips(self, stream_id: str, moves: Sequence[tuple[ClipSpan, str]], token: str) -> int:
-        """Have the rows of clips name the places where their records lie now; how many did.
+    def move_clips(
+        self, stream_id: str, moves: Sequence[tuple[ClipSpan, ClipSpan]], token: str
+    ) -> int:
+        """Have clips have other rows, that name where their records lie now; how many did.
 
         None where another one began to move since `begin_move` gave the token.
 
-        All in one transaction, with their values, which go. A clip whose row is no
-        longer as it is given, was removed or moved by another: it stays as it is.
+        All in one transaction, with their values, which go, and levels over those that
+        faded on the way. A clip whose row is no longer as it is given, was removed or moved
+        by another: it stays as it is.
         """
         ...
 

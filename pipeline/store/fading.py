@@ -5,7 +5,8 @@ those it had before any reduction: whoever reads it sees the old record or the n
 whole of its clip. A page of clips changes in one transaction, and only those that are as they were
 read, so that neither a writer nor a removal is disturbed, and two that fade one stream do nothing
 twice. What was faded says so in its row and in its record, which is where the next turn goes on.
-What is in the cold tier stays as it is.
+What is in the cold tier fades by the file
+(`cold.ageing`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipeline.values.errors import CorruptValue, InvalidSettings, SchemaMismatch
 from pipeline.values.types import FadedCounts
 
 if TYPE_CHECKING:
+    from pipeline.store.arrow import ClipRecord
     from pipeline.store.base import ClipStore
     from pipeline.values.types import ClipSpan, StreamInfo
     from workers.types import CompressedClip
@@ -131,7 +133,16 @@ def _faded(store: ClipStore, span: ClipSpan, keep: float) -> Exchange | None:
     except (CorruptValue, SchemaMismatch) as error:  # removed meanwhile, or damaged
         logger.info("%s is not faded: %s", key, error)
         return None
-    if record.clip.level.keep <= keep:
-        return None
+    return None if record.clip.level.keep <= keep else exchange_for(span, record, keep)
+
+
+def exchange_for(span: ClipSpan, record: ClipRecord, keep: float) -> Exchange:
+    """A record, as it is read, with a share of its tokens in its place."""
     clip = fade_clip(record.clip, keep)
     return Exchange(span, record.digest, clip, record.fingerprint, record.dtype)
+
+
+def share_due(rules: Sequence[FadeRule], span: ClipSpan, info: StreamInfo, now_s: float) -> float:
+    """What a clip is to keep of its tokens at Unix time `now_s`; 1 where no rule is due."""
+    due = (rule.keep for rule in rules if is_older(span, info, now_s - rule.after_s))
+    return min(due, default=1.0)

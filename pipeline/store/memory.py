@@ -372,15 +372,19 @@ class MemoryStore(RecordWrites, VerifiedReads):
     def holds_move(self, stream_id: str, token: str) -> bool:
         return self._streams.get(stream_id, _Stream()).mover == token
 
-    def move_clips(self, stream_id: str, moves: Sequence[tuple[ClipSpan, str]], token: str) -> int:
+    def move_clips(
+        self, stream_id: str, moves: Sequence[tuple[ClipSpan, ClipSpan]], token: str
+    ) -> int:
         with self._lock:
             if not self.holds_move(stream_id, token):
                 return 0
             stream, num_moved = self._streams[stream_id], 0
-            for span, place in moves:
+            for span, new in moves:
                 if stream.rows.get(in_order(span)) == span:
-                    stream.rows[in_order(span)] = replace(span, cold=place)
+                    stream.rows[in_order(span)] = new
                     stream.values.pop(in_order(span), None)
+                    if new.keep != span.keep:
+                        _drop_levels(stream, span)
                     num_moved += 1
             return num_moved
 

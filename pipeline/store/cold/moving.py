@@ -10,14 +10,16 @@ are refused, and of no other. Knows of no session.
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from pipeline.store import arrow
 from pipeline.store.ages import age_from, is_older
 from pipeline.store.cold.tier import ColdTier
+from pipeline.store.fading import exchange_for
 from pipeline.store.keys import record_id
+from pipeline.store.writes import span_of
 from pipeline.values.errors import CorruptValue, InvalidSettings, SchemaMismatch
 from pipeline.values.types import ClipSpan, StreamInfo
 
@@ -100,25 +102,31 @@ def iter_batches(spans: Iterable[ClipSpan]) -> Iterator[list[ClipSpan]]:
         yield batch
 
 
-def move(store: "ClipStore", info: StreamInfo, spans: Sequence[ClipSpan]) -> Moved:
-    """The records of `spans`, wherever they are, into one new file.
+def move(
+    store: "ClipStore", info: StreamInfo, spans: Sequence[ClipSpan], *, keep: float = 1.0
+) -> Moved:
+    """The records of `spans`, wherever they are, into one new file; faded to `keep` on the way.
 
     One that does not read stays where it is, with a warning. Nothing where another one is at it.
     """
     tier, stream_id = require_tier(store), info.stream_id
     token = store.begin_move(stream_id)
-    records = list(_sound(store, spans))
-    if not records:
+    there = list(_sound(store, spans, keep))
+    if not there:
         return NOTHING
+    records = [(new, blob) for _, new, blob in there]
     first_s, last_s = min(s.start_s for s, _ in records), max(s.end_s for s, _ in records)
     gaps = [g for g in store.list_gaps(stream_id) if g.end_s >= first_s and g.start_s <= last_s]
     places = tier.write(records, info, gaps)
-    moves = [(span, place.text) for (span, _), place in zip(records, places, strict=True)]
+    moves = [
+        (span, replace(new, cold=place.text))
+        for (span, new, _), place in zip(there, places, strict=True)
+    ]
     num_moved = store.move_clips(stream_id, moves, token)
     if not num_moved:  # all were removed meanwhile, or another one moves: no row names the file
         tier.remove_file(stream_id, places[0].file)
         return NOTHING
-    size_bytes = sum(span.size_bytes for span, _ in records)
+    size_bytes = sum(len(blob) for _, blob in records)
     logger.info("%s: %d clips moved to the cold tier, %s", stream_id, num_moved, places[0].file)
     return Moved(num_moved, 1, size_bytes)
 
@@ -136,12 +144,19 @@ def _old_of(hot: Sequence[ClipSpan], info: StreamInfo, oldest_s: float) -> list[
     return list(takewhile(lambda span: is_older(span, info, oldest_s), hot))
 
 
-def _sound(store: "ClipStore", spans: Sequence[ClipSpan]) -> Iterator[tuple[ClipSpan, bytes]]:
+def _sound(
+    store: "ClipStore", spans: Sequence[ClipSpan], keep: float
+) -> Iterator[tuple[ClipSpan, ClipSpan, bytes]]:
+    """Row, the row and the record that it is to have."""
     for span in spans:
         try:
-            record = store.get_record(span)
-            arrow.decode_clip(record, key=record_id(span.stream_id, span.epoch, span.index))
+            blob = store.get_record(span)
+            record = arrow.decode_clip(blob, key=record_id(span.stream_id, span.epoch, span.index))
         except (CorruptValue, SchemaMismatch) as error:
             logger.warning("not moved: %s", error)
             continue
-        yield span, record
+        if record.clip.level.keep <= keep:
+            yield span, span, blob
+        else:
+            one = exchange_for(span, record, keep)
+            yield span, span_of(one.clip, len(one.blob)), one.blob

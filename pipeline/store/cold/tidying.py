@@ -42,7 +42,7 @@ def tidy_stream(store: "ClipStore", stream_id: str) -> Iterator[Moved]:
     sweep(store, stream_id)
     held = _count_held(store, stream_id)
     for files in list(_groups(held, lambda file: tier.count_clips(stream_id, file))):
-        spans = [span for file in files for span in _spans_in(store, stream_id, file)]
+        spans = [span for file in files for span in spans_in(store, stream_id, file)]
         moved = move(store, info, spans) if spans else NOTHING
         remove_unused(store, stream_id, files)
         if moved != NOTHING:
@@ -76,7 +76,7 @@ def remove_unused(store: "ClipStore", stream_id: str, files: Iterable[str]) -> N
     """
     for file in files:
         try:
-            if store.cold is not None and not any(True for _ in _spans_in(store, stream_id, file)):
+            if store.cold is not None and not any(True for _ in spans_in(store, stream_id, file)):
                 store.cold.remove_file(stream_id, file)
         except UnknownStream:
             return
@@ -98,7 +98,7 @@ def files_of(spans: Iterable[ClipSpan]) -> set[str]:
     return {ColdPlace.of(span).file for span in spans if span.cold is not None}
 
 
-def _spans_in(store: "ClipStore", stream_id: str, file: str) -> Iterator[ClipSpan]:
+def spans_in(store: "ClipStore", stream_id: str, file: str) -> Iterator[ClipSpan]:
     """The rows that name a file: all lie in the stretch that its name tells."""
     start_s, end_s = stretch_of(file)
     for span in store.iter_spans(stream_id, start_s - 1, end_s + 1):

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from redis.client import Pipeline
@@ -11,7 +10,7 @@ from pipeline.store import rows
 from pipeline.store.checks import LAYOUT, unknown_stream_error
 from pipeline.store.redis.clips import RedisClips
 from pipeline.values.errors import CorruptValue
-from pipeline.values.types import ClipSpan
+from pipeline.values.types import ClipSpan, StreamTotals
 
 ATTEMPTS = 500
 """A writer that puts without a pause comes first."""
@@ -60,30 +59,48 @@ class RedisCooling(RedisClips):
             held: Any = self._client.hget(self._keys.info(stream_id), rows.MOVER)
         return held == token.encode()
 
-    def move_clips(self, stream_id: str, moves: Sequence[tuple[ClipSpan, str]], token: str) -> int:
+    def move_clips(
+        self, stream_id: str, moves: Sequence[tuple[ClipSpan, ClipSpan]], token: str
+    ) -> int:
         keys = self._keys
         info, clips = keys.info(stream_id), keys.clips(stream_id)
-        members = [rows.span_to_text(span).encode() for span, _ in moves]
-        places = dict(zip(members, (place for _, place in moves), strict=True))
-        spans = dict(zip(members, (span for span, _ in moves), strict=True))
+        by_member = {rows.span_to_text(span).encode(): (span, new) for span, new in moves}
 
         def move(pipe: Pipeline) -> int:
-            known: Any = pipe.hmget(info, rows.MOVER, rows.COOLED_TO)
-            scores: Any = pipe.zmscore(clips, members)  # pyright: ignore[reportArgumentType]
-            there = [m for m, score in zip(members, scores, strict=True) if score is not None]
+            known: Any = pipe.hmget(info, rows.MOVER)
+            facts = self._read_facts(pipe, stream_id)
+            scores: Any = pipe.zmscore(clips, [*by_member])  # pyright: ignore[reportArgumentType]
+            there = [m for m, score in zip(by_member, scores, strict=True) if score is not None]
             if known[0] != token.encode() or not there:
                 return 0
-            moved = {m: replace(spans[m], cold=places[m]) for m in there}
-            cooled_to_s = max(span.start_s for span in moved.values())
+            moved = [by_member[member] for member in there]
+            fields = self._fields_after(pipe, stream_id, facts.totals, moved)
             pipe.multi()
             pipe.zrem(clips, *there)
-            pipe.zadd(clips, {rows.span_to_text(span): span.start_s for span in moved.values()})
-            pipe.unlink(*(keys.clip(stream_id, s.epoch, s.index) for s in moved.values()))
-            fields = {rows.LAYOUT_FIELD: str(LAYOUT)}
-            if cooled_to_s > float(known[1] or "-inf"):
-                fields[rows.COOLED_TO] = repr(cooled_to_s)
+            pipe.zadd(clips, {rows.span_to_text(new): new.start_s for _, new in moved})
+            pipe.unlink(*(keys.clip(stream_id, s.epoch, s.index) for s, _ in moved))
+            if faded := [(s.epoch, s.index) for s, new in moved if new.keep != s.keep]:
+                pipe.unlink(*self._levels_over(stream_id, faded))
             pipe.hset(info, mapping={**fields})
             pipe.execute()
             return len(there)
 
         return self._transact(stream_id, [info, clips], move, attempts=ATTEMPTS)
+
+    def _fields_after(
+        self,
+        pipe: Pipeline,
+        stream_id: str,
+        totals: StreamTotals | None,
+        moved: Sequence[tuple[ClipSpan, ClipSpan]],
+    ) -> dict[str, str]:
+        """Of the info hash: layout, totals, and the second up to which a mover was here."""
+        fields = {rows.LAYOUT_FIELD: str(LAYOUT)}
+        known: Any = pipe.hget(self._keys.info(stream_id), rows.COOLED_TO)
+        if (cooled_to_s := max(new.start_s for _, new in moved)) > float(known or "-inf"):
+            fields[rows.COOLED_TO] = repr(cooled_to_s)
+        if totals is not None:
+            for span, new in moved:
+                totals = totals.exchanged(span, new)
+            fields[rows.TOTALS] = rows.totals_to_text(totals)
+        return fields

@@ -13,10 +13,14 @@ import uuid
 import pytest
 
 from pipeline.store import StoreConfig, open_store, rows
-from pipeline.store.cold import moving
+from pipeline.store.cold import moving, tidying
 from pipeline.store.cold.moving import cool_stream, cool_turn, iter_batches, move
+from pipeline.store.cold.run import cool as cool_all
 from pipeline.store.cold.tidying import sweep, tidy_stream
+from pipeline.store.fading import FadeRule
 from pipeline.store.keys import Keys
+from pipeline.store.levels import nodes_over
+from pipeline.store.pyramid import Pyramid
 from pipeline.store.retention import Retention, RetentionRules
 from pipeline.values.errors import (
     Conflict,
@@ -121,6 +125,62 @@ def test_putting_a_cold_clip_again_changes_nothing(cold_store, lease, make_clip)
         put(cold_store, make_clip(1, seed=9), lease)
 
 
+def fade_all(store, rules, upto_s):
+    """`aot store cool` when that second of the stream is now; how many clips faded."""
+    now_s = store.get_info("lobby").wall_start_s + upto_s
+    return sum(one.faded.clips for one in cool_all(store, None, fade=rules, now_s=now_s))
+
+
+def test_cold_clips_fade_by_the_file(cold_store, lease, make_clip, monkeypatch):
+    monkeypatch.setattr(moving, "FILE_CLIPS", 4)
+    monkeypatch.setattr(tidying, "FILE_CLIPS", 4)
+    fill(cold_store, lease, make_clip)
+    cool(cold_store, 32.0)
+    before = [cold_store.get_clip(span) for span in cold_store.list_spans("lobby")]
+    rules = (FadeRule(10.0, 0.2), FadeRule(30.0, 0.1))
+    assert fade_all(cold_store, rules, 25.5) == 0  # the last of the first file is 9.5 s old
+    assert fade_all(cold_store, rules, 26.5) == 4
+    spans = cold_store.list_spans("lobby")
+    assert [span.keep for span in spans] == [0.2] * 4 + [1.0] * 6
+    assert cold_of(cold_store) == list(range(8))
+    assert {span.cold.partition("@")[0] for span in spans[:8]} == set(files_in(cold_store))
+    assert fade_all(cold_store, rules, 26.5) == 0
+    assert fade_all(cold_store, rules, 46.5) == 8
+    spans = cold_store.list_spans("lobby")
+    assert [span.keep for span in spans] == [0.1] * 4 + [0.2] * 4 + [1.0] * 2
+    for old, span in zip(before, spans, strict=True):
+        clip = cold_store.get_clip(span)
+        share = max(1, int(span.keep * clip.stats.tokens_in))
+        assert len(clip.tokens) == span.num_tokens == min(len(old.tokens), share)
+        assert (clip.pts_s, clip.stats, clip.level.keep) == (old.pts_s, old.stats, span.keep)
+        mass = float(old.tokens.mass.sum())
+        assert float(clip.tokens.mass.sum()) == pytest.approx(mass, rel=0.01)
+    totals = cold_store.get_overview("lobby").totals
+    assert totals.tokens == sum(span.num_tokens for span in spans)
+    assert totals.size_bytes == sum(span.size_bytes for span in spans)
+    assert cold_store.verify("lobby").ok
+
+
+def test_levels_over_cold_clips_go_when_those_fade(cold_store, lease, make_clip):
+    fill(cold_store, lease, make_clip, 8)
+    cool(cold_store, 32.0)
+    while Pyramid(cold_store, "lobby").turn(lambda: True):
+        pass
+    nodes = [node for index in (0, 4) for node in nodes_over("lobby", (0, index))]
+    assert cold_store.find_levels(nodes)
+    assert fade_all(cold_store, (FadeRule(10.0, 0.1),), 100.0) == 8
+    assert not cold_store.find_levels(nodes)
+
+
+def test_a_faded_cold_clip_stays_faded_when_it_is_put_again(cold_store, lease, make_clip):
+    fill(cold_store, lease, make_clip, 3)
+    cool(cold_store, 12.0)
+    fade_all(cold_store, (FadeRule(1.0, 0.1),), 100.0)
+    spans = cold_store.list_spans("lobby")
+    assert put(cold_store, make_clip(1), lease) == spans[1]
+    assert cold_store.list_spans("lobby") == spans
+
+
 def test_a_removed_range_goes_from_rows_and_files(cold_store, lease, make_clip):
     fill(cold_store, lease, make_clip)
     for upto_s in (12.0, 24.0):
@@ -149,7 +209,8 @@ def test_a_mover_that_was_overtaken_changes_nothing(cold_store, lease, make_clip
     spans = fill(cold_store, lease, make_clip, 2)
     token = cold_store.begin_move("lobby")
     cold_store.begin_move("lobby")
-    assert cold_store.move_clips("lobby", [(spans[0], "0-8-00000000@64")], token) == 0
+    moved = dataclasses.replace(spans[0], cold="0-8-00000000@64")
+    assert cold_store.move_clips("lobby", [(spans[0], moved)], token) == 0
     assert cold_of(cold_store) == []
 
 
@@ -287,11 +348,34 @@ def crash_at(store, monkeypatch, number, *, before):
 
 
 @pytest.mark.parametrize("before", [True, False])
+def test_a_crash_at_any_step_of_fading_leaves_each_clip_old_or_new(
+    cold_store, lease, make_clip, monkeypatch, before
+):
+    monkeypatch.setattr(moving, "FILE_CLIPS", 2)
+    fill(cold_store, lease, make_clip, 6)
+    cool(cold_store, 24.0)
+    sizes, number = {span.index: {span.num_tokens} for span in cold_store.list_spans("lobby")}, 0
+    while True:
+        number += 1
+        with monkeypatch.context() as patched:
+            crashed = crash_at(cold_store, patched, number, before=before)
+            with contextlib.suppress(Crash):
+                fade_all(cold_store, (FadeRule(1.0, 0.1),), 100.0)
+        spans = cold_store.list_spans("lobby")
+        assert [clip.index for clip in cold_store.iter_clips(spans)] == list(range(6))
+        for span in spans:
+            sizes[span.index].add(span.num_tokens)
+        if not crashed:
+            break
+    assert all(len(seen) == 2 for seen in sizes.values())
+    assert {span.keep for span in spans} == {0.1}
+    assert {span.cold.partition("@")[0] for span in spans} == set(files_in(cold_store))
+
+
+@pytest.mark.parametrize("before", [True, False])
 def test_a_crash_at_any_step_loses_and_doubles_nothing(
     cold_store, lease, make_clip, monkeypatch, before
 ):
-    from pipeline.store.cold.run import cool as cool_all
-
     spans = fill(cold_store, lease, make_clip, 6)
     records = [cold_store.get_record(span) for span in spans]
     monkeypatch.setattr(moving, "FILE_CLIPS", 2)
@@ -385,7 +469,7 @@ MONTH_CLIPS = 43_200
 MOVER = """
 import sys, time
 from pipeline.store import StoreConfig, open_store, arrow
-from pipeline.store.cold import moving
+from pipeline.store.cold import moving, tidying
 from pipeline.store.cold.run import cool
 moving.FILE_CLIPS = int(sys.argv[3])
 arrow.decode_clip, arrow.write_parquet

@@ -202,7 +202,9 @@ def test_all_streams_fade_by_one_call(store, write):
         dict(fade(store, (FadeRule(60.0, 0.1),), "nobody"))
 
 
-def test_faded_clips_go_to_the_cold_tier_and_cold_ones_do_not_fade(tmp_path, info, make_clip):
+def test_faded_clips_go_to_the_cold_tier_and_no_turn_of_a_session_fades_cold_ones(
+    tmp_path, info, make_clip
+):
     config = StoreConfig("memory://", cold=str(tmp_path))
     with open_store(config) as store:
         store.put_info(dataclasses.replace(info, wall_start_s=1000.0))
