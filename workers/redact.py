@@ -29,7 +29,10 @@ _SCHEME = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://+|(?:{_KNOWN})(?::/*|/+)|//+",
 _IN_TEXT = re.compile(
     rf"[A-Za-z][A-Za-z0-9+.-]*://+|\b(?:{_KNOWN})(?::/*|//+)(?=\S)", re.IGNORECASE
 )
-_PORT = re.compile(r"^((?:\[[^\]/?#;]*\]|[^\[:/?#;]*):)(?!\d*(?:[/?#;]|$)|port\b)[^/?#;]*")
+_HOST = r"\[[^\]/?#;]*\]|[^\[:/?#;]*"
+_MORE = r"(?:,(?:\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5})*"
+"""Further nodes of a cluster, or sentinels."""
+_PORT = re.compile(rf"^((?:{_HOST}):)(?!\d*{_MORE}(?:[/?#;]|$)|port\b)[^/?#;]*")
 _PARAMETERS = re.compile(r"[?#;]|(?<=/)[^/?#;&=]*=")
 """Where parameters begin: behind `?`, `#` or `;`, or at a part of the path that is one itself."""
 _PARAMETER = re.compile(r"([?#;&/]?)([^?#;&=]*)(=?)([^?#;&]*)")

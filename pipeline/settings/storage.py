@@ -27,7 +27,8 @@ class StoreSettings(Group):
     """Where the records are."""
 
     url: str = f"embedded://{DATA_FOLDER}"
-    """embedded://FOLDER, unix:///SOCKET, redis://HOST:PORT/DB, rediss://... or sentinel://..."""
+    """embedded://FOLDER, unix:///SOCKET, redis://HOST:PORT/DB, rediss://... or sentinel://...; of a
+    cluster any of its nodes, or several: redis://HOST:PORT,HOST:PORT/0."""
     password: SecretStr | None = None
     """Of the server; in the environment (AOT_STORE__PASSWORD) rather than in a file."""
     password_file: Path | None = None

@@ -3,7 +3,8 @@
     redis://user:password@host:port/db      unix:///socket      rediss://... (encrypted)
     sentinel://user:password@host:port,host:port/service/db     the servers' own user and password
 
-A cluster needs no URL of its own: any of its nodes says that it is one.
+A cluster needs no URL of its own: any of its nodes says that it is one. Several of them may be
+named, `redis://host:port,host:port/0`, so that one that is away keeps nobody out.
 """
 
 import re
@@ -15,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.cluster import RedisCluster
+from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -51,16 +52,54 @@ def connect(config: StoreConfig) -> redis.Redis:
     except ValueError as error:
         raise InvalidSettings(f"{shown}: {error}; expected redis://host:port/db") from None
     try:
-        return redis.Redis.from_url(config.url, **_bounds(config))
+        *others, last = [
+            redis.Redis.from_url(url, **_bounds(config)) for url in _node_urls(config.url)
+        ]
     except ValueError:  # its text may hold a part of the password
         raise InvalidSettings(
             f"{shown}, expected redis://host:port/db; check the port and the database"
         ) from None
+    return next((client for client in others if _answers(client)), last)
 
 
 def connect_cluster(config: StoreConfig) -> RedisCluster:
-    """The same for a cluster, found through the node that the URL names."""
-    return RedisCluster.from_url(config.url, **_bounds(config), require_full_coverage=False)
+    """The same for a cluster, found through any of the nodes that the URL names."""
+    first, *others = _node_urls(config.url)
+    nodes = [ClusterNode(**_place_of(url)) for url in others]
+    return RedisCluster.from_url(
+        first, startup_nodes=nodes, **_bounds(config), require_full_coverage=False
+    )
+
+
+def names_several(url: str) -> bool:
+    """Whether a URL names several nodes, which only those of a cluster are."""
+    return urlsplit(url).scheme in ("redis", "rediss") and len(_node_urls(url)) > 1
+
+
+def _node_urls(url: str) -> list[str]:
+    """A URL for each node that one names."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss"):
+        return [url]
+    login, at, places = parts.netloc.rpartition("@")
+    return [parts._replace(netloc=f"{login}{at}{one}").geturl() for one in places.split(",")]
+
+
+def _place_of(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    return {"host": parts.hostname, "port": parts.port or 6379}
+
+
+def _answers(client: redis.Redis) -> bool:
+    """Whether somebody is there, whatever it says."""
+    try:
+        client.ping()
+    except (redis.ConnectionError, redis.TimeoutError):
+        client.close()
+        return False
+    except redis.RedisError:
+        return True
+    return True
 
 
 def _bounds(config: StoreConfig) -> dict[str, Any]:

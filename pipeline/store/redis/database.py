@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import redis
 from redis.client import Pipeline
 from redis.cluster import RedisCluster
-from redis.exceptions import AskError, ClusterDownError, MovedError
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisClusterException
 
 from pipeline.store import rows
 from pipeline.store.checks import Place, require_current
@@ -21,7 +21,7 @@ from pipeline.store.cold import open_cold
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
 from pipeline.store.levels import Node, nodes_over
-from pipeline.store.redis.meanings import explain, get_words
+from pipeline.store.redis.meanings import RedisProblem, explain, get_words
 from pipeline.values.errors import Conflict
 from pipeline.values.types import Lease
 from workers.redact import redact_url
@@ -33,6 +33,8 @@ PAGE_ROWS = 5000
 
 _NODE_AWAY = (redis.ConnectionError, redis.TimeoutError, ClusterDownError, MovedError, AskError)
 """Of a cluster: what a node that is gone, or that lost its slots, makes of a command."""
+_ERRORS = (redis.RedisError, RedisClusterException)
+"""All of redis-py's: a cluster of which no node answers is a kind of its own to it."""
 
 T = TypeVar("T")
 
@@ -131,7 +133,7 @@ class RedisDatabase:
         """Errors of redis-py as errors of the pipeline."""
         try:
             yield
-        except redis.RedisError as error:
+        except _ERRORS as error:
             if isinstance(error, _NODE_AWAY) and not self._is_one_server:
                 self._look_for_nodes()
             self._raise(error, what)
@@ -141,10 +143,10 @@ class RedisDatabase:
 
         redis-py does so for single commands; its transactions try the dead one for ever.
         """
-        with suppress(redis.RedisError, OSError):
+        with suppress(*_ERRORS, OSError):
             self._client.nodes_manager.initialize()
 
-    def _raise(self, error: redis.RedisError, what: str) -> NoReturn:
+    def _raise(self, error: RedisProblem, what: str) -> NoReturn:
         text = get_words(error)
         kind, advice = explain(error, text, in_cluster=not self._is_one_server)
         raise kind(f"{self._where}, {what}: {text}; {advice}") from error

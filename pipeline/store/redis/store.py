@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 from pipeline.store.cold.tidying import files_of, remove_all, remove_unused
 from pipeline.store.config import StoreConfig
 from pipeline.store.reads import Stored, VerifiedReads
-from pipeline.store.redis.connection import connect, connect_cluster
+from pipeline.store.redis.connection import connect, connect_cluster, names_several
 from pipeline.store.redis.health import iter_problems, name_server, require_no_eviction
 from pipeline.store.redis.levels import RedisLevels
 from pipeline.store.redis.roster import RedisRoster
@@ -32,12 +32,15 @@ class RedisStore(RedisLevels, RedisWatches, RedisRoster, VerifiedReads):
     """`ClipStore` on one server or a cluster. Safe to share between threads."""
 
     def __init__(self, config: StoreConfig) -> None:
-        """Connect and refuse a server that would lose records by itself."""
+        """Connect and refuse a server that would lose records by itself.
+
+        Raises `InvalidSettings` for several servers that are no cluster.
+        """
         super().__init__(config, connect(config))
         try:
             facts = self._ask_facts("open")
             require_no_eviction(facts, self._where)
-            if facts.get("cluster_enabled"):
+            if facts.get("cluster_enabled") or names_several(config.url):
                 self._client.close()
                 with self._translated("open"):
                     self._client = connect_cluster(config)

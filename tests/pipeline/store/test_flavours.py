@@ -9,7 +9,7 @@ import redis
 
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.embedded import find_server
-from pipeline.values.errors import InvalidSettings, StoreRefused
+from pipeline.values.errors import InvalidSettings, StoreRefused, StoreUnavailable
 from pipeline.values.types import Gap
 from tests.pipeline.store.test_redis import fill
 from tests.waits import wait_until
@@ -98,6 +98,36 @@ def test_a_cluster_keeps_streams_on_all_its_nodes(cluster_url, info, make_clip):
         assert store.list_streams() == names[2:]
         nodes = {store._client.get_node_from_key(f"aot:{{{name}}}:info").name for name in names}
         assert len(nodes) > 1
+
+
+def test_a_cluster_is_found_by_any_node_that_its_url_names(cluster_url, info):
+    [away] = free_ports(1)
+    url = cluster_url.replace("127.0.0.1", f"127.0.0.1:{away},127.0.0.1", 1)
+    with open_store(StoreConfig(url)) as store:
+        for name in ("camera-1", "camera-2", "camera-3"):
+            store.put_info(type(info)(name, "x", "m", "f1"))
+        assert len(store.list_streams()) == 3
+    with open_store(StoreConfig(cluster_url)) as store:
+        assert len(store.list_streams()) == 3
+
+
+def test_several_servers_that_are_no_cluster_are_refused(start):
+    ports = free_ports(2)
+    for port in ports:
+        start(port)
+    url = f"redis://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/0"
+    with pytest.raises(InvalidSettings, match="several servers are named, which only nodes of"):
+        open_store(StoreConfig(url))
+
+
+def test_a_cluster_without_a_node_left_is_away(cluster_url, start, info):
+    with open_store(StoreConfig(cluster_url, timeout_s=1.0)) as store:
+        store.put_info(info)
+        for node in store._client.get_nodes():
+            redis.Redis(port=node.port).shutdown(nosave=True)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                store.get_info(info.stream_id)
 
 
 def test_sentinels_name_the_primary_also_after_a_failover(start, tmp_path, info, make_clip):
