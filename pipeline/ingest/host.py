@@ -12,12 +12,13 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from pipeline.ingest.fleet import Members
 from pipeline.store.roster import Roster, Seat, Standing
 from pipeline.values.errors import StoreError
+from pipeline.values.types import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ HOST_PREFIX = "host-"
 """Of the name of every host, and of no other writer of streams."""
 BURIED_AT_ONCE = 4
 """Silent hosts that one host attends to at one beat; others attend to others."""
+JITTER = 0.8, 1.2
+"""Of the time between two beats, so that hosts that were started together do not stay so."""
 SETTLED_BEATS = 4
 """Of a host that takes no more, before it hands over: who leaves with it has said so by then."""
 LOOK_FOR_LOST_S = 30.0
@@ -44,8 +47,11 @@ class HostRules:
     """Who was itself cut off from the store takes nobody for gone for so long: all were."""
 
 
-RunStream = Callable[[str, str, threading.Event], None]
-"""Reads a stream (its id, how it is read) until it is to end, or somebody else has it."""
+RunStream = Callable[[str, str, Lease | None, threading.Event], None]
+"""Reads a stream (its id, how it is read, its lease where it was got) until it is to end, or
+somebody else has it."""
+TakeLeases = Callable[[Collection[str]], Mapping[str, Lease]]
+"""Takes the leases of many streams at once; those that were got."""
 
 
 class Host:
@@ -58,14 +64,18 @@ class Host:
         rules: HostRules,
         run: RunStream,
         *,
+        take: TakeLeases,
         stop: threading.Event,
         retire: threading.Event | None = None,
     ) -> None:
         """`stop` ends all streams at once and gives them back; `retire` hands them over first."""
         self._roster, self._seat, self._rules = roster, seat, rules
+        self._run, self._take = run, take
         self._stop, self._retire = stop, retire or threading.Event()
         self._halt = threading.Event()
-        self._members = Members[tuple[str, str]](lambda one, own: run(*one, own), stop=self._halt)
+        self._members = Members[tuple[str, str]](self._run_member, stop=self._halt)
+        self._taken: dict[str, Lease] = {}
+        """Leases of streams that are not begun yet."""
         self._takes, self._settled = False, 0
         self._revision = -1
         self._lost: set[str] = set()
@@ -74,7 +84,7 @@ class Host:
     def work(self) -> None:
         """Until it is stopped, or has handed over all that it had and is not needed any more."""
         try:
-            while not self._stop.wait(self._rules.beat_s):
+            while not self._stop.wait(self._rules.beat_s * random.uniform(*JITTER)):
                 try:
                     if self._beat():
                         break
@@ -97,9 +107,13 @@ class Host:
         if self._takes:
             self._bury(standing)
             share = self._share_of(standing)
-            self._begin([*idle, *self._roster.claim(host, share - len(standing.held))])
+            claimed = self._roster.claim(host, share - len(standing.held))
+            self._taken |= self._take(claimed)
+            self._begin([*claimed, *idle])
         else:
             share = 0
+            for name in idle:
+                self._taken.pop(name, None)
             self._roster.give_back(host, idle)
         self._settled = 0 if told and not self._takes else self._settled + 1
         # Of what was given back just now `standing` does not know, nor of others that leave too.
@@ -139,11 +153,22 @@ class Host:
         return set(ended)
 
     def _begin(self, names: list[str]) -> None:
+        """Those that there is time for until the next beat; what is left is idle then."""
+        until_s = time.monotonic() + self._rules.beat_s
         texts = self._roster.get_wanted(names)
-        self._roster.drop(self._seat.host, [name for name in names if name not in texts])
+        gone = [name for name in names if name not in texts]
+        self._roster.drop(self._seat.host, gone)
+        for name in gone:
+            self._taken.pop(name, None)
         for name, text in texts.items():
             if name not in self._members:  # else its last session ends just now
                 self._members.begin(name, (name, text))
+            if time.monotonic() > until_s:
+                return
+
+    def _run_member(self, one: tuple[str, str], own: threading.Event) -> None:
+        name, text = one
+        self._run(name, text, self._taken.pop(name, None), own)
 
     def _hand_over(self, standing: Standing, due: int, others: int) -> None:
         """Let one stream more than is due go, where one of so many others can take it."""

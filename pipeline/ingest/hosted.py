@@ -16,14 +16,16 @@ from importlib.metadata import version as version_of
 
 from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
 from pipeline.ingest.job import IngestJob
+from pipeline.ingest.lease import take_leases
 from pipeline.ingest.live import Shared, Wanted, run_session
 from pipeline.ingest.metrics import Metrics
 from pipeline.ingest.request import request_of
 from pipeline.settings import Settings, StreamSettings
 from pipeline.settings.logs import about_stream
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.roster import Roster, RosterView, Seat
+from pipeline.store.roster import Roster, RosterStore, RosterView, Seat
 from pipeline.values.errors import InvalidSettings, LeaseLost
+from pipeline.values.types import Lease
 from workers.cluster.gauges import RayGauges, Shown
 from workers.cluster.host import HostPlace
 
@@ -38,14 +40,14 @@ SHOW_EVERY_S = 5.0
 
 
 @contextmanager
-def open_roster(store: StoreConfig) -> Iterator[Roster]:
-    """The roster in a store.
+def open_roster(store: StoreConfig) -> Iterator[RosterStore]:
+    """A store with its roster.
 
     Raises:
         InvalidSettings: a store of one process alone.
     """
     with open_store(store) as opened:
-        if not isinstance(opened, Roster):
+        if not isinstance(opened, RosterStore):
             raise InvalidSettings(
                 "a store in memory shares no streams between processes; give one on a server: "
                 "--store redis://HOST:PORT/DB"
@@ -86,8 +88,15 @@ class HostedStreams:
             self.job, place.pusher, place.pusher.info, metrics, writer=place.name, kin=HOST_PREFIX
         )
         with open_roster(self.job.store) as roster, _shown(metrics, place.gauges):
+            take = partial(
+                take_leases,
+                roster,
+                writer=place.name,
+                lease_s=self.job.settings.ingest.lease_s,
+                kin=HOST_PREFIX,
+            )
             run = partial(_read, shared)
-            Host(roster, seat, self.rules, run, stop=stop, retire=retire).work()
+            Host(roster, seat, self.rules, run, take=take, stop=stop, retire=retire).work()
 
     def count_hosts(self) -> int | None:
         """As many as hold all streams; None when another version is to be."""
@@ -127,7 +136,9 @@ def count_hosts(view: RosterView, work: HostedStreams) -> int | None:
     return min(work.most_hosts, math.ceil(view.num_wanted / (FILLED * work.rules.most)) + leaving)
 
 
-def _read(shared: Shared, stream_id: str, text: str, stop: threading.Event) -> None:
+def _read(
+    shared: Shared, stream_id: str, text: str, lease: Lease | None, stop: threading.Event
+) -> None:
     """One stream until it is to end, or is somebody else's; what fails is begun again."""
     metrics = shared.metrics or Metrics()
     with about_stream(stream_id):
@@ -135,7 +146,8 @@ def _read(shared: Shared, stream_id: str, text: str, stop: threading.Event) -> N
             try:
                 settings = shared.job.settings
                 request = request_of(StreamSettings.model_validate_json(text), settings)
-                run_session(shared, Wanted(request, settings.live), stop, metrics.see)
+                wanted = Wanted(request, settings.live)
+                run_session(shared, wanted, stop, metrics.see, lease=lease)
                 return
             except LeaseLost as error:
                 logger.warning("stream %s is somebody else's: %s", stream_id, error)
@@ -144,5 +156,6 @@ def _read(shared: Shared, stream_id: str, text: str, stop: threading.Event) -> N
                 logger.error("stream %s: %s: %s", stream_id, type(error).__name__, error)
             finally:
                 metrics.forget(stream_id)
+            lease = None  # the session has given it back
             if stop.wait(AGAIN_S):
                 return

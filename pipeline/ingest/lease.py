@@ -11,11 +11,13 @@ import re
 import socket
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.store import ClipStore
-from pipeline.store.checks import lease_held_error
+from pipeline.store.base import Leases
+from pipeline.store.checks import lease_held_error, require_current
 from pipeline.values.types import Lease
 
 ORPHAN_S = 15.0
@@ -69,22 +71,40 @@ def this_process() -> Process | None:
 
 
 def take_lease(
-    store: ClipStore, stream_id: str, *, writer: str, lease_s: float, kin: str | None = None
+    store: ClipStore,
+    stream_id: str,
+    *,
+    writer: str,
+    lease_s: float,
+    kin: str | None = None,
+    given: Lease | None = None,
 ) -> Lease:
     """The lease, also from a predecessor of the same name or from a process that is gone.
 
     `kin`: how names of writers begin whose lease is taken over whether they live or not: the
     stream was given to this one, and what they write from now on is refused.
+    `given`: what this writer has already, where it still holds.
 
     Raises:
         LeaseHeld: somebody else writes the stream, or did and cannot be seen from here, and did
             not let its lease end.
+        LeaseLost: somebody has taken it after it was given.
     """
     held = store.get_lease(stream_id)
+    if given is not None and held is not None:
+        require_current(held, given)
+        return held
     is_ours = kin is not None and held is not None and held.holder.startswith(kin)
     if not is_ours:
         require_free(store, stream_id, writer=writer)
     return store.acquire_lease(stream_id, holder_text(writer), ttl_s=lease_s, takeover=is_ours)
+
+
+def take_leases(
+    store: Leases, stream_ids: Collection[str], *, writer: str, lease_s: float, kin: str
+) -> dict[str, Lease]:
+    """Leases of many streams at once, as `take_lease` does; without those that others write."""
+    return store.acquire_leases(stream_ids, holder_text(writer), ttl_s=lease_s, kin=kin)
 
 
 def require_free(store: ClipStore, stream_id: str, *, writer: str | None = None) -> None:

@@ -18,6 +18,7 @@ from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import LiveSourceSettings, Settings
 from pipeline.settings.logs import about_stream
 from pipeline.values.errors import InvalidQuery, PipelineError
+from pipeline.values.types import Lease
 from workers.decode.policy import SourcePolicy, check_url, is_network_url
 from workers.errors import SourceError
 from workers.live.child import Request
@@ -242,11 +243,17 @@ def run_session(
     wanted: Wanted,
     stop: threading.Event,
     tell: Callable[[LiveProgress], None],
+    *,
+    lease: Lease | None = None,
 ) -> None:
-    """From the sink's opening to its close; raises what ended it."""
+    """From the sink's opening to its close; raises what ended it.
+
+    `lease`: the stream's, where it was taken already.
+    """
     request, stream_id = wanted.request, wanted.request.source.stream_id
     made = live_sink(shared.job, request, shared.info)
-    sink = replace(made, writer=shared.writer or made.writer, kin=shared.kin).open()
+    writer = shared.writer or made.writer
+    sink = replace(made, writer=writer, kin=shared.kin, given=lease).open()
     if shared.metrics is not None:
         shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
     try:

@@ -37,6 +37,8 @@ class StoreSinkFactory:
     """Names this writer: one that starts again takes over from itself."""
     kin: str | None = None
     """How names of writers begin from whom it takes over: see `take_lease`."""
+    given: Lease | None = None
+    """Its lease, where the writer has taken it already."""
     moved: bool = False
     """Accept that an existing stream is known under another source."""
     endless: bool = False
@@ -72,6 +74,7 @@ class StoreSinkFactory:
                 writer=self.writer,
                 lease_s=self.lease_s,
                 kin=self.kin,
+                given=self.given,
             )
             try:
                 info = self._begin(store, lease)

@@ -6,7 +6,7 @@ index (`ClipSpan`). Some small parts and their sum: whoever lists needs no write
 knows of Redis, Arrow or tensors.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -129,6 +129,16 @@ class Leases(Protocol):
         self, stream_id: str, holder: str, *, ttl_s: float = 30.0, takeover: bool = False
     ) -> Lease:
         """The right to write `stream_id`. `LeaseHeld` names who has it, unless `takeover`."""
+        ...
+
+    def acquire_leases(
+        self, stream_ids: Collection[str], holder: str, *, ttl_s: float = 30.0, kin: str
+    ) -> dict[str, Lease]:
+        """The same for many at once, a few round trips for hundreds of them.
+
+        Taken over are leases whose holder's name begins with `kin`; what somebody else has is left
+        to them, and out of what is returned.
+        """
         ...
 
     def renew_lease(self, lease: Lease) -> None:

@@ -58,6 +58,11 @@ def require_own(stream_id: str, lease: Lease) -> None:
         )
 
 
+def may_take(held: Lease | None, kin: str) -> bool:
+    """Whether nobody has the stream's lease, or one whose name begins with `kin`."""
+    return held is None or held.holder.startswith(kin)
+
+
 def require_current(held: Lease | None, lease: Lease) -> None:
     """Raise `LeaseLost` unless what the store has now is this lease."""
     if held is None:

@@ -6,7 +6,7 @@ It stores the same records, so that a test against it sees what a stored clip re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -15,6 +15,7 @@ from pipeline.store.checks import (
     Place,
     in_order,
     lease_held_error,
+    may_take,
     require_current,
     require_fingerprint,
     require_not_behind,
@@ -98,6 +99,16 @@ class MemoryStore(RecordWrites, VerifiedReads):
             stream.lease = Lease(stream_id, holder, stream.fence, nonce, ttl_s, time.time())
             stream.lease_ends_s = time.monotonic() + ttl_s
             return stream.lease
+
+    def acquire_leases(
+        self, stream_ids: Collection[str], holder: str, *, ttl_s: float = 30.0, kin: str
+    ) -> dict[str, Lease]:
+        with self._lock:
+            return {
+                name: self.acquire_lease(name, holder, ttl_s=ttl_s, takeover=True)
+                for name in stream_ids
+                if may_take(self.get_lease(name), kin)
+            }
 
     def renew_lease(self, lease: Lease) -> None:
         with self._lock:

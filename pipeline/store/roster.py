@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from pipeline.store.base import Leases
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -118,3 +120,8 @@ class Roster(Protocol):
     def free(self, stream_ids: Iterable[str]) -> None:
         """Put lost ones back to where they are taken from."""
         ...
+
+
+@runtime_checkable
+class RosterStore(Roster, Leases, Protocol):
+    """A store whose streams are shared: the roster says who may take which lease."""

@@ -2,15 +2,20 @@
 
 import secrets
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 
 from redis.client import Pipeline
 
 from pipeline.store import rows
-from pipeline.store.checks import lease_held_error
-from pipeline.store.redis.database import RedisDatabase
-from pipeline.values.errors import InvalidSettings, LeaseLost
+from pipeline.store.checks import lease_held_error, may_take
+from pipeline.store.redis.database import MAX_ATTEMPTS, RedisDatabase
+from pipeline.values.errors import Conflict, InvalidSettings, LeaseLost
 from pipeline.values.types import Lease
+
+AT_ONCE = 256
+"""Leases of one transaction: the server is held up for a millisecond or two."""
 
 
 class RedisLeases(RedisDatabase):
@@ -19,24 +24,69 @@ class RedisLeases(RedisDatabase):
     def acquire_lease(
         self, stream_id: str, holder: str, *, ttl_s: float = 30.0, takeover: bool = False
     ) -> Lease:
-        key, fence = self._keys.lease(stream_id), self._keys.fence(stream_id)
-        nonce = secrets.token_hex(8)
-
-        def acquire(pipe: Pipeline) -> Lease:
-            held = self._lease_in(stream_id, pipe.get(key))
-            if held is not None and held.nonce == nonce:  # our own, the answer was lost
-                return held
+        def require_free(held: Lease | None) -> bool:
             if held is not None and not takeover:
                 raise lease_held_error(held)
-            token = int(pipe.get(fence) or 0) + 1  # type: ignore[arg-type]
-            lease = Lease(stream_id, holder, token, nonce, ttl_s, time.time())
-            pipe.multi()
-            pipe.set(fence, token)
-            pipe.set(key, rows.lease_to_text(lease), px=_milliseconds(ttl_s))
-            pipe.execute()
-            return lease
+            return True
 
-        return self._transact(stream_id, [key, fence], acquire)
+        return self._acquire([stream_id], holder, ttl_s, require_free)[stream_id]
+
+    def acquire_leases(
+        self, stream_ids: Collection[str], holder: str, *, ttl_s: float = 30.0, kin: str
+    ) -> dict[str, Lease]:
+        size = AT_ONCE if self._is_one_server else 1  # of a cluster no two share a transaction
+        names, taken = list(stream_ids), dict[str, Lease]()
+        for start in range(0, len(names), size):
+            taken |= self._acquire_some(names[start : start + size], holder, ttl_s, kin)
+        return taken
+
+    def _acquire_some(
+        self, names: list[str], holder: str, ttl_s: float, kin: str
+    ) -> dict[str, Lease]:
+        """In one transaction; where others keep changing one of them, each half in its own."""
+        may = partial(may_take, kin=kin)
+        if len(names) == 1:
+            return self._acquire(names, holder, ttl_s, may)
+        try:
+            return self._acquire(names, holder, ttl_s, may, attempts=2)
+        except Conflict:
+            half = len(names) // 2
+            first = self._acquire_some(names[:half], holder, ttl_s, kin)
+            return first | self._acquire_some(names[half:], holder, ttl_s, kin)
+
+    def _acquire(
+        self,
+        names: list[str],
+        holder: str,
+        ttl_s: float,
+        may: Callable[[Lease | None], bool],
+        *,
+        attempts: int = MAX_ATTEMPTS,
+    ) -> dict[str, Lease]:
+        """Leases of those of which `may` says so of who has them; they share a slot."""
+        keys = [self._keys.lease(name) for name in names]
+        fences = [self._keys.fence(name) for name in names]
+        nonce, milliseconds = secrets.token_hex(8), _milliseconds(ttl_s)
+
+        def acquire(pipe: Pipeline) -> dict[str, Lease]:
+            texts, tokens = pipe.mget(keys), pipe.mget(fences)
+            taken: dict[str, Lease] = {}
+            pipe.multi()
+            for name, key, fence, text, token in zip(
+                names, keys, fences, texts, tokens, strict=True
+            ):
+                held = self._lease_in(name, text)
+                if held is not None and held.nonce == nonce:  # our own, the answer was lost
+                    taken[name] = held
+                elif may(held):
+                    number = int(token or 0) + 1
+                    taken[name] = Lease(name, holder, number, nonce, ttl_s, time.time())
+                    pipe.set(fence, number)
+                    pipe.set(key, rows.lease_to_text(taken[name]), px=milliseconds)
+            pipe.execute()
+            return taken
+
+        return self._transact(names[0], keys + fences, acquire, attempts=attempts)
 
     def renew_lease(self, lease: Lease) -> None:
         key = self._keys.lease(lease.stream_id)

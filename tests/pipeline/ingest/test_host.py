@@ -3,16 +3,26 @@
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from pipeline.ingest.fleet import Members
 from pipeline.ingest.host import Host, HostRules
+from pipeline.ingest.lease import take_leases
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.roster import Roster, Seat
+from pipeline.values.types import Lease
 from tests.pipeline.store.conftest import serve  # noqa: F401
 from tests.waits import wait_until
 
 RULES = HostRules(most=16, beat_s=0.05, silent_s=0.6, grace_s=0.5)
+
+
+def no_leases(names):
+    """Of hosts whose streams write nothing."""
+    return {}
 
 
 class Site:
@@ -39,14 +49,16 @@ class Site:
         host, stop = f"host-{name}", threading.Event()
         seat = Seat(host, node, "127.0.0.1", version)
 
-        def run(stream_id: str, text: str, own: threading.Event) -> None:
+        def run(stream_id, text, lease, own: threading.Event) -> None:
             readers = self.readers.setdefault(stream_id, [])
             readers.append(host)
             self.switches[stream_id] += 1
             own.wait(100)
             readers.remove(host)
 
-        made = Host(roster or self.open(), seat, self.rules, run, stop=stop, retire=retire)
+        made = Host(
+            roster or self.open(), seat, self.rules, run, take=no_leases, stop=stop, retire=retire
+        )
         self.stops[host] = stop
         self.threads.append(threading.Thread(target=made.work, name=host, daemon=True))
         self.threads[-1].start()
@@ -259,7 +271,7 @@ def test_a_host_that_breaks_gives_all_back_and_may_begin_anew(site):
     seat = Seat("host-a", "n1", "127.0.0.1", "v1")
     reading = threading.Event()
 
-    def run(stream_id: str, text: str, own: threading.Event) -> None:
+    def run(stream_id, text, lease, own: threading.Event) -> None:
         reading.set()
         own.wait(100)
 
@@ -269,6 +281,56 @@ def test_a_host_that_breaks_gives_all_back_and_may_begin_anew(site):
 
     threading.Thread(target=break_it, daemon=True).start()
     with pytest.raises(RuntimeError, match="not foreseen"):
-        Host(broken, seat, RULES, run, stop=stop).work()
+        Host(broken, seat, RULES, run, take=no_leases, stop=stop).work()
     assert site.roster.view().num_free == 4
     assert not stop.is_set(), "nobody asked it to end"
+
+
+def test_leases_are_taken_with_the_claim_and_given_to_whoever_reads(site):
+    site.want(NAMES[:6])
+    store, seat, stop = site.open(), Seat("host-a", "n1", "127.0.0.1", "v1"), threading.Event()
+    given: dict[str, Lease | None] = {}
+
+    def run(stream_id, text, lease, own: threading.Event) -> None:
+        given[stream_id] = lease
+        own.wait(100)
+
+    other = store.acquire_lease(NAMES[0], "somebody", ttl_s=60)
+    dead = store.acquire_lease(NAMES[1], "host-dead", ttl_s=60)
+    take = partial(take_leases, store, writer="host-a", lease_s=60, kin="host-")
+    host = Host(store, seat, RULES, run, take=take, stop=stop)
+    thread = threading.Thread(target=host.work, daemon=True)
+    thread.start()
+    wait_until(lambda: len(given) == 6)
+    assert given.pop(NAMES[0]) is None
+    assert store.get_lease(NAMES[0]) == other, "of somebody who is no host"
+    for name, lease in given.items():
+        assert lease is not None
+        assert store.get_lease(name) == lease
+        assert lease.holder.startswith("host-a@")
+    assert given[NAMES[1]].token == dead.token + 1
+    stop.set()
+    thread.join(30)
+
+
+def test_a_host_with_much_to_begin_is_not_taken_for_gone(site):
+    site.rules = replace(RULES, most=1000)
+    names = [f"cam{number}" for number in range(60)]
+    slow = partial(time.sleep, RULES.silent_s / 20)  # 60 of them are three silences
+    begin = Members.begin
+    seen: set[int] = set()
+
+    def begin_slowly(members, name, wanted) -> None:
+        slow()
+        begin(members, name, wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Members, "begin", begin_slowly)
+        site.want(names)
+        site.add("a")
+        site.add("b")
+        while sum(site.read_by().values()) < len(names):
+            seen.add(len(site.roster.view().hosts))
+            time.sleep(0.01)
+    assert seen <= {0, 1, 2}
+    assert sum(site.switches.values()) <= 60 + 30, "nobody's streams were taken from them"

@@ -557,3 +557,41 @@ def test_a_sound_stream_is_not_changed_by_a_repair(store, lease, make_clip):
     before = store.get_overview("lobby")
     assert repair(store, lease).goes_on_at_s is None
     assert store.get_overview("lobby") == before
+
+
+def test_many_leases_are_taken_at_once_but_for_what_others_have(store, info):
+    names = [f"cam{number}" for number in range(300)]
+    mine = store.acquire_lease(names[3], "host-old", ttl_s=30)
+    others = store.acquire_lease(names[4], "somebody", ttl_s=30)
+    taken = store.acquire_leases(names, "host-new", ttl_s=30, kin="host-")
+    assert set(names) - set(taken) == {names[4]}
+    assert store.get_lease(names[4]) == others
+    assert taken[names[3]].token == mine.token + 1
+    assert {name: store.get_lease(name) for name in taken} == taken
+    with pytest.raises(LeaseLost):
+        store.renew_lease(mine)
+    store.renew_lease(taken[names[3]])
+    again = store.acquire_leases(names, "host-next", ttl_s=30, kin="host-")
+    assert all(lease.token == taken[name].token + 1 for name, lease in again.items())
+
+
+def test_of_many_that_take_leases_at_once_the_last_has_each(store):
+    names = [f"cam{number}" for number in range(60)]
+    got: list[dict] = []
+    threads = [
+        threading.Thread(
+            target=lambda n=n: got.append(
+                store.acquire_leases(names, f"host-{n}", ttl_s=30, kin="host-")
+            )
+        )
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [len(leases) for leases in got] == [60] * 4
+    for name in names:
+        tokens = [leases[name].token for leases in got]
+        assert sorted(tokens) == [1, 2, 3, 4], "no token is given twice"
+        assert store.get_lease(name) == max((x[name] for x in got), key=lambda x: x.token)

@@ -2,15 +2,17 @@
 
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
 from pipeline.ingest.hosted import open_roster
-from pipeline.ingest.lease import take_lease
+from pipeline.ingest.lease import take_lease, take_leases
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.roster import Seat
 from pipeline.values.errors import LeaseLost
+from pipeline.values.types import Lease
 from workers.cluster.host import HostPlace
 
 
@@ -26,28 +28,32 @@ class TickingStreams:
 
     def run(self, place: HostPlace, *, stop: threading.Event, retire: threading.Event) -> None:
         seat = Seat(place.name, place.node, place.address, self.version)
+        own = dict(writer=place.name, lease_s=3 * self.tick_s, kin=HOST_PREFIX)
         with open_roster(self.store) as roster, open_store(self.store) as store:
             turns = threading.Semaphore(8)  # about as many at once as a host of 16 streams has
-            run = partial(_tick, store, turns, place.name, self.tick_s)
-            Host(roster, seat, self.rules, run, stop=stop, retire=retire).work()
+            run = partial(_tick, partial(take_lease, store, **own), store, turns, self.tick_s)
+            take = partial(take_leases, roster, **own)
+            Host(roster, seat, self.rules, run, take=take, stop=stop, retire=retire).work()
 
     def count_hosts(self) -> int | None:
         return self.num_hosts
 
 
 def _tick(
+    take: Callable[..., Lease],
     store: ClipStore,
     turns: threading.Semaphore,
-    writer: str,
     tick_s: float,
     stream_id: str,
     text: str,
+    lease: Lease | None,
     stop: threading.Event,
 ) -> None:
-    with turns:
-        lease = take_lease(store, stream_id, writer=writer, lease_s=3 * tick_s, kin=HOST_PREFIX)
     rng = random.Random(stream_id)
     try:
+        if lease is None:
+            with turns:
+                lease = take(stream_id)
         while not stop.wait(tick_s * (0.5 + rng.random())):
             with turns:
                 store.renew_lease(lease)
