@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pipeline.ask.answer import Answer, Piece
-from pipeline.ask.model import open_answer_pool
+from pipeline.ask.model import Answerers, open_answer_pool
 from pipeline.ask.search import SearchResult
 from pipeline.serve.errors import busy_error
 from pipeline.serve.leaving import WhileWanted
@@ -79,17 +80,17 @@ class AnswerQueue:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         serve = settings.serve
-        at_work = serve.answers * serve.together
+        at_work = serve.most_answers * serve.together
         self._most = at_work + serve.waiting
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._open: set[_Job] = set()
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._holding = ExitStack()
-        self._models: tuple[Answerer, ...] = ()
+        self._answerers: Answerers | None = None
         self._is_closed = False
         self._threads = [
-            threading.Thread(target=self._work, args=(n,), name=f"answers-{n}", daemon=True)
+            threading.Thread(target=self._work, name=f"answers-{n}", daemon=True)
             for n in range(at_work)
         ]
         for thread in self._threads:
@@ -101,21 +102,30 @@ class AnswerQueue:
         return len(self._open)
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether the language half is there."""
-        return bool(self._models)
+    def state(self) -> Literal["ok", "loading", "asleep"]:
+        """`asleep`: no worker is there, and the next question starts one."""
+        found = self._answerers
+        if found is None or not found.num_ready:
+            is_asleep = found is not None and not found.num_starting
+            return "asleep" if is_asleep else "loading"
+        return "ok"
 
-    def models(self) -> tuple[Answerer, ...]:
+    @property
+    def is_waking(self) -> bool:
+        """Whether a question waits for a worker's model because there need not be any worker."""
+        return self._settings.serve.answers == 0 and self.state != "ok"
+
+    def answerers(self) -> Answerers:
         """The language halves, loaded when first asked for.
 
         Raises:
             ModelError, WorkerLost, ClusterUnreachable: it cannot be had.
         """
         with self._opening:
-            if not self._models:
-                pool = open_answer_pool(self._settings, self._settings.serve.answers)
-                self._models = self._holding.enter_context(pool)
-            return self._models
+            if self._answerers is None:
+                pool = open_answer_pool(self._settings, self._settings.serve.answer_scaling())
+                self._answerers = self._holding.enter_context(pool)
+            return self._answerers
 
     def submit(self, work: Work, tell: Tell, left: threading.Event) -> None:
         """Answer a question in its turn; `left` gives it up.
@@ -150,13 +160,13 @@ class AnswerQueue:
             thread.join(JOIN_S)
         self._holding.close()
 
-    def _work(self, number: int) -> None:
+    def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             last: Exception | None = None
             try:
                 if not job.left.is_set():
-                    models = self.models()
-                    self._write(job, models[number % len(models)])
+                    with self.answerers().use() as model:
+                        self._write(job, model)
             except Exception as error:
                 last = error
             finally:

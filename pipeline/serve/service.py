@@ -86,7 +86,7 @@ class Service:
 
         def load() -> None:
             try:
-                self.answers.models()
+                self.answers.answerers()
                 self.load_error = None
             except Exception as error:
                 self.load_error = error
@@ -166,8 +166,8 @@ class Service:
         """Tokens of an answer."""
         if not text:
             return 0
-        model = self.answers.models()[0]
-        return model.count_tokens(text, []) - model.count_tokens("", [])
+        with self.answers.answerers().peek() as model:
+            return model.count_tokens(text, []) - model.count_tokens("", [])
 
     def close(self) -> None:
         """Stop answers and sessions, and let the store go."""

@@ -182,6 +182,17 @@ class RaySettings(Group):
     worker_gpus: float | None = Field(default=None, ge=0)
     worker_resources: dict[str, float] = {}  # noqa: RUF012
     """Resources of Ray that keep the workers on nodes that declare them."""
+    max_workers: int | None = Field(default=None, ge=1, le=4096)
+    """Compress workers at most: one more is asked for while clips or frames wait for those there
+    are; null keeps `workers` of them."""
+    workers_idle: float = Field(default=300.0, gt=0)
+    """So long fewer compress workers must do before one goes: `5m`, or seconds."""
+    answer_cpus: float | None = Field(default=None, gt=0)
+    """For a worker that answers; null takes as much as for a compress worker, of each of three."""
+    answer_gpus: float | None = Field(default=None, ge=0)
+    answer_resources: dict[str, float] | None = None
+    """Such as `answering`, on nodes where no compress worker runs: a question then never waits
+    behind ingest."""
     ready_timeout_s: float = Field(default=300.0, gt=0)
     """For the start of a worker: a free place in the cluster and the model's load."""
     result_timeout_s: float = Field(default=600.0, gt=0)
@@ -379,14 +390,15 @@ class Settings(BaseSettings):
         )
 
     def answer_place(self) -> "AnswerPlace":
-        """Where in a cluster the language half is loaded: as the compress workers are."""
+        """Where in a cluster the language half is loaded: as the compress workers are, or apart."""
         from workers.cluster.cluster import AnswerPlace
 
         ray = self.ray
+        own = ray.answer_resources
         return AnswerPlace(
-            cpus=ray.worker_cpus,
-            gpus=ray.worker_gpus,
-            resources=dict(ray.worker_resources),
+            cpus=ray.worker_cpus if ray.answer_cpus is None else ray.answer_cpus,
+            gpus=ray.worker_gpus if ray.answer_gpus is None else ray.answer_gpus,
+            resources=dict(ray.worker_resources if own is None else own),
             ready_timeout_s=ray.ready_timeout_s,
         )
 
@@ -404,4 +416,7 @@ class Settings(BaseSettings):
 
         names = ("workers", "worker_cpus", "worker_gpus", "worker_resources", "clips_in_flight")
         names += ("ready_timeout_s", "result_timeout_s", "lost_timeout_s")
-        return PoolSettings(**{name: getattr(self.ray, name) for name in names})
+        ray = self.ray
+        most = max(ray.workers, ray.max_workers or ray.workers)
+        given = {name: getattr(ray, name) for name in names}
+        return PoolSettings(**given, most=most, idle_after_s=ray.workers_idle)

@@ -2,10 +2,14 @@
 
 import ipaddress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import ByteSize, Field, SecretStr, field_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 
 from pipeline.settings.base import Group, parse_length
+
+if TYPE_CHECKING:
+    from workers.cluster.scaling import Scaling
 
 
 class ServeSettings(Group):
@@ -25,8 +29,13 @@ class ServeSettings(Group):
     """Requests that are being answered at one time."""
     requests_per_s: float = Field(default=50.0, gt=0)
     """Of one key, over time; twice as many at once."""
-    answers: int = Field(default=1, ge=1, le=256)
-    """Workers that answer, where they are on Ray; elsewhere there is one model."""
+    answers: int = Field(default=1, ge=0, le=256)
+    """Workers that answer, where they are on Ray (`ray.answers`), at least; elsewhere there is one
+    model. With 0 the first question waits until one has its model."""
+    max_answers: int | None = Field(default=None, ge=1, le=256)
+    """At most: one more is asked for while questions wait; null keeps `answers` of them, or one."""
+    answers_idle: float = Field(default=300.0, gt=0)
+    """So long questions must have done with fewer before one is let go: `5m`, or seconds."""
     together: int = Field(default=8, ge=1, le=256)
     """Questions that each model answers at one time, a word of each in one step."""
     waiting: int = Field(default=32, ge=1, le=4096)
@@ -44,7 +53,24 @@ class ServeSettings(Group):
     drain_s: float = Field(default=8.0, gt=0, le=600)
     """For answers under way once it is asked to end."""
 
-    _parse_range = field_validator("max_range", mode="before")(parse_length)
+    _parse_range = field_validator("max_range", "answers_idle", mode="before")(parse_length)
+
+    @model_validator(mode="after")
+    def _check_answers(self) -> "ServeSettings":
+        if self.max_answers is not None and self.max_answers < self.answers:
+            raise ValueError(f"got max_answers {self.max_answers} below answers {self.answers}")
+        return self
+
+    @property
+    def most_answers(self) -> int:
+        """Workers that answer, at most."""
+        return self.max_answers or max(1, self.answers)
+
+    def answer_scaling(self) -> "Scaling":
+        """How many workers answer."""
+        from workers.cluster.scaling import Scaling
+
+        return Scaling(self.answers, self.most_answers, idle_after_s=self.answers_idle)
 
     @property
     def is_local(self) -> bool:

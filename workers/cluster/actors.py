@@ -29,6 +29,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from aot import ClipTokens
+from workers.cluster.scaling import Busyness, Scaling
 from workers.compress import CompressSettings
 from workers.errors import ModelChanged, WorkerBroken, WorkerError, WorkerLost, one_line
 from workers.live.push import BatchRule
@@ -105,6 +106,8 @@ class Pulse:
     """Of the model that is loaded."""
     problem: str = ""
     """Why it is not ready, in one line."""
+    behind_s: float = 0.0
+    """For so long there was always something that waited to be begun."""
 
 
 class CompressActor:
@@ -117,9 +120,13 @@ class CompressActor:
         *,
         batch_timeout_s: float,
         detached: bool,
+        busyness: Busyness | None = None,
         rule: BatchRule | None = None,
     ) -> None:
-        """`rule`: of pushes; None lets frames wait for others on an accelerator alone."""
+        """`busyness` tells when it is not needed any more; None never does.
+
+        `rule`: of pushes; None lets frames wait for others on an accelerator alone.
+        """
         on_cpu = torch.device(settings.device).type == "cpu"
         self._rule = rule or (BatchRule(frames=1, wait_s=0.0) if on_cpu else BatchRule())
         self._due_s = 0.0
@@ -137,6 +144,9 @@ class CompressActor:
         self._begun: dict[int, tuple[float, int]] = {}
         self._problem = ""
         self._broken = False
+        self._busyness = busyness or Busyness(0, Scaling())
+        self._leaves = False
+        self._behind_since_s = 0.0
         self._tenants = {"": time.monotonic()}
         self._thread = ThreadPoolExecutor(2, thread_name_prefix="compress")
 
@@ -162,9 +172,13 @@ class CompressActor:
         error = self._loading.exception()
         if error is not None:
             return Pulse("failed", problem=one_line(error))
+        if self._leaves:
+            return Pulse("loading", problem="it goes, for want of work")
         waiting = len(self._waiting) + len(self._pushes) + len(self._turns)
         waiting += sum(size for _, size in self._begun.values())
-        return Pulse("ready", waiting, self._loading.result().info.identity.digest())
+        behind_s = time.monotonic() - self._behind_since_s if self._has_waiting else 0.0
+        digest = self._loading.result().info.identity.digest()
+        return Pulse("ready", waiting, digest, behind_s=behind_s)
 
     async def leave(self, tenant: str) -> int:
         """Forget a tenant; returns how many are left."""
@@ -182,6 +196,7 @@ class CompressActor:
         """
         await self._require(digest)
         done = self._promise()
+        self._note_waiting()
         self._waiting.append((clip, done))
         self._wake()
         return await done
@@ -195,6 +210,7 @@ class CompressActor:
         done = self._promise()
         if not self._pushes:
             self._due_s = time.monotonic() + self._rule.wait_s
+        self._note_waiting()
         self._pushes.append((push, done))
         self._wake()
         return await done
@@ -228,6 +244,15 @@ class CompressActor:
         if self._loading.done() and self._loading.exception() is None:
             await self._in_thread(self._loading.result().close)
 
+    @property
+    def _has_waiting(self) -> bool:
+        return bool(self._waiting or self._pushes)
+
+    def _note_waiting(self) -> None:
+        """Something is about to wait."""
+        if not self._has_waiting:
+            self._behind_since_s = time.monotonic()
+
     def _promise(self) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().create_future()
 
@@ -238,6 +263,8 @@ class CompressActor:
         loaded = (await self._loaded()).info.identity
         if self._broken:
             raise WorkerLost("the worker's device is broken; it is being replaced")
+        if self._leaves:
+            raise WorkerLost("the worker goes, for want of work")
         if loaded.digest() != digest:
             raise ModelChanged(
                 f"a worker has loaded {loaded.model_id} with identity {loaded.digest()}, expected "
@@ -368,9 +395,21 @@ class CompressActor:
             used_s = now_s if self._tenants else used_s
             if detached and now_s - used_s > UNUSED_S:
                 self._end_unused()
+            if self._loading.done() and self._is_spare(now_s):
+                self._end_unused()
+
+    def _is_spare(self, now_s: float) -> bool:
+        """Whether others do without it; it takes no work from then on, and ends when none is left.
+
+        A turn that was granted is waited for: it takes its clip within `TURN_S`.
+        """
+        is_busy = bool(self._begun or self._has_waiting or self._turns)
+        if self._busyness.note(now_s, is_busy=is_busy):
+            self._leaves = True
+        return self._leaves and not is_busy and self._draining is None
 
     def _end_unused(self) -> None:
-        logger.info("no session uses this worker any more: ending")
+        logger.info("this worker is not used any more: ending")
         if self._loading.done() and self._loading.exception() is None:
             with suppress(TimeoutError):
                 self._thread.submit(self._loading.result().close).result(UNUSED_S)

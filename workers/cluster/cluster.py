@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from workers.answer import AnswerSettings
 from workers.cluster.actors import OpenCompressor
 from workers.cluster.answer import AnswerPlace, ClusterAnswer, open_answer
+from workers.cluster.answer_pool import AnswerPool
 from workers.cluster.check import check_on_cluster
 from workers.cluster.connect import (
     ClusterSettings,
@@ -27,6 +28,7 @@ from workers.cluster.connect import (
 )
 from workers.cluster.host import HostSpec, HostWork, list_hosts, start_controller
 from workers.cluster.pool import Pool, PoolSettings, close_pool, open_pool
+from workers.cluster.scaling import Scaling
 from workers.cluster.session import (
     SessionHandle,
     SessionSpec,
@@ -221,6 +223,12 @@ class Cluster:
         answer = open_answer(settings, place)
         self._answers.append(answer)
         return answer
+
+    def open_answers(
+        self, settings: AnswerSettings, place: AnswerPlace, scaling: Scaling, *, together: int
+    ) -> AnswerPool:
+        """As many answer workers as questions take; each answers `together` at one time."""
+        return AnswerPool(lambda: open_answer(settings, place), scaling, together=together)
 
     def close(self, *, stop_s: float = 8.0) -> None:
         """Stop the sessions this connection started and free its workers.

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from ray.exceptions import ActorDiedError
+import ray
+from ray.exceptions import ActorDiedError, RayError
 
 from workers.cluster.actors import Pulse, original_error
 from workers.cluster.pool import Pool
+from workers.cluster.scaling import Demand
 from workers.errors import ModelChanged, ModelError, one_line
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class WorkerHealth:
     problem: str = ""
     waiting: int = 0
     """Clips of all sessions that it has, as it said last."""
+    behind_s: float = 0.0
+    """For so long some of them waited to be begun."""
     idle_since_s: float | None = None
     """Since when every pulse said that it has none."""
     asked_s: float | None = None
@@ -70,6 +74,10 @@ class PoolHealth:
             WorkerHealth(handle, "ready" if number in pool.ready else "unknown")
             for number, handle in enumerate(pool.handles)
         ]
+        self._pool = pool
+        self._scaling = pool.maker.settings.scaling
+        self._demand = Demand(self._scaling)
+        self._growing: threading.Thread | None = None
         self._digest = pool.info.identity.digest()
         self._tenant = tenant
         self._tell = tell
@@ -106,8 +114,50 @@ class PoolHealth:
             for worker in self.workers:
                 if worker.state != "gone":
                     self._attend(worker, time.monotonic())
+            if not self._scaling.is_fixed:
+                self._follow_demand(time.monotonic())
             if self._closed.wait(TICK_S):
                 return
+
+    def _follow_demand(self, now_s: float) -> None:
+        """Have one worker more where all that there are have been behind for long.
+
+        All sessions see the same, and ask for the same one, by its name. It ends by itself; one
+        that found no place until nobody was behind any more is taken back.
+        """
+        if self._growing is not None and self._growing.is_alive():
+            return
+        there = [worker for worker in self.workers if worker.state != "gone"]
+        starting = [worker for worker in there if worker.state in ("unknown", "loading")]
+        behind_s = [worker.behind_s for worker in there if worker.state == "ready"]
+        waited_s = min(behind_s) if behind_s and all(behind_s) else None
+        if starting and waited_s is not None:
+            return  # one at a time
+        needed = len(there) - len(starting)
+        todo = self._demand.decide(now_s, there=len(there), needed=needed, waited_s=waited_s)
+        if todo > 0:
+            # In a thread of its own: while Ray's head is away it does not come back.
+            self._growing = threading.Thread(target=self._grow, name="grow", daemon=True)
+            self._growing.start()
+        elif todo < 0 and starting[-1].state == "unknown":
+            ray.kill(starting[-1].handle)
+
+    def _grow(self) -> None:
+        states = [worker.state for worker in self.workers]
+        number = states.index("gone") if "gone" in states else len(states)
+        try:
+            handle, created = self._pool.maker.find_or_create(number)
+        except (RayError, ValueError) as error:
+            logger.warning("another compress worker could not be asked for: %s", one_line(error))
+            return
+        if created:
+            logger.info("clips wait: compress worker %d is asked for", number)
+        if number == len(states):
+            self._pool.handles.append(handle)
+            self.workers.append(WorkerHealth(handle))
+        else:
+            self._pool.handles[number] = handle
+            self.workers[number] = WorkerHealth(handle)
 
     def _attend(self, worker: WorkerHealth, now_s: float) -> None:
         if worker.asked_s is not None and now_s - worker.asked_s < ASK_AGAIN_S:
@@ -129,7 +179,7 @@ class PoolHealth:
             self._note(worker, _state_after(error), one_line(original_error(error)))
             return
         pulse = answer.result()
-        worker.waiting = pulse.waiting
+        worker.waiting, worker.behind_s = pulse.waiting, pulse.behind_s
         if pulse.waiting:
             worker.idle_since_s = None
         elif worker.idle_since_s is None:

@@ -8,6 +8,7 @@ no list of users that could be wrong.
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from workers.cluster.actors import CompressActor, OpenCompressor, create_actor, original_error
+from workers.cluster.scaling import Busyness, Scaling
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import InvalidSettings, ModelChanged, WorkerLost, one_line
 from workers.seams import StopSignal, WorkerInfo
@@ -36,6 +38,12 @@ class PoolSettings:
     """How many compress actors there are, where they run, how long they may take."""
 
     workers: int = 1
+    most: int | None = None
+    """While clips or frames wait there are up to so many; None keeps to `workers`."""
+    grow_after_s: float = 5.0
+    """Where every worker has had some waiting for so long, another one is asked for."""
+    idle_after_s: float = 300.0
+    """So long fewer must have done before one goes."""
     worker_cpus: float = 0.5
     """Of Ray's CPU resource: below 1, so that a session and a worker fit on two cores."""
     worker_gpus: float | None = None
@@ -58,22 +66,79 @@ class PoolSettings:
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} must be at least 1, got {getattr(self, name)}")
 
+    @property
+    def scaling(self) -> Scaling:
+        """Bounds and pace of the number of workers."""
+        most = self.workers if self.most is None else self.most
+        return Scaling(self.workers, most, self.grow_after_s, self.idle_after_s)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the actors of one pool, or finds them: of two that make one, both get the same."""
+
+    name: str
+    compress: CompressSettings
+    settings: PoolSettings
+    detached: bool
+    open_compressor: OpenCompressor
+
+    @property
+    def gpus(self) -> float:
+        """Of Ray's GPU resource, for each."""
+        if self.settings.worker_gpus is not None:
+            return self.settings.worker_gpus
+        return 1.0 if self.compress.device.startswith("cuda") else 0.0
+
+    def find_or_create(self, number: int) -> tuple[Any, bool]:
+        """The actor of this number, and whether this call made it; it may wait for a place."""
+        name = f"{self.name}-{number}"
+        with suppress(ValueError):  # no such actor
+            return ray.get_actor(name), False
+        try:
+            return self._create(name, number), True
+        except ValueError:  # somebody else was quicker
+            return ray.get_actor(name), False
+
+    def _create(self, name: str, number: int) -> Any:
+        settings = self.settings
+        return create_actor(
+            CompressActor,
+            self.compress,
+            self.open_compressor,
+            name=name,
+            num_cpus=settings.worker_cpus,
+            num_gpus=self.gpus,
+            resources=dict(settings.worker_resources),
+            # Endless, because a stream may outlive any number of machines and an actor holds
+            # nothing but its model. What bounds a clip that kills its worker each time is the
+            # number of its tries.
+            max_restarts=-1,
+            max_task_retries=0,
+            lifetime="detached" if self.detached else None,
+            init_batch_timeout_s=settings.result_timeout_s,
+            init_detached=self.detached,
+            init_busyness=Busyness(number, settings.scaling),
+        )
+
 
 @dataclass(frozen=True)
 class Pool:
     """Actors of one name, and what those that are ready have loaded."""
 
     handles: list[Any]
+    """By number; the list grows with the pool."""
     info: WorkerInfo
     ready: tuple[int, ...]
     """Numbers of the actors that were ready when it was opened."""
+    maker: Maker
 
 
 @dataclass
 class _Member:
     """An actor on its way to being ready."""
 
-    name: str
+    number: int
     handle: Any
     created: bool
     """By this call, which may end it again."""
@@ -110,7 +175,8 @@ def open_pool(
         WorkerLost: no place in the cluster, no start within `ready_timeout_s`, or no worker that
             does not die while it loads.
     """
-    opening = _Opening(compress, pool, name, detached, open_compressor)
+    maker = Maker(name, compress, pool, detached, open_compressor)
+    opening = _Opening(maker)
     try:
         infos = opening.wait(tenant, stop)
         _require_same([expected] if expected else [], infos)
@@ -118,39 +184,15 @@ def open_pool(
         opening.undo()
         raise
     ready = tuple(number for number, member in enumerate(opening.members) if member.info)
-    return Pool([member.handle for member in opening.members], infos[0], ready)
+    return Pool([member.handle for member in opening.members], infos[0], ready, maker)
 
 
 class _Opening:
     """The actors of a pool while they start."""
 
-    def __init__(
-        self,
-        compress: CompressSettings,
-        pool: PoolSettings,
-        name: str,
-        detached: bool,
-        open_compressor: OpenCompressor,
-    ) -> None:
-        self._pool = pool
-        self._arguments = (compress, open_compressor)
-        self._gpus = pool.worker_gpus
-        if self._gpus is None:
-            self._gpus = 1.0 if compress.device.startswith("cuda") else 0.0
-        self._options: dict[str, Any] = dict(
-            num_cpus=pool.worker_cpus,
-            num_gpus=self._gpus,
-            resources=dict(pool.worker_resources),
-            # Endless, because a stream may outlive any number of machines and an actor holds
-            # nothing but its model. What bounds a clip that kills its worker each time is the
-            # number of its tries.
-            max_restarts=-1,
-            max_task_retries=0,
-            lifetime="detached" if detached else None,
-            init_batch_timeout_s=pool.result_timeout_s,
-            init_detached=detached,
-        )
-        self.members = [self._find_or_create(f"{name}-{n}") for n in range(pool.workers)]
+    def __init__(self, maker: Maker) -> None:
+        self._pool, self._maker = maker.settings, maker
+        self.members = [self._find_or_create(number) for number in range(self._pool.workers)]
 
     def wait(self, tenant: str, stop: StopSignal | None) -> list[WorkerInfo]:
         """What the actors have loaded that are ready, as soon as there are some."""
@@ -185,16 +227,9 @@ class _Opening:
         """End what this call created; what others use is none of its business."""
         close_pool([member.handle for member in self.members if member.created], timeout_s=0.5)
 
-    def _find_or_create(self, name: str) -> _Member:
-        try:
-            return _Member(name, ray.get_actor(name), created=False)
-        except ValueError:  # no such actor
-            pass
-        try:
-            handle = create_actor(CompressActor, *self._arguments, name=name, **self._options)
-            return _Member(name, handle, created=True)
-        except ValueError:  # somebody else was quicker
-            return _Member(name, ray.get_actor(name), created=False)
+    def _find_or_create(self, number: int) -> _Member:
+        handle, created = self._maker.find_or_create(number)
+        return _Member(number, handle, created)
 
     def _advance(self, now_s: float) -> None:
         """Ask those that were not asked, and take what the others answer within a moment."""
@@ -225,12 +260,12 @@ class _Opening:
         if member.deaths >= LOAD_DEATHS:
             member.error = WorkerLost(
                 f"a compress worker died {member.deaths} times while it loaded "
-                f"{self._arguments[0].model}: {one_line(error, 300)}; see that the model fits "
+                f"{self._maker.compress.model}: {one_line(error, 300)}; see that the model fits "
                 "into the memory of the machine"
             )
             ray.kill(member.handle)
         elif isinstance(error, ActorDiedError):
-            anew = self._find_or_create(member.name)
+            anew = self._find_or_create(member.number)
             member.handle, member.created = anew.handle, anew.created
 
     def _not_ready(self, stop: StopSignal | None) -> str:
@@ -238,10 +273,11 @@ class _Opening:
         if stop is not None and stop.is_set():
             return f"stopped before a compress worker was ready ({pool.workers} were asked for)"
         free = {k: round(v, 2) for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+        gpus, resources = self._maker.gpus, pool.worker_resources or ""
         return (
             f"{pool.workers} compress workers did not start in {pool.ready_timeout_s:.0f} s; each "
-            f"needs {pool.worker_cpus} CPU, {self._gpus} GPU {pool.worker_resources or ''}and the "
-            f"cluster has {free} free; stop other sessions, add nodes, or ask for fewer workers"
+            f"needs {pool.worker_cpus} CPU, {gpus} GPU {resources}and the cluster has {free} free; "
+            "stop other sessions, add nodes, or ask for fewer workers"
         )
 
 

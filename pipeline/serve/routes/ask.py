@@ -1,5 +1,6 @@
 """Questions: our own shape, OpenAI's, and where in a range something is."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ from pipeline.values.errors import UnknownModel
 router = APIRouter(tags=["questions"], responses=ERRORS)
 
 EVENTS = "text/event-stream"
+LOOK_S = 1.0
+SAY_S = 5.0
+"""Between two comments to a reader whose answer is not begun."""
+WAITING = ": no answer worker is there; one is loading its model\n\n"
+"""A comment of SSE, which clients pass over and proxies take for life."""
 ANY_MODEL = "aot"
 """A name that whatever model is loaded answers to."""
 
@@ -81,9 +87,11 @@ async def chat(body: Chat, service: ServiceOf, caller: Reader, gone: Gone) -> Re
         written = await service.answer(caller, asked, gone)
         return JSONResponse(completion.whole(written.answer, written.evidence))
     parts = service.stream(caller, asked, gone)
+    first = asyncio.ensure_future(anext(parts))
     try:
-        first = await anext(parts)  # what is wrong with a question is told by the status
+        await _await_first(service, first)
     except BaseException:
+        await _give_up(first)
         await parts.aclose()
         raise
     with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -91,18 +99,32 @@ async def chat(body: Chat, service: ServiceOf, caller: Reader, gone: Gone) -> Re
     return StreamingResponse(events, media_type=EVENTS, headers={"Cache-Control": "no-store"})
 
 
+async def _await_first(service: Service, first: asyncio.Future[Piece | Answer]) -> None:
+    """Until there is something of an answer, or a model is loaded for it and none answers.
+
+    What is wrong with a question is raised, and so told by the status.
+    """
+    while not (await asyncio.wait({first}, timeout=LOOK_S))[0]:
+        if service.answers.is_waking:
+            return
+    first.result()
+
+
 async def _events(
     service: Service,
     completion: Completion,
-    first: Piece | Answer,
+    first: asyncio.Future[Piece | Answer],
     parts: AsyncGenerator[Piece | Answer],
     with_usage: bool,
 ) -> AsyncIterator[str]:
     """Chunks as they are written; whoever leaves stops the answer."""
     async with contextlib.aclosing(parts):
-        yield completion.begin()
-        part = first
         try:
+            while not first.done():
+                yield WAITING
+                await asyncio.wait({first}, timeout=SAY_S)
+            part = first.result()
+            yield completion.begin()
             while isinstance(part, Piece):
                 yield completion.piece(part.text)
                 part = await anext(parts)
@@ -111,6 +133,15 @@ async def _events(
                 yield chunk
         except Exception as error:
             yield event(explain(error)[1])
+        finally:
+            await _give_up(first)
+
+
+async def _give_up(first: asyncio.Future[Piece | Answer]) -> None:
+    """Before a generator is closed it must be left."""
+    if not first.done():
+        first.cancel()
+        await asyncio.wait({first})
 
 
 def _describe(service: Service) -> dict[str, Any]:

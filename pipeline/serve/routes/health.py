@@ -20,15 +20,18 @@ def live() -> dict[str, str]:
 @router.get("/v1/health/ready", responses={503: ERRORS[503]})
 @router.get("/readyz", include_in_schema=False)
 def ready(service: ServiceOf) -> Response:
-    """Whether questions can be answered: the store is there and the model is loaded."""
-    state = {"store": "ok", "model": "ok" if service.answers.is_loaded else "loading"}
-    if service.load_error is not None and not service.answers.is_loaded:
+    """Whether questions can be answered: the store is there and the model is loaded.
+
+    A model that is `asleep` is loaded for the next question, which waits for it.
+    """
+    state: dict[str, str] = {"store": "ok", "model": service.answers.state}
+    if service.load_error is not None and state["model"] == "loading":
         state["model"] = getattr(service.load_error, "code", type(service.load_error).__name__)
     try:
         service.store.list_streams()
     except PipelineError as error:
         state["store"] = error.code
-    status = 200 if set(state.values()) == {"ok"} else 503
+    status = 200 if set(state.values()) <= {"ok", "asleep"} else 503
     return JSONResponse(state, status, headers=dict(headers_of(status)))
 
 

@@ -13,6 +13,7 @@ from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
 from tests.pipeline.conftest import FPS
 from tests.pipeline.support import store_video
+from workers.cluster.scaling import Scaling
 from workers.errors import InvalidSettings
 from workers.models import open_language_model
 from workers.types import VideoSource
@@ -48,9 +49,10 @@ def settings(engine: str):
 
 
 def test_the_engine_of_the_settings_is_opened_once_and_closed(installed):
-    with open_answer_pool(settings("toy+http://host:8000/x"), 3) as models:
-        [engine, *others] = models
-        assert others == [engine, engine]
+    with open_answer_pool(settings("toy+http://host:8000/x"), Scaling(3, 3)) as engines:
+        with engines.use() as first, engines.use() as engine:
+            assert first is engine
+        assert isinstance(engine, sys.modules["toy_engine"].Engine)
         assert (engine.url, engine.settings.model) == ("http://host:8000/x", "m")
         assert engine.open
     assert not engine.open
@@ -65,7 +67,7 @@ def test_an_engine_is_asked_from_here_also_where_workers_are_on_ray():
 def test_an_engine_that_nobody_announces_is_an_error(installed, engine):
     with (
         pytest.raises(InvalidSettings, match=r"(?s)NAME\+URL with a name of .*toy"),
-        open_answer_pool(settings(engine), 1),
+        open_answer_pool(settings(engine), Scaling()),
     ):
         pass
 

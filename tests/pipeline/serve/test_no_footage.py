@@ -61,7 +61,7 @@ def empty_ranges(seed):
 
 @pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_no_question_about_an_empty_stretch_is_answered(served, patchy, monkeypatch, count):
-    model = served.service.answers.models()[0]
+    model = served.service.answers.answerers().model
 
     def never(*arguments, **options):
         raise AssertionError("the model was asked about nothing")
@@ -131,7 +131,7 @@ def eight(served):
 def test_eight_streams_stand_in_one_context_a_live_one_with_its_whole_clips(
     served, eight, monkeypatch
 ):
-    model, read = served.service.answers.models()[0], []
+    model, read = served.service.answers.answerers().model, []
     answer = type(model).stream_answer
 
     def spied(question, segments, **options):

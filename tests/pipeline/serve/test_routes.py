@@ -128,7 +128,7 @@ def test_a_search_tells_the_best_clips_as_the_pipeline_finds_them(client, served
 
 
 def test_a_search_that_nobody_waits_for_looks_no_further(client, served):
-    model, left = served.service.answers.models()[0], threading.Event()
+    model, left = served.service.answers.answerers().model, threading.Event()
     left.set()
     with pytest.raises(AnswerStopped):
         WhileWanted(model, left).score_relevance("what", [[]])
@@ -185,7 +185,7 @@ def test_a_long_range_is_refused_before_a_row_is_listed(client, served, monkeypa
 
 def test_health_says_when_questions_can_be_answered(client, served):
     assert client.get("/healthz").json() == client.get("/v1/health/live").json()
-    served.service.answers.models()
+    served.service.answers.answerers()
     assert client.get("/readyz").json() == {"store": "ok", "model": "ok"}
 
 

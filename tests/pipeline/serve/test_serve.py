@@ -37,7 +37,7 @@ ASK = {"question": "what is seen", "streams": ["walk"], "last": "2s"}
 @pytest.fixture
 def written(served, monkeypatch):
     """Pieces that the model wrote."""
-    model = served.service.answers.models()[0]
+    model = served.service.answers.answerers().model
     pieces = []
 
     def counted(*arguments, **options):
@@ -112,7 +112,7 @@ def test_an_answer_stops_when_its_client_leaves(served, written, stream):
 )
 def test_a_search_stops_when_its_client_leaves(served, monkeypatch, path, more):
     answers = served.service.answers
-    model, scored, may_go_on = answers.models()[0], [], threading.Event()
+    model, scored, may_go_on = answers.answerers().model, [], threading.Event()
 
     def score(question, parts):
         scored.append(len(parts))

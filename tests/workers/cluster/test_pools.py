@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from itertools import count
 
@@ -10,10 +11,17 @@ import ray
 
 from tests.waits import wait_until
 from tests.workers import session_support
-from tests.workers.session_support import INFO, FolderSinkFactory, StandIn, open_canned
+from tests.workers.session_support import (
+    INFO,
+    FolderSinkFactory,
+    StandIn,
+    make_clip,
+    open_canned,
+)
 from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.cluster.feed import ClusterWorkers
 from workers.cluster.pool import PoolSettings, close_pool, leave_pool, open_pool
+from workers.cluster.scaling import Busyness, Scaling
 from workers.compress import CompressSettings
 from workers.errors import ModelChanged, ModelNotFound, WorkerLost
 from workers.types import VideoSource
@@ -150,3 +158,74 @@ def test_two_models_whose_sessions_overlap_leave_nothing_behind(cluster, tmp_pat
     wait_until(lambda: len(actors("compress-shared")) == 1)
     assert list(sessions[1].watch())[-1].state == "complete"
     wait_until(lambda: actors("compress-shared") == [])
+
+
+def test_a_worker_that_the_others_do_without_says_so_and_the_first_never():
+    scaling = Scaling(1, 3, idle_after_s=10.0)
+
+    def goes_after(number: int, busy_every: int) -> float | None:
+        busyness = Busyness(number, scaling)
+        for second in range(60):
+            if busyness.note(float(second), is_busy=busy_every > 0 and second % busy_every == 0):
+                return float(second)
+        return None
+
+    assert goes_after(0, 0) is None
+    assert goes_after(1, 0) == 10.0
+    assert goes_after(1, 4) is not None, "the other would be busy for half of the time"
+    assert goes_after(1, 2) is None, "the other would be busy all the time"
+    assert goes_after(2, 3) is not None, "of two others each would be busy for half of the time"
+
+
+def test_a_queue_asks_for_a_second_worker_and_idle_time_ends_it(name):
+    settings = PoolSettings(
+        1, most=2, grow_after_s=0.5, idle_after_s=4.0, worker_cpus=0.1, clips_in_flight=24
+    )
+    compress = CompressSettings(model="standin:")
+    pool = open_pool(
+        compress, settings, name=name, detached=True, tenant="me", open_compressor=StandIn
+    )
+    group = ClusterWorkers(pool, settings, tenant="me")
+    clips = (make_clip("slow", index) for index in count())
+    stop = threading.Event()
+    results = group.compress_stream(clips, stop=stop)
+    index = -1
+    for index in count():  # always two batches wait, of which each takes .8 s
+        assert next(results).index == index
+        if len(pool.handles) == 2 and pool_states(group) == ["ready", "ready"]:
+            break
+    assert actors(name) == [f"{name}-0", f"{name}-1"]
+    for _ in range(60):
+        assert next(results).index == (index := index + 1)
+    stop.set()
+    deque(results, maxlen=0)
+    wait_until(lambda: actors(name) == [f"{name}-0"])
+    again = group.compress_stream(make_clip("again", index) for index in range(20))
+    assert [clip.index for clip in again] == list(range(20)), "the one that went is not missed"
+    group.close()
+    close_pool(pool.handles)
+
+
+def pool_states(group: ClusterWorkers) -> list[str]:
+    return [worker.state for worker in group._health.workers]
+
+
+def test_a_worker_that_found_no_place_is_taken_back_once_nobody_waits(name):
+    settings = PoolSettings(
+        1, most=2, grow_after_s=0.5, idle_after_s=2.0, worker_cpus=1.2, clips_in_flight=24
+    )
+    compress = CompressSettings(model="standin:")
+    pool = open_pool(
+        compress, settings, name=name, detached=True, tenant="me", open_compressor=StandIn
+    )
+    group = ClusterWorkers(pool, settings, tenant="me")
+    stop = threading.Event()
+    results = group.compress_stream((make_clip("slow", n) for n in count()), stop=stop)
+    while len(pool.handles) < 2:
+        next(results)
+    wait_until(lambda: actors(name) == [f"{name}-0", f"{name}-1"])  # Ray sees what is wanted
+    stop.set()
+    deque(results, maxlen=0)
+    wait_until(lambda: actors(name) == [f"{name}-0"])
+    group.close()
+    close_pool(pool.handles)
