@@ -6,6 +6,7 @@ no decoder.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.ingest.fenced import FencedStream
@@ -35,9 +36,11 @@ class StoreSink:
         retention: RetentionRules | None = None,
         outbox: Outbox | None = None,
         tracer: Tracer = NO_TRACER,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream, self._outbox, self._tracer = stream, outbox, tracer
-        self._retention = Retention(stream.store, stream.stream_id, retention or RetentionRules())
+        rules = retention or RetentionRules()
+        self._retention = Retention(stream.store, stream.stream_id, rules, clock=clock)
 
     @property
     def spooled_bytes(self) -> int:

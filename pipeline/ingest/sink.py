@@ -5,6 +5,7 @@ what a session writes to. Knows of no worker and no decoder.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pipeline.ingest.again import has_failed_clips, read_again
@@ -57,6 +58,8 @@ class StoreSinkFactory:
     """Files that become part of a joined stream."""
     tracing: TraceSettings | None = None
     """Where a trace of every clip goes."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, by which the rules of retention are applied again."""
 
     def open(self) -> "StoreSink":
         """Take the lease and make the stream known.
@@ -80,7 +83,8 @@ class StoreSinkFactory:
                 info = self._begin(store, lease)
                 stream = FencedStream(store, lease, info, writer=self.writer, heal=self.heal)
                 outbox = self._outbox(stream)
-                return StoreSink(stream, self.retention, outbox, open_tracer(self.tracing))
+                tracer = open_tracer(self.tracing)
+                return StoreSink(stream, self.retention, outbox, tracer, self.clock)
             except BaseException:
                 store.release_lease(lease)
                 raise
