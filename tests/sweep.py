@@ -27,6 +27,8 @@ from workers.types import Frame, PixelFormat, VideoSource, is_gap
 SIDE = 8
 """Pictures are compared as squares of so many gray blocks a side."""
 LOOK = PixelFormat(height=64, width=64)
+TURN_S = 2**33 / 90_000
+"""After which the clock of MPEG streams begins anew."""
 MAX_DIFFERENCE = 14.0
 """Mean difference of two looks at one picture, of 255: other scalers, other colour matrices."""
 
@@ -76,6 +78,8 @@ def check_file(path: Path, *, fps: float = 1.0, content: bool = True) -> Finding
     finding.frames = len(frames)
     finding.note = f"[{report.end}, {report.epochs} epochs, {report.damaged_frames} damaged]"
     times_s = shown_times(path, info.track, info.start_s)
+    if info.container in ("mpeg", "mpegts"):
+        times_s = in_the_same_turn(times_s)
     finding.shown = len(times_s)
     if not times_s:
         finding.note += " ffmpeg shows nothing"
@@ -142,6 +146,15 @@ def _explained(time_s: float, frames: list[Frame], report: DecodeReport) -> bool
         return report.end != "complete"
     near = following.pts_s - time_s < 3.0 and report.damaged_packets > 0
     return following.gap is not None or following.damaged or near
+
+
+def in_the_same_turn(times_s: list[float]) -> list[float]:
+    """Times of a 33-bit clock that ffprobe counts from one turn of it and the reader from another.
+
+    Of MPEG program streams ffprobe takes a clock near its end for one before its beginning.
+    """
+    turns = round(times_s[0] / TURN_S) if times_s else 0
+    return [time_s - turns * TURN_S for time_s in times_s]
 
 
 def check_epochs(frames: list[Frame], times_s: list[float]) -> list[str]:
