@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from aot.errors import AOTError, InvalidConfig, InvalidFeatures, NotIncremental, NotSettled
     from aot.packing import concatenate, stack_clips, unpack
     from aot.pooling import pool_grid, pool_mask, pooled_grid
-    from aot.recompression import drop_empty_frames, join_clips, recompress, take_frames
+    from aot.recompression import (
+        drop_empty_frames,
+        join_clips,
+        keep_anchors,
+        recompress,
+        take_frames,
+    )
     from aot.reducers.registry import REDUCERS, check_constants, make_reducer
     from aot.seam import CausalReducer, Reducer
     from aot.spatial import merge_within_frame
@@ -60,6 +66,7 @@ __all__ = [
     "count_anchors",
     "drop_empty_frames",
     "join_clips",
+    "keep_anchors",
     "make_reducer",
     "merge_across_frames",
     "merge_within_frame",
@@ -82,7 +89,10 @@ _HOMES = {
     "packing": ("concatenate", "stack_clips", "unpack"),
     "pooling": ("pool_grid", "pool_mask", "pooled_grid"),
     "seam": ("CausalReducer", "Reducer"),
-    "recompression": ("drop_empty_frames", "join_clips", "recompress", "take_frames"),
+    "recompression": (
+        *("drop_empty_frames", "join_clips", "keep_anchors", "recompress"),
+        "take_frames",
+    ),
     "reducers.registry": ("REDUCERS", "check_constants", "make_reducer"),
     "spatial": ("merge_within_frame",),
     "temporal": ("merge_across_frames",),

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from aot.errors import InvalidFeatures
 from aot.packing import concatenate
-from aot.types import TOKEN_COLUMNS, ClipTokens, Grid
+from aot.types import TOKEN_COLUMNS, ClipTokens, Grid, TokenKind
 
 WINDOW = 512
 """Tokens looked at together: bounds work and memory at `tokens * WINDOW`."""
 POSITION_WEIGHT = 0.1
 """Price of a merge across the whole frame beside the cosine distance, as in the adaptive rule."""
+_TINY = torch.finfo(torch.float32).tiny
 _SHARE = 4
 """A round merges one token in so many at most: what was merged is seen before more is."""
 
@@ -54,14 +55,27 @@ def recompress(clips: Sequence[ClipTokens], budget: int) -> list[ClipTokens]:
     tokens = torch.cat([clip.tokens for clip in clips])
     mass = torch.cat([clip.mass for clip in clips]).double()
     place = _places(torch.cat([clip.cell for clip in clips]), clips[0].grid)
-    weight = mass.clamp(min=torch.finfo(torch.float32).tiny)
+    weight = mass.clamp(min=_TINY)
     root = _merge(tokens.float(), weight, place, budget)
-    stays = root == torch.arange(total, device=root.device)
-    summed = torch.zeros_like(mass).index_add_(0, root, mass)
-    mean = _mean_by(root, tokens, weight)
-    changed = (torch.bincount(root, minlength=total) > 1) & stays
-    tokens = torch.where(changed[:, None], mean.to(tokens.dtype), tokens)
-    return _apart(clips, tokens, summed, stays)
+    return _gather(clips, tokens, mass, root)
+
+
+def keep_anchors(clip: ClipTokens) -> ClipTokens:
+    """The keyframe's anchors alone, each with what it is nearest to of the later frames' tokens.
+
+    Nearest as in `recompress`; masses add up to what they did. A clip without anchors, or with
+    nothing else, stays as it is.
+    """
+    is_anchor = clip.kind != TokenKind.DISTINCT
+    if bool(is_anchor.all()) or not bool(is_anchor.any()):
+        return clip
+    unit, place = F.normalize(clip.tokens.float(), dim=1), _places(clip.cell, clip.grid)
+    cost = 1 - unit[~is_anchor] @ unit[is_anchor].T
+    cost += POSITION_WEIGHT * torch.cdist(place[~is_anchor], place[is_anchor])
+    root = torch.arange(len(clip), device=clip.tokens.device)
+    root[~is_anchor] = root[is_anchor][cost.argmin(dim=1)]
+    [kept] = _gather([clip], clip.tokens, clip.mass.double(), root)
+    return kept
 
 
 def join_clips(clips: Sequence[ClipTokens], frames: Sequence[int]) -> ClipTokens:
@@ -190,6 +204,21 @@ def _mean_by(
     return torch.zeros(tokens.shape, device=tokens.device).index_add_(
         0, into, tokens.float() * share[:, None]
     )
+
+
+def _gather(
+    clips: Sequence[ClipTokens],
+    tokens: Float[Tensor, "n d"],
+    mass: Float[Tensor, " n"],
+    root: Int[Tensor, " n"],
+) -> list[ClipTokens]:
+    """The clips' tokens, each merged into its root."""
+    stays = root == torch.arange(len(root), device=root.device)
+    summed = torch.zeros_like(mass).index_add_(0, root, mass)
+    mean = _mean_by(root, tokens, mass.clamp(min=_TINY))
+    changed = (torch.bincount(root, minlength=len(root)) > 1) & stays
+    tokens = torch.where(changed[:, None], mean.to(tokens.dtype), tokens)
+    return _apart(clips, tokens, summed, stays)
 
 
 def _apart(

@@ -199,13 +199,14 @@ class Level:
     """How much coarser a clip is than the reduction left it."""
 
     keep: float = 1.0
-    """It was faded to at most this share of the tokens before the reduction; 1 where it was not."""
+    """It was faded to at most this share of the tokens before the reduction; 1 where it was not, 0
+    where the keyframe's anchors are all that was kept."""
     clips: int = 1
     """Of so many clips it tells together: those whose indexes, from its own on, are as many."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1 or self.clips < 1:
-            raise ValueError(f"got {self}, expected 0 < keep <= 1 and at least one clip")
+        if not 0 <= self.keep <= 1 or self.clips < 1:
+            raise ValueError(f"got {self}, expected 0 <= keep <= 1 and at least one clip")
 
 
 FULL_LEVEL = Level()

@@ -5,13 +5,14 @@ Passwords are kept apart from URLs, and neither is shown.
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 
 from pipeline.settings.base import ENV_PREFIX, Group, parse_length, parse_share
 from pipeline.store import StoreConfig
+from pipeline.store.fading import KEYFRAME
 from pipeline.store.retention import FadeRule, RetentionRules
 from pipeline.values.errors import InvalidSettings
 
@@ -104,11 +105,15 @@ class FadeSettings(Group):
 
     after: float = Field(gt=0)
     """`1d`, `12h`, or seconds."""
-    keep: float = Field(gt=0, lt=1)
-    """Share of the tokens before the reduction: `2%`, or 0.02."""
+    keep: Literal["keyframe"] | Annotated[float, Field(gt=0, lt=1)]
+    """Share of the tokens before the reduction, `2%` or 0.02; or `keyframe`: its anchors alone."""
 
     _parse_after = field_validator("after", mode="before")(parse_length)
     _parse_keep = field_validator("keep", mode="before")(parse_share)
+
+    def to_rule(self) -> FadeRule:
+        """As the store applies it."""
+        return FadeRule(self.after, KEYFRAME if self.keep == "keyframe" else self.keep)
 
 
 class RetentionSettings(Group):
@@ -123,8 +128,9 @@ class RetentionSettings(Group):
     cool_after: float | None = Field(default=None, gt=0)
     """`7d`, `12h`, or seconds: older footage is kept in the cold tier (`store.cold`)."""
     fade: tuple[FadeSettings, ...] = ()
-    """`[{after: 1d, keep: 2%}, {after: 7d, keep: 0.2%}]`: older footage keeps fewer of its tokens,
-    a share of those before the reduction; each later rule keeps less."""
+    """`[{after: 1d, keep: 2%}, {after: 30d, keep: keyframe}]`: older footage keeps fewer of its
+    tokens, a share of those before the reduction or the keyframe's anchors; each later rule keeps
+    less, and `keyframe` is the last."""
     levels: bool = False
     """Sessions also keep records of 4, 16, 64, ... clips together, so that the first question over
     a long range costs what later ones do (`ask.fit: recompress`); a third more bytes at most, which
@@ -139,7 +145,7 @@ class RetentionSettings(Group):
             self.max_bytes_per_stream,
             self.max_bytes,
             self.cool_after,
-            tuple(FadeRule(rule.after, rule.keep) for rule in self.fade),
+            tuple(rule.to_rule() for rule in self.fade),
             self.levels,
         )
 

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 PAGE = 32
 """Clips of one transaction: a few megabytes, a few milliseconds of the server."""
 NONE_FADED = FadedCounts(0, 0, 0)
+KEYFRAME = 0.0
+"""The `keep` of clips of which the keyframe's anchors are what stays (`aot.keep_anchors`)."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,16 @@ class FadeRule:
 
     after_s: float
     keep: float
-    """Share of the tokens before the reduction."""
+    """Share of the tokens before the reduction, or `KEYFRAME`."""
 
 
 def require_fading(rules: Sequence[FadeRule]) -> None:
     """Raise `InvalidSettings` unless each rule is later than the one before and keeps less."""
     for before, rule in zip([None, *rules], rules, strict=False):
-        if not (rule.after_s > 0 and 0 < rule.keep < 1):
+        if not (rule.after_s > 0 and KEYFRAME <= rule.keep < 1):
             raise InvalidSettings(
                 f"retention.fade: got after {rule.after_s:g} s keep {rule.keep:g}, expected an age "
-                "above 0 and a share between 0 and 1"
+                "above 0 and a share between 0 and 1, or `keyframe`"
             )
         if before is not None and not (rule.after_s > before.after_s and rule.keep < before.keep):
             raise InvalidSettings(
@@ -117,10 +119,13 @@ def fade_clips(store: ClipStore, spans: Sequence[ClipSpan], keep: float) -> Fade
 
 def fade_clip(clip: CompressedClip, keep: float) -> CompressedClip:
     """The clip with at most a share of the tokens it had before the reduction, and at least one."""
-    from aot import recompress
+    from aot import keep_anchors, recompress
 
-    budget = max(1, int(keep * clip.stats.tokens_in))
-    [tokens] = recompress([clip.tokens], budget)
+    if keep == KEYFRAME:
+        tokens = keep_anchors(clip.tokens)
+    else:
+        budget = max(1, int(keep * clip.stats.tokens_in))
+        [tokens] = recompress([clip.tokens], budget)
     return replace(clip, tokens=tokens, level=replace(clip.level, keep=keep))
 
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aot import ClipTokens, InvalidFeatures, drop_empty_frames, join_clips, recompress
+from aot import ClipTokens, InvalidFeatures, drop_empty_frames, join_clips, keep_anchors, recompress
 from aot.recompression import WINDOW
+from aot.types import TokenKind
 
 GRID = (4, 5)
 
@@ -168,3 +169,38 @@ def test_frames_of_which_no_token_speaks_are_not_counted():
     assert (fewer.frame.tolist(), stay) == ([0, 1, 1, 2], [1, 4, 6])
     assert (by_pairs.frame.tolist(), pairs) == ([1, 2, 2, 4], [0, 1, 4, 5, 6, 7])
     assert torch.equal(fewer.tokens, clip.tokens)
+
+
+def test_anchors_stay_and_take_in_what_later_frames_brought(clips):
+    clip = clips[4]
+    kept = keep_anchors(clip)
+    anchors = clip.kind != TokenKind.DISTINCT
+
+    assert rows_of(kept) == [
+        row for row, is_anchor in zip(rows_of(clip), anchors.tolist(), strict=True) if is_anchor
+    ]
+    assert mass_of([kept]) == pytest.approx(mass_of([clip]), rel=1e-5)
+    assert keep_anchors(kept) is kept
+
+
+def test_a_later_token_goes_into_the_anchor_it_is_like():
+    clip = ClipTokens(
+        tokens=torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 3.0]]),
+        frame=torch.tensor([0, 0, 5]),
+        cell=torch.tensor([0, 1, 0]),
+        mass=torch.tensor([4.0, 6.0, 2.0]),
+        kind=torch.tensor([0, 2, 1], dtype=torch.uint8),
+        grid=GRID,
+    )
+    kept = keep_anchors(clip)
+
+    assert kept.mass.tolist() == [4.0, 8.0]
+    assert torch.allclose(kept.tokens, torch.tensor([[1.0, 0.0], [0.0, 1.5]]))
+
+
+@pytest.mark.parametrize("kind", [TokenKind.DISTINCT, TokenKind.KEYFRAME, TokenKind.MERGED])
+def test_a_clip_of_one_kind_stays_as_it_is(kind):
+    clip = make_clip(3, 20)
+    clip = replace(clip, kind=torch.full_like(clip.kind, kind))
+
+    assert keep_anchors(clip) is clip

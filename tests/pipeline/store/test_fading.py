@@ -6,11 +6,12 @@ import time
 
 import pytest
 
+from aot.types import TokenKind
 from pipeline.ask.question import Question, look_up_stream
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.arrow import encode_clip
 from pipeline.store.cold.moving import cool_stream
-from pipeline.store.fading import FadeRule, Fading, fade_clip, fade_clips
+from pipeline.store.fading import KEYFRAME, FadeRule, Fading, fade_clip, fade_clips
 from pipeline.store.retention import Retention, RetentionRules, fade
 from pipeline.values.errors import Conflict, InvalidSettings, StoreUnavailable, UnknownStream
 from pipeline.values.types import FadedCounts
@@ -81,6 +82,22 @@ def test_a_clip_keeps_a_token_at_least_and_gains_none(make_clip):
     assert len(fade_clip(clip, 0.001).tokens) == 1
     assert len(fade_clip(clip, 0.9).tokens) == 2
     assert len(fade_clip(make_clip(num_tokens=0), 0.1).tokens) == 0
+
+
+def test_a_rule_may_leave_the_keyframes_anchors(store, write):
+    write(3)
+    spans = store.list_spans("lobby")
+    before = store.get_clip(spans[1])
+    fade_clips(store, spans, 0.5)
+    assert fade_clips(store, store.list_spans("lobby"), KEYFRAME).clips == 3
+    after = store.list_spans("lobby")
+    clip = store.get_clip(after[1])
+    assert [span.keep for span in after] == [0.0] * 3
+    assert TokenKind.DISTINCT not in clip.tokens.kind.tolist()
+    assert 0 < len(clip.tokens) < len(before.tokens)
+    assert float(clip.tokens.mass.sum()) == pytest.approx(float(before.tokens.mass.sum()), rel=0.01)
+    assert fade_clips(store, after, KEYFRAME).clips == 0
+    assert store.verify("lobby").ok
 
 
 def test_a_reader_who_listed_before_the_fade_reads_the_faded_clip(store, write):
@@ -237,7 +254,8 @@ def test_coverage_is_what_it_was(store, write):
     [
         [FadeRule(0.0, 0.5)],
         [FadeRule(10.0, 1.0)],
-        [FadeRule(10.0, 0.0)],
+        [FadeRule(10.0, -0.1)],
+        [FadeRule(10.0, KEYFRAME), FadeRule(20.0, 0.1)],
         [FadeRule(10.0, 0.1), FadeRule(10.0, 0.05)],
         [FadeRule(10.0, 0.1), FadeRule(20.0, 0.1)],
     ],
