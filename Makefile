@@ -113,6 +113,7 @@ train-demo: install
 
 bench: install
 	$(BIN)/aot bench reduce
+	$(BIN)/aot bench adapters
 	$(BIN)/aot bench decode
 	$(BIN)/aot bench query
 

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ import torch
 from aot import AOTConfig, ClipCompressor
 from bench.accelerator import DIMS, measure_accelerator
 from bench.baseline import reduce_in_reference_order
-from bench.facts import measured_commit, processor
+from bench.facts import measured_commit, processor, rise_mb
 from bench.features import SIDE, make_features, split_clips
 from bench.random_tower import KEPT_LAYERS, make_layer, make_query, run_layer
 from workers.models.attention import attention_received
@@ -111,9 +110,7 @@ def format_figures(result: dict[str, Any]) -> str:
 def peak_mb(dim: int, frames: int, anchors: int, clip_frames: int) -> float | None:
     """Most memory one reduction takes beside its inputs, in 10^6 bytes.
 
-    A fresh process makes the inputs, resets its high-water mark of resident memory, reduces, and
-    reads the mark again: what the allocator and the matrix library keep is counted, what an
-    earlier run left warm cannot hide anything. None where the system keeps no such mark.
+    In a fresh process, see `rise_mb`; None where the system keeps no such mark.
     """
     arguments = [str(value) for value in (dim, frames, anchors, clip_frames)]
     command = [sys.executable, "-m", "bench.reduce", "--peak", *arguments]
@@ -164,21 +161,10 @@ def _cpu_s(function: Callable[[], object]) -> float:
 def _measure_peak(dim: int, frames: int, anchors: int, clip_frames: int) -> float | None:
     """See `peak_mb`; runs in the fresh process."""
     torch.set_num_threads(1)
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
     config = AOTConfig(anchors_per_frame=anchors, clip_frames=clip_frames)
     clips = split_clips(make_features(frames, dim), clip_frames)
-    reset.write_text("5")
-    before = _status_kib(status, "VmRSS")
     with torch.inference_mode():
-        ClipCompressor(config).compress_clips(clips)
-    return round((_status_kib(status, "VmHWM") - before) * 1024 / 1e6, 1)
-
-
-def _status_kib(status: Path, name: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1])
+        return rise_mb(lambda: ClipCompressor(config).compress_clips(clips))
 
 
 def main(arguments: list[str]) -> None:

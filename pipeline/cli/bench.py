@@ -42,6 +42,16 @@ def reduce(as_json: bool = _JSON) -> int:
 
 
 @app.command()
+def adapters(
+    families: str = typer.Option(None, help="Their `model_type`s, with commas; all without it."),
+    layers: int = typer.Option(None, help="Of each vision tower, 0 for all it has."),
+    as_json: bool = _JSON,
+) -> int:
+    """Time and memory of every family's adapter over transformers' own vision tower."""
+    return _run("adapters", as_json, families=families, layers=layers)
+
+
+@app.command()
 def ingest(
     seconds: int = typer.Option(None, help="Length of the generated video."),
     as_json: bool = _JSON,

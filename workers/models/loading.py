@@ -56,7 +56,7 @@ def load_half(
         key_mapping: patterns of the weights' names on disk, and what they are in `half`.
     """
     try:
-        with _ONE_AT_A_TIME, _quiet():
+        with _ONE_AT_A_TIME, quiet():
             loaded: Any = half.from_pretrained(
                 checkpoint.folder,
                 config=config,
@@ -149,7 +149,7 @@ def _check_complete(checkpoint: Checkpoint, model: torch.nn.Module, missing: set
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the library's progress bars, and its report of the other half's weights, to itself."""
     bars = transformers_logging.is_progress_bar_enabled()
     verbosity = transformers_logging.get_verbosity()

@@ -54,7 +54,8 @@ class PixelSettings:
         if isinstance(pixels, np.ndarray):
             pixels = _copied(pixels, pinned=device.type == "cuda")
         mean, std = _channels(self.mean, self.std, device)
-        values = (pixels.to(device, non_blocking=True).float() * self.rescale - mean) / std
+        values = pixels.to(device, non_blocking=True).float()  # a copy, ours to write to
+        values.mul_(self.rescale).sub_(mean).div_(std)
         return values.permute(0, 3, 1, 2).to(dtype).contiguous()
 
     def check(self, shape: tuple[int, ...]) -> None:

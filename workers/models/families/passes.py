@@ -30,10 +30,16 @@ def encode_in_passes(
 ) -> FrameFeatures:
     """Features of frames whose order is that of the passes.
 
+    What a pass gives is put where it belongs at once: tokens are never in memory twice.
     `patch_frames`: of a temporal patch, which no pass divides.
     """
     most = FRAMES_PER_PASS_CPU if device.type == "cpu" else FRAMES_PER_PASS_ACCELERATOR
     step = max(1, most // patch_frames) * patch_frames
-    passes = [encode_pass(pixels[start : start + step]) for start in range(0, len(pixels), step)]
-    tokens, local_attention, global_attention = (torch.cat(x) for x in zip(*passes, strict=True))
+    columns: list[Tensor] = []
+    for start in range(0, len(pixels), step):
+        parts = encode_pass(pixels[start : start + step])
+        columns = columns or [x.new_empty(len(pixels) // patch_frames, *x.shape[1:]) for x in parts]
+        for column, part in zip(columns, parts, strict=True):
+            column[start // patch_frames :][: len(part)] = part
+    tokens, local_attention, global_attention = columns
     return FrameFeatures(tokens, local_attention, global_attention, grid)
