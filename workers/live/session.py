@@ -221,7 +221,7 @@ class _Session:
             return
         if place.starts_epoch:
             self._begin_epoch(place)
-        if self._skips(self._ladder.rung):
+        if self._skips(self._ladder.rung) or self._is_accounted(place):
             return
         pixels = resize(picture.rgb, self._info.pixel_format)
         if self._gate is None or not self._gate.is_still(pixels):
@@ -352,6 +352,11 @@ class _Session:
             self._step(0.0)
             return True
         return self._skipped % round(1 / rung.fps_share) != 0
+
+    def _is_accounted(self, place: Place) -> bool:
+        """Whether what ended before this picture reaches beyond it: read at a slower pace, each
+        picture stood for more time than there was until the next."""
+        return self._open is None and self._accounted_s - place.pts_s > 0.5 * self._interval_s
 
     def _observe(self, arrived_s: float) -> None:
         fresh_s = self._clock() - arrived_s

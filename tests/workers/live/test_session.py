@@ -378,6 +378,32 @@ def test_held_frames_that_are_late_are_overload_and_their_calm_ends_it():
     assert progress.encoded == 1
 
 
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("late", range(4, 10))
+def test_no_second_is_told_twice_where_a_stream_is_read_in_full_again(late, gated):
+    """Down and up again, wherever in a clip that is."""
+    moments = iter([BEGAN_S] + [BEGAN_S + i + (5.0 if i < late else 0.0) for i in range(90)])
+    state, sink = {"now_s": BEGAN_S}, MemorySink()
+    session = run_live_session(
+        SOURCE,
+        LiveSettings(stillness=StillnessRule() if gated else None, overload=OverloadRule()),
+        INFO,
+        Canned(),
+        sink,
+        Script(*(picture(i, 50 if gated and i % 7 else None) for i in range(90))),
+        clock=lambda: state["now_s"],
+    )
+
+    rungs = []
+    for progress in session:
+        rungs.append(progress.rung)
+        state["now_s"] = next(moments, state["now_s"])
+
+    assert ("half-rate" in rungs, rungs[-1]) == (True, "full")
+    for (_, end_s), (start_s, _) in pairwise(sink.stretches()):
+        assert start_s >= end_s - 1e-9
+
+
 class FullSink(MemorySink):
     """Keeps nothing between two of its calls."""
 
