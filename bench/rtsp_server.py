@@ -47,12 +47,19 @@ def split_nals(unit: bytes) -> list[bytes]:
 
 
 class CameraServer:
-    """Serves `rtsp://127.0.0.1:{port}/{anything}` until it is closed.
+    """Serves `rtsp://{host}:{port}/{anything}` until it is closed.
 
     `speed`: seconds of the camera's clock to one of the world's.
     """
 
-    def __init__(self, recording: Recording, *, port: int = 0, speed: float = 1.0) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        speed: float = 1.0,
+    ) -> None:
         self.recording, self.speed = recording, speed
         self.viewers = 0
         """Sessions that began to play so far."""
@@ -61,14 +68,15 @@ class CameraServer:
         self.stalled = threading.Event()
         """While set, connections stay and nothing is sent."""
         self.closing = threading.Event()
-        self._server = _Server(("127.0.0.1", port), _Connection)
+        self._server = _Server((host, port), _Connection)
         self._server.camera = self
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
     def url(self) -> str:
         """Where it plays."""
-        return f"rtsp://127.0.0.1:{self._server.server_address[1]}/live"
+        host, port = self._server.server_address[:2]
+        return f"rtsp://{host}:{port}/live"
 
     def drop_viewers(self) -> None:
         """Cut every connection, as a camera that restarts does."""
@@ -89,11 +97,11 @@ class CameraServer:
 
 
 @contextmanager
-def serve_apart(recording: Recording) -> Iterator[tuple[str, int]]:
+def serve_apart(recording: Recording, *, host: str = "127.0.0.1") -> Iterator[tuple[str, int]]:
     """Serve from a process of its own, whose work is not the measured one's: (URL, process id)."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(recording, theirs), daemon=True)
+    process = context.Process(target=_serve, args=(recording, host, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -106,9 +114,9 @@ def serve_apart(recording: Recording) -> Iterator[tuple[str, int]]:
         process.join(START_S)
 
 
-def _serve(recording: Recording, pipe: Connection) -> None:
+def _serve(recording: Recording, host: str, pipe: Connection) -> None:
     """Until the other end of the pipe is closed."""
-    with CameraServer(recording) as camera:
+    with CameraServer(recording, host=host) as camera:
         pipe.send(camera.url)
         try:
             pipe.recv()
