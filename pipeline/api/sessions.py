@@ -4,13 +4,15 @@ Knows of no terminal.
 """
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ingest.lease import is_lease_held
 from pipeline.ingest.outbox import name_store
 from pipeline.settings import Settings
-from pipeline.store import open_store
+from pipeline.store import ClipStore, open_store
+from pipeline.store.roster import Roster
 from pipeline.store.spool import discard
 from pipeline.values.errors import Conflict, InvalidQuery
 from pipeline.values.made_with import MadeWith
@@ -22,11 +24,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+END_S = 60.0
+"""For a host to commit what is open of a stream and let it go."""
+POLL_S = 0.2
+
 
 def pause(settings: Settings, stream_id: str) -> str | None:
     """End a detached session; its last state, None where none was running.
 
-    What it stored stays. No cluster is looked for where nobody writes the stream.
+    What it stored stays. A stream that a cluster's hosts share is taken off their list, which takes
+    no cluster that answers. No cluster is looked for where nobody writes the stream.
 
     Raises:
         UnknownStream: there is none of that id.
@@ -34,6 +41,8 @@ def pause(settings: Settings, stream_id: str) -> str | None:
     """
     from pipeline.ingest.on_ray import connect_cluster  # Ray, only where something is to be ended
 
+    if (state := pause_shared(settings, stream_id)) is not None:
+        return state
     with open_store(settings.store_config()) as store:
         store.get_info(stream_id)
         if not is_lease_held(store, stream_id):
@@ -43,15 +52,58 @@ def pause(settings: Settings, stream_id: str) -> str | None:
         return None if session is None else session.stop().state
 
 
+def pause_shared(settings: Settings, stream_id: str) -> str | None:
+    """The same of a stream that a cluster's hosts share, and of no other; needs no Ray."""
+    with open_store(settings.store_config()) as store:
+        if isinstance(store, Roster) and store.pause(stream_id):
+            return _await_end(store, settings, stream_id)
+    return None
+
+
+def _await_end(store: ClipStore, settings: Settings, stream_id: str) -> str:
+    """Until no host has the stream any more: `stopped`; `stopping` where that takes too long."""
+    assert isinstance(store, Roster)
+    until_s, silent_s = time.monotonic() + END_S, settings.ray.session_silent_s
+    while store.is_held(stream_id, silent_s=silent_s) or is_lease_held(store, stream_id):
+        if time.monotonic() > until_s:
+            return "stopping"
+        time.sleep(POLL_S)
+    return "stopped"
+
+
+def resume_shared(settings: Settings, stream_id: str, url: str | None = None) -> bool:
+    """Have a cluster's hosts read a paused stream of theirs again; False where it is none.
+
+    `url`: the source where it lies elsewhere now.
+
+    Raises:
+        InvalidQuery: a URL that may hold a secret.
+    """
+    with open_store(settings.store_config()) as store:
+        text = store.get_paused(stream_id) if isinstance(store, Roster) else None
+        if text is None:
+            return False
+        assert isinstance(store, Roster)
+        if url is not None:
+            from pipeline.ingest.request import move_stream
+
+            text = move_stream(text, url)
+        store.add_wanted({stream_id: text})
+    return True
+
+
 def remove(settings: Settings, stream_id: str) -> DeletedCounts:
     """Remove a stream with all its records, and what this machine has spooled and logged of it.
 
-    A detached session of it is ended; whoever else writes it is refused from then on.
+    A detached session of it is ended, and hosts of a cluster read it no more; whoever else writes
+    it is refused from then on.
 
     Raises:
         UnknownStream: there is none of that id.
     """
     config, rules = settings.store_config(), settings.spool_rules()
+    if _forget(settings, stream_id):
+        return DeletedCounts(0, 0, 0)
     if settings.ray.enabled:
         try:
             pause(settings, stream_id)
@@ -65,6 +117,15 @@ def remove(settings: Settings, stream_id: str) -> DeletedCounts:
     if rules is not None:
         discard(rules, name_store(config.url, config.namespace), stream_id)
     return removed
+
+
+def _forget(settings: Settings, stream_id: str) -> bool:
+    """Take a stream off the list that hosts share; whether that was all there was of it."""
+    with open_store(settings.store_config()) as store:
+        if not isinstance(store, Roster) or not store.forget(stream_id):
+            return False
+        _await_end(store, settings, stream_id)
+        return stream_id not in store.list_streams()
 
 
 def prepare_resume(

@@ -104,7 +104,8 @@ def _find_node(hosts: "tuple[HostView, ...]", name: str) -> str:
 
 
 def _show(view: "RosterView") -> None:
-    print(f"{view.num_wanted} streams, {view.num_free} of them read by nobody now")
+    paused = f"; {view.num_paused} paused" if view.num_paused else ""
+    print(f"{view.num_wanted} streams, {view.num_free} of them read by nobody now{paused}")
     for host in view.hosts:
         marks = [
             "draining" * host.is_draining,

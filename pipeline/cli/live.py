@@ -60,13 +60,15 @@ def up(
 
 
 def _up_detached(settings: "Settings", as_json: bool) -> int:
-    from pipeline.ingest.on_ray import up as up_on_ray
+    from pipeline.ingest.share import up as up_on_ray
 
-    names = up_on_ray(settings)
+    kept = up_on_ray(settings)
     if as_json:
-        print_json({"detached": names})
-    else:
-        print(f"{len(names)} streams are kept by the cluster; see `aot cluster status`")
+        print_json({"detached": kept.streams, "ended": kept.ended})
+        return 0
+    print(f"{len(kept.streams)} streams are kept by the cluster; see `aot cluster status`")
+    if kept.ended:
+        print(f"ended, as the settings do not name them: {', '.join(kept.ended)}")
     return 0
 
 

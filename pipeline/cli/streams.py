@@ -100,7 +100,7 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
 
 @app.command()
 def pause(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
-    """End a detached session; what it stored stays, `resume` goes on behind it."""
+    """Have a detached stream read by nobody; what it stored stays, `resume` goes on behind it."""
     from pipeline.api import sessions
 
     state = sessions.pause(settings_of(context), name)
@@ -125,7 +125,14 @@ def resume(
     from pipeline.cli.live import watch_live
     from pipeline.ingest.live import are_live
 
-    settings, request = sessions.prepare_resume(settings_of(context), name, source)
+    settings = settings_of(context)
+    if sessions.resume_shared(settings, name, source):
+        if _wants_json(context, as_json):
+            print_json({"detached": [name]})
+        else:
+            print(f"{name} is on the list of the cluster again; see `aot cluster status`")
+        return 0
+    settings, request = sessions.prepare_resume(settings, name, source)
     if settings.ray.enabled:
         return start_detached(settings, [request], _wants_json(context, as_json))
     if are_live([request]):
@@ -181,13 +188,13 @@ def metrics(
     ),
     every_s: float = typer.Option(5.0, "--every", min=0.5, help="Seconds between two looks."),
 ) -> int:
-    """What detached sessions of endless sources count, as Prometheus reads it."""
+    """What a cluster's sessions of endless sources count, as Prometheus reads it."""
     from pipeline.ingest.metrics import Metrics, serve
-    from pipeline.ingest.on_ray import connect_cluster, look_at_sessions
+    from pipeline.ingest.on_ray import connect_cluster, look_at_hosts
 
     page = Metrics()
     with connect_cluster(settings_of(context)) as cluster:
-        known = look_at_sessions(cluster, page, set())
+        known = look_at_hosts(cluster, page, set())
         if address is None:
             print(page.render().decode(), end="")
             return 0
@@ -195,7 +202,7 @@ def metrics(
             note(f"metrics at port {port} of {address}")
             while True:
                 time.sleep(every_s)
-                known = look_at_sessions(cluster, page, known)
+                known = look_at_hosts(cluster, page, known)
 
 
 @app.command("rm")

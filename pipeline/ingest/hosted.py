@@ -8,11 +8,12 @@ import hashlib
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as version_of
+from typing import Any
 
 from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
 from pipeline.ingest.job import IngestJob
@@ -24,15 +25,21 @@ from pipeline.settings import Settings, StreamSettings
 from pipeline.settings.logs import about_stream
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.roster import Roster, RosterStore, RosterView, Seat
-from pipeline.values.errors import InvalidSettings, LeaseLost
+from pipeline.values.errors import InvalidQuery, InvalidSettings, LeaseLost
 from pipeline.values.types import Lease
 from workers.cluster.gauges import RayGauges, Shown
 from workers.cluster.host import HostPlace
+from workers.live.session import LiveProgress
 
 logger = logging.getLogger(__name__)
 
 FILLED = 0.75
 """Of what hosts may hold: the rest is for the streams of a machine that is lost."""
+_NOT_ALIKE: Any = {
+    **dict.fromkeys(("streams", "ask", "serve", "metrics"), True),
+    "ingest": {"fps"},
+    "live": {"hold_still"},
+}
 AGAIN_S = 10.0
 """Before a stream that failed is begun again."""
 SHOW_EVERY_S = 5.0
@@ -56,15 +63,50 @@ def open_roster(store: StoreConfig) -> Iterator[RosterStore]:
 
 
 def settings_version(settings: Settings) -> str:
-    """12 hex digits over the code and all settings but the list of streams."""
-    text = settings.model_copy(update={"streams": ()}).model_dump_json()
-    return hashlib.blake2b(f"{version_of('aot-stream')} {text}".encode(), digest_size=6).hexdigest()
+    """12 hex digits over the code and what hosts do alike with every stream.
+
+    Not among it is what each stream's text says, nor what no host reads.
+    """
+    text = settings.model_dump_json(exclude=_NOT_ALIKE)
+    code = f"{version_of('aot-stream')} {settings.ingest.fps is None}"
+    return hashlib.blake2b(f"{code} {text}".encode(), digest_size=6).hexdigest()
 
 
-def put_streams(roster: Roster, settings: Settings) -> None:
-    """Have hosts of these settings' version read the streams that they name, and no others."""
-    texts = {stream.name: stream.model_dump_json() for stream in settings.streams}
-    roster.put_wanted(texts, version=settings_version(settings))
+def put_streams(roster: Roster, settings: Settings) -> set[str]:
+    """Have hosts of these settings' version read the streams that they name, and no others.
+
+    Returns the names of those that are read no more.
+    """
+    texts = {stream.name: _write(stream, settings) for stream in settings.streams}
+    return roster.put_wanted(texts, version=settings_version(settings))
+
+
+def add_streams(roster: Roster, settings: Settings, streams: Iterable[StreamSettings]) -> None:
+    """Have hosts read these too; a stream that is read already goes on if it is read alike.
+
+    Errors: those of `require_alike`.
+    """
+    require_alike(roster, settings)
+    texts = {stream.name: _write(stream, settings) for stream in streams}
+    roster.add_wanted(texts, version=settings_version(settings))
+
+
+def require_alike(roster: Roster, settings: Settings) -> None:
+    """Raise `InvalidQuery` where hosts read streams by other settings than these."""
+    view, version = roster.view(), settings_version(settings)
+    if view.num_wanted and view.version != version:
+        raise InvalidQuery(
+            f"the cluster's sessions read {view.num_wanted} streams by other settings than these; "
+            "give the command those (--config FILE, options, AOT_...), or change them for all "
+            "streams: list this one under `streams:` and say `aot up --detach`"
+        )
+
+
+def _write(stream: StreamSettings, settings: Settings) -> str:
+    """How a stream is read, whatever the settings say then of those that do not say it."""
+    hold = settings.live.hold_still if stream.hold_still is None else stream.hold_still
+    told = {"fps": stream.fps or settings.ingest.fps, "hold_still": hold}
+    return stream.model_copy(update=told).model_dump_json()
 
 
 @dataclass(frozen=True)
@@ -95,7 +137,7 @@ class HostedStreams:
                 lease_s=self.job.settings.ingest.lease_s,
                 kin=HOST_PREFIX,
             )
-            run = partial(_read, shared)
+            run = partial(_read, shared, place.streams)
             Host(roster, seat, self.rules, run, take=take, stop=stop, retire=retire).work()
 
     def count_hosts(self) -> int | None:
@@ -137,17 +179,27 @@ def count_hosts(view: RosterView, work: HostedStreams) -> int | None:
 
 
 def _read(
-    shared: Shared, stream_id: str, text: str, lease: Lease | None, stop: threading.Event
+    shared: Shared,
+    shown: dict[str, LiveProgress],
+    stream_id: str,
+    text: str,
+    lease: Lease | None,
+    stop: threading.Event,
 ) -> None:
     """One stream until it is to end, or is somebody else's; what fails is begun again."""
     metrics = shared.metrics or Metrics()
+
+    def see(progress: LiveProgress) -> None:
+        metrics.see(progress)
+        shown[stream_id] = progress
+
     with about_stream(stream_id):
         while True:
             try:
                 settings = shared.job.settings
                 request = request_of(StreamSettings.model_validate_json(text), settings)
                 wanted = Wanted(request, settings.live)
-                run_session(shared, wanted, stop, metrics.see, lease=lease)
+                run_session(shared, wanted, stop, see, lease=lease)
                 return
             except LeaseLost as error:
                 logger.warning("stream %s is somebody else's: %s", stream_id, error)
@@ -156,6 +208,7 @@ def _read(
                 logger.error("stream %s: %s: %s", stream_id, type(error).__name__, error)
             finally:
                 metrics.forget(stream_id)
+                shown.pop(stream_id, None)
             lease = None  # the session has given it back
             if stop.wait(AGAIN_S):
                 return

@@ -13,11 +13,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.ingest.host import HostRules
-from pipeline.ingest.hosted import HostedStreams, open_roster, put_streams, settings_version
 from pipeline.ingest.job import IngestJob
-from pipeline.ingest.live import check_live, live_sink, live_spec
-from pipeline.ingest.request import IngestRequest, request_of
+from pipeline.ingest.live import are_live
+from pipeline.ingest.request import IngestRequest
+from pipeline.ingest.share import share
 from pipeline.settings import Settings
 from pipeline.settings.stream_logs import keep_logs
 from pipeline.values.errors import InvalidQuery
@@ -28,7 +27,6 @@ from workers.cluster.cluster import (
     stop_local_cluster,
 )
 from workers.cluster.session import SessionHandle
-from workers.decode.policy import is_network_url
 from workers.session import Progress
 
 if TYPE_CHECKING:
@@ -65,9 +63,7 @@ class RayRunner:
         """Start a session; a detached one goes on when this process ends."""
         job = self._job
         _, info = self.cluster.open_pool(job.compress, job.pool, detached=detached)
-        live, sink = None, job.sink(request, info)
-        if is_network_url(request.source.url):
-            live, sink = live_spec(job.settings.live, request), live_sink(job, request, info)
+        sink = job.sink(request, info)
         if detached:  # nobody watches a detached session: what stops it at once is raised here
             sink.open().close()
         return self.cluster.start_session(
@@ -78,7 +74,6 @@ class RayRunner:
             pool=job.pool,
             detached=detached,
             expected=info,
-            live=live,
             around=self._around(request.source.stream_id) if detached else nullcontext,
         )
 
@@ -105,11 +100,12 @@ def _restore_handler(handler: Any) -> None:
 def detach(
     settings: Settings, requests: list[IngestRequest], *, keep_going: bool = False
 ) -> list[str]:
-    """Start sessions that go on after this process; return the ids of their streams.
+    """Have videos brought in beyond this process's end; return the ids of their streams.
 
-    Without a cluster's address, one is started on this machine; `ray stop` ends it. It is ended
-    here where nothing was started in it. With `keep_going` a video that cannot be ingested is left
-    out: a warning says why.
+    A file has a session of its own; endless sources are added to those that hosts share. Without a
+    cluster's address, one is started on this machine; `ray stop` ends it. It is ended here where
+    nothing was started in it. With `keep_going` a video that cannot be ingested is left out: a
+    warning says why.
 
     Raises:
         InvalidQuery: the settings say that nothing is to run on Ray.
@@ -120,6 +116,8 @@ def detach(
             "ray.enabled is false, and what is detached runs on Ray; leave --detach out, or enable "
             "Ray (--ray auto, or --ray HOST:PORT)"
         )
+    if are_live(requests):
+        return share(settings, requests, keep_going=keep_going)
     job = IngestJob.of(settings)
     if job.joins_cluster:
         with open_cluster(job.cluster()) as cluster:
@@ -140,37 +138,6 @@ def detach(
     return started
 
 
-def up(settings: Settings) -> list[str]:
-    """Have the cluster's hosts read the streams that the settings name; return their ids.
-
-    They go on after this process, and through the loss of any machine but the store's. Hosts that
-    read by other settings hand their streams over, one by one. Without a cluster's address, one is
-    started on this machine; `ray stop` ends it.
-
-    Raises:
-        InvalidQuery: no streams, or the settings say that nothing is to run on Ray.
-        SourceRefused: a URL that is not to be opened.
-        ModelError: the checkpoint cannot be used.
-    """
-    if not settings.ray.enabled:
-        raise InvalidQuery("ray.enabled is false, and what is detached runs on Ray; enable it")
-    for stream in settings.streams:
-        if stream.url is not None:  # a variable may be set on the machines that read it alone
-            check_live(settings.live, request_of(stream, settings))
-    job, ray = IngestJob.of(settings), settings.ray
-    work = HostedStreams(
-        job,
-        settings_version(settings),
-        HostRules(most=ray.streams_per_session, silent_s=ray.session_silent_s),
-        most_hosts=ray.max_sessions,
-    )
-    place = job.cluster() if job.joins_cluster else start_local_cluster(job.cluster())[0]
-    with open_roster(job.store) as roster, open_cluster(place) as cluster:
-        put_streams(roster, settings)
-        cluster.keep_hosts(work, job.compress, job.pool)
-    return [stream.name for stream in settings.streams]
-
-
 def _admitted(
     job: IngestJob, requests: list[IngestRequest], cluster: Cluster | None, *, keep_going: bool
 ) -> list[IngestRequest]:
@@ -178,10 +145,6 @@ def _admitted(
     admitted = []
     for request in requests:
         try:
-            if is_network_url(request.source.url):
-                check_live(job.settings.live, request)
-                admitted.append(request)
-                continue
             laid_out = job.lay_out(request, cluster)
             if job.admit(laid_out, cluster) is None:
                 admitted.append(laid_out)
@@ -219,18 +182,15 @@ def connect_cluster(settings: Settings) -> Iterator[Cluster]:
         yield cluster
 
 
-def look_at_sessions(cluster: Cluster, metrics: "Metrics", known: set[str]) -> set[str]:
-    """Have `metrics` see every endless source that a session of the cluster reads; their names.
+def look_at_hosts(cluster: Cluster, metrics: "Metrics", known: set[str]) -> set[str]:
+    """Have `metrics` see every endless source that the cluster's hosts read; their names.
 
     `known`: those of the look before; what has gone is forgotten.
     """
     found: set[str] = set()
-    for stream_id in cluster.list_sessions():
-        session = cluster.find_session(stream_id)
-        live = None if session is None else session.live_status()
-        if live is not None:
-            metrics.see(live)
-            found.add(stream_id)
+    for progress in cluster.ask_hosts():
+        metrics.see(progress)
+        found.add(progress.stream_id)
     for stream_id in known - found:
         metrics.forget(stream_id)
     return found

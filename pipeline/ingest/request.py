@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.settings import Settings, StreamSettings, stream_url
 from pipeline.values.errors import InvalidQuery
-from pipeline.values.types import StreamSegment
+from pipeline.values.types import StreamSegment, require_stream_id
 from workers.redact import redact_url
 from workers.types import VideoSource
 
@@ -56,6 +56,40 @@ def request_of(stream: StreamSettings, settings: Settings) -> IngestRequest:
         zone=settings.ingest.zone,
         hold_still=stream.hold_still,
     )
+
+
+def stream_of(request: IngestRequest) -> StreamSettings:
+    """The same, of an endless source, as settings name it.
+
+    Raises:
+        InvalidQuery: its URL may hold a secret, which stands in no list of streams.
+    """
+    source = request.source
+    require_stream_id(source.stream_id)
+    _require_harmless(source.stream_id, source.url)
+    return StreamSettings(
+        name=source.stream_id, url=source.url, fps=source.fps, hold_still=request.hold_still
+    )
+
+
+def move_stream(text: str, url: str) -> str:
+    """A stream as settings name it, as JSON, with its source elsewhere.
+
+    Raises:
+        InvalidQuery: the URL may hold a secret.
+    """
+    stream = StreamSettings.model_validate_json(text)
+    _require_harmless(stream.name, url)
+    return stream.model_copy(update={"url": url, "url_env": None}).model_dump_json()
+
+
+def _require_harmless(stream_id: str, url: str) -> None:
+    if redact_url(url) != url:
+        raise InvalidQuery(
+            f"stream {stream_id}: its URL holds what may be a secret, and the list of streams that "
+            "a cluster shares keeps none; put the URL into a variable of the machines that read "
+            "it, list the stream with url_env under `streams:` and say `aot up --detach`"
+        )
 
 
 def find_videos(path: str, *, recursive: bool = False) -> list[str]:

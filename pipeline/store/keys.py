@@ -14,6 +14,7 @@
     aot:{id}:events                  stream  what they found
 
     aot:{@roster}:wanted             hash    endless streams that hosts share: id -> how it is read
+    aot:{@roster}:paused             hash    those that are to be read by nobody for now
     aot:{@roster}:free               set     those that no host has
     aot:{@roster}:held:{host}        set     those of one host
     aot:{@roster}:hosts              hash    host -> where it is

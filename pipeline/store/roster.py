@@ -68,14 +68,38 @@ class RosterView:
     num_wanted: int
     num_free: int
     hosts: tuple[HostView, ...]
+    num_paused: int = 0
 
 
 @runtime_checkable
 class Roster(Protocol):
     """Every call may be repeated, and made by many at once. All raise `StoreError`s."""
 
-    def put_wanted(self, wanted: Mapping[str, str], *, version: str) -> None:
-        """Have these streams and no others, each with a text that says how it is read."""
+    def put_wanted(self, wanted: Mapping[str, str], *, version: str) -> set[str]:
+        """Have these streams and no others, each with a text that says how it is read.
+
+        Those that are paused stay so. Returns the names of those that are wanted no more.
+        """
+        ...
+
+    def add_wanted(self, wanted: Mapping[str, str], *, version: str | None = None) -> None:
+        """Have these streams too, paused ones again; None keeps the version that is to be."""
+        ...
+
+    def pause(self, stream_id: str) -> bool:
+        """Have a stream read by nobody until it is added again; whether it was wanted."""
+        ...
+
+    def get_paused(self, stream_id: str) -> str | None:
+        """The text of a paused stream; None of any other."""
+        ...
+
+    def forget(self, stream_id: str) -> bool:
+        """Have a stream neither wanted nor paused; whether it was one of them."""
+        ...
+
+    def is_held(self, stream_id: str, *, silent_s: float) -> bool:
+        """Whether a host has it that was heard within so long."""
         ...
 
     def get_wanted(self, stream_ids: Collection[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@
 The data path never crosses this process: sessions read, workers compress, sinks store.
 """
 
-import math
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -26,7 +25,7 @@ from workers.cluster.connect import (
     start_local_cluster,
     stop_local_cluster,
 )
-from workers.cluster.host import HostSpec, HostWork, list_hosts, start_controller
+from workers.cluster.host import HostSpec, HostWork, ask_hosts, list_hosts, start_controller
 from workers.cluster.pool import Pool, PoolSettings, close_pool, open_pool
 from workers.cluster.scaling import Scaling
 from workers.cluster.session import (
@@ -38,7 +37,7 @@ from workers.cluster.session import (
     stop_sessions,
 )
 from workers.compress import CompressSettings, CompressWorker
-from workers.live.spec import LiveSpec
+from workers.live.session import LiveProgress
 from workers.seams import SinkFactory, WorkerInfo
 from workers.session import CheckSource, OpenClips, SessionSettings
 from workers.types import VideoSource
@@ -54,8 +53,6 @@ __all__ = [
     "stop_local_cluster",
 ]
 
-LIVE_CPUS = 0.1
-"""Of a session whose source comes at its own pace: a camera's substream at a frame a second."""
 CHECK_TIMEOUT_S = 30.0
 """Longest wait for a place from which a source can be looked at."""
 
@@ -129,12 +126,10 @@ class Cluster:
         detached: bool = False,
         expected: WorkerInfo | None = None,
         open_compressor: OpenCompressor = CompressWorker,
-        live: LiveSpec | None = None,
         around: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> SessionHandle:
         """Start a stream's session; a detached one goes on when this process ends.
 
-        `live`: of an endless source, which takes less than a file does that is read at full speed.
         `around`: what the session's process does around it; crosses to it.
 
         Workers are started first: a session that took the last core would wait for them forever.
@@ -151,7 +146,6 @@ class Cluster:
             detached=detached,
             restarts=self._settings.session_restarts,
             open_compressor=open_compressor,
-            live=live,
             around=around,
         )
         name, info = self.open_pool(
@@ -164,7 +158,7 @@ class Cluster:
         )
         session = start_session(
             replace(spec, pool_name=name, info=info),
-            cpus=min(self._settings.session_cpus, LIVE_CPUS if live else math.inf),
+            cpus=self._settings.session_cpus,
             resources=self._settings.session_resources,
         )
         if not detached:
@@ -202,6 +196,10 @@ class Cluster:
     def list_hosts(self) -> list[str]:
         """Names of the hosts there are, also of those that wait for a place."""
         return list_hosts()
+
+    def ask_hosts(self) -> list[LiveProgress]:
+        """How far every stream of every host is that answers."""
+        return ask_hosts()
 
     def count_places(self, pool: PoolSettings) -> int:
         """How many sessions find a CPU beside the workers of such a pool."""

@@ -27,6 +27,7 @@ from workers.cluster.gauges import RayGauges
 from workers.cluster.pool import PoolSettings, leave_pool, open_pool
 from workers.cluster.pusher import ClusterPusher
 from workers.compress import CompressSettings, CompressWorker
+from workers.live.session import LiveProgress
 from workers.seams import WorkerInfo
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ HOST_PREFIX = "host-"
 """Of the names of actors; the version and a number follow."""
 AGAIN_S = 10.0
 """Before a host that failed, for want of workers or of its store, begins anew."""
+ASK_S = 10.0
+"""For hosts to tell of their streams."""
 TURN_S = 2.0
 """Between two looks of the controller."""
 SHRINK_S = 60.0
@@ -55,6 +58,8 @@ class HostPlace:
     """Where frames go; None where the host needs no workers."""
     gauges: RayGauges = field(default_factory=RayGauges)
     """Where what it counts is shown."""
+    streams: dict[str, LiveProgress] = field(default_factory=dict)
+    """Where it keeps how far each of its streams is, for whoever asks."""
 
 
 @runtime_checkable
@@ -102,6 +107,7 @@ class HostActor:
     def __init__(self, spec: HostSpec) -> None:
         self._spec = spec
         self._stop, self._retire = threading.Event(), threading.Event()
+        self._streams: dict[str, LiveProgress] = {}
         self._self = ray.get_runtime_context().current_actor
         if threading.current_thread() is threading.main_thread():
             # Ray's own handler would end the process in the middle of clips.
@@ -115,6 +121,10 @@ class HostActor:
     def stop(self) -> None:
         """Give all back at once and end."""
         self._stop.set()
+
+    def streams(self) -> list[LiveProgress]:
+        """How far each of its streams is."""
+        return list(self._streams.values())
 
     def leave(self) -> None:
         """End this process for good: Ray does not start it again."""
@@ -135,7 +145,7 @@ class HostActor:
         name = f"{HOST_PREFIX}{uuid.uuid4().hex[:12]}"
         node, address = context.get_node_id(), get_node_ip_address()
         if spec.compress is None:
-            place = HostPlace(name, node, address, None)
+            place = HostPlace(name, node, address, None, streams=self._streams)
             spec.work.run(place, stop=self._stop, retire=self._retire)
             return
         pool = open_pool(
@@ -150,7 +160,7 @@ class HostActor:
         )
         pusher = ClusterPusher(pool, tenant=name)
         try:
-            place = HostPlace(name, node, address, pusher)
+            place = HostPlace(name, node, address, pusher, streams=self._streams)
             spec.work.run(place, stop=self._stop, retire=self._retire)
         finally:
             pusher.close()
@@ -228,6 +238,19 @@ class ControllerActor:
 def list_hosts(prefix: str = HOST_PREFIX) -> list[str]:
     """Names of the host actors there are, of one version or all; also those without a place."""
     return sorted(name for name in list_named_actors() if name.startswith(prefix))
+
+
+def ask_hosts(timeout_s: float = ASK_S) -> list[LiveProgress]:
+    """How far the streams of all hosts are; those of a host that does not answer are left out."""
+    calls = []
+    for name in list_hosts():
+        with suppress(ValueError):  # it has just ended
+            calls.append(ray.get_actor(name).streams.remote())
+    found: list[LiveProgress] = []
+    for call in ray.wait(calls, num_returns=len(calls), timeout=timeout_s)[0] if calls else []:
+        with suppress(RayError):
+            found += ray.get(call)
+    return found
 
 
 def start_controller(spec: HostSpec) -> None:

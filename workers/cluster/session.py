@@ -31,12 +31,9 @@ from ray.util import list_named_actors
 
 from workers.cluster.actors import OpenCompressor, create_actor
 from workers.cluster.feed import ClusterWorkers
-from workers.cluster.live import as_progress, run_live_on_pool
 from workers.cluster.pool import Pool, PoolSettings, leave_pool, open_pool
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import SessionCrashed, WorkerError, WorkerLost, one_line
-from workers.live.session import LiveProgress
-from workers.live.spec import LiveSpec
 from workers.seams import SessionReport, SinkFactory, WorkerInfo
 from workers.session import OpenClips, Progress, SessionSettings, run_session
 from workers.types import VideoSource
@@ -63,7 +60,6 @@ class SessionSpec:
     sink: SinkFactory
     compress: CompressSettings
     open_clips: OpenClips
-    """How a file is read."""
     pool_name: str
     info: WorkerInfo | None = None
     """What the workers had loaded when the stream was described: no others may go on with it."""
@@ -74,8 +70,6 @@ class SessionSpec:
     """How often a day the session is started again when it dies."""
     open_compressor: OpenCompressor = CompressWorker
     """What the workers of its pool hold."""
-    live: LiveSpec | None = None
-    """How an endless source is read, where it is one."""
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     """What the session's process does around it: it keeps its log, say."""
 
@@ -91,7 +85,6 @@ class SessionActor:
     def __init__(self, spec: SessionSpec) -> None:
         self._spec = spec
         self._progress = Progress(spec.source.stream_id)
-        self._live: LiveProgress | None = None
         self._stop = threading.Event()
         self._self = ray.get_runtime_context().current_actor
         if threading.current_thread() is threading.main_thread():
@@ -102,10 +95,6 @@ class SessionActor:
     def status(self) -> Progress:
         """Where the session stands."""
         return self._progress
-
-    def live_status(self) -> LiveProgress | None:
-        """All that is known of an endless source; None of a file, and before it begins."""
-        return self._live
 
     def stop(self) -> None:
         """Ask the session to end; `status` tells when it has."""
@@ -155,13 +144,6 @@ class SessionActor:
 
     def _run_on(self, pool: Pool) -> Iterator[Progress]:
         spec = self._spec
-        if spec.live is not None:
-            for live in run_live_on_pool(
-                spec.source, spec.live, spec.sink, pool, tenant=spec.name, stop=self._stop
-            ):
-                self._live = live
-                yield as_progress(live)
-            return
         first = sum(spec.source.stream_id.encode()) % len(pool.handles)
         workers = ClusterWorkers(pool, spec.pool, tenant=spec.name, first=first)
         try:
@@ -203,13 +185,6 @@ class SessionHandle:
                 f"the session of stream {self.stream_id} is gone: {one_line(error)}; "
                 "what it stored is kept, start it again to go on"
             ) from None
-
-    def live_status(self, *, timeout_s: float = STATUS_TIMEOUT_S) -> LiveProgress | None:
-        """All that an endless source's session tells; None while it cannot be asked."""
-        try:
-            return ray.get(self._actor.live_status.remote(), timeout=timeout_s)
-        except (GetTimeoutError, RayActorError):
-            return None
 
     def watch(
         self, *, interval_s: float = 0.5, start_timeout_s: float = 600.0

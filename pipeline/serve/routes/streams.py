@@ -84,10 +84,15 @@ def delete_stream(stream_id: StreamName, service: ServiceOf, caller: Admin) -> D
 def pause_stream(stream_id: StreamName, service: ServiceOf, caller: Ingester) -> Accepted:
     """End what brings it in; what is stored stays."""
     require_stream(service.store, caller, stream_id)
-    if not service.sessions.stop(stream_id):
+    if service.sessions.stop(stream_id):
+        return Accepted(stream_id, "stopped")
+    state = sessions.pause_shared(service.settings, stream_id)
+    if state is None:
         if not service.settings.ray.enabled:
             raise Conflict(f"{stream_id} is not brought in by this service; nothing to pause")
         service.sessions.pause_detached(stream_id)
+    if state == "stopping":
+        raise Conflict(f"{stream_id} is still read; see whether its cluster's sessions live")
     return Accepted(stream_id, "stopped")
 
 
@@ -98,6 +103,8 @@ def resume_stream(
     """Go on with a stream as it was begun, behind what is stored."""
     require_stream(service.store, caller, stream_id)
     url = None if body is None else body.url
+    if sessions.resume_shared(service.settings, stream_id, url):
+        return Accepted(stream_id, "starting")
     settings, request = sessions.prepare_resume(service.settings, stream_id, url)
     service.sessions.start(request, settings)
     return Accepted(stream_id, "starting")

@@ -26,22 +26,87 @@ class RedisRoster(RedisDatabase):
     _clock: tuple[float, float] | None = None
     """The server's time, and ours by the monotonic clock, at the last beat."""
 
-    def put_wanted(self, wanted: Mapping[str, str], *, version: str) -> None:
+    def put_wanted(self, wanted: Mapping[str, str], *, version: str) -> set[str]:
+        return self._change(wanted, version, keep_others=False)
+
+    def add_wanted(self, wanted: Mapping[str, str], *, version: str | None = None) -> None:
+        self._change(wanted, version, keep_others=True)
+
+    def _change(
+        self, texts: Mapping[str, str], version: str | None, *, keep_others: bool
+    ) -> set[str]:
+        """Have these, and others only if they are to be kept; the names of those that go."""
+        key = self._keys.roster
+
+        def body(pipe: Any) -> set[str]:
+            known, asleep = (
+                {name.decode() for name in pipe.hkeys(key(what))} for what in ("wanted", "paused")
+            )
+            resting = set() if keep_others else asleep & set(texts)
+            wanted = {name: text for name, text in texts.items() if name not in resting}
+            gone = set() if keep_others else known - set(texts)
+            woken = asleep & set(wanted) if keep_others else asleep - resting
+            pipe.multi()
+            if gone:
+                pipe.hdel(key("wanted"), *gone)
+                pipe.srem(key("free"), *gone)
+            if woken:
+                pipe.hdel(key("paused"), *woken)
+            if resting:
+                pipe.hset(key("paused"), mapping={name: texts[name] for name in resting})
+            if wanted:
+                pipe.hset(key("wanted"), mapping=wanted)
+            if new := set(wanted) - known:
+                pipe.sadd(key("free"), *new)
+            if version is not None:
+                pipe.hset(key("facts"), "version", version)
+            pipe.hincrby(key("facts"), "revision", 1)
+            pipe.execute()
+            return gone
+
+        return self._transact(WHAT, [key("wanted"), key("paused")], body)
+
+    def pause(self, stream_id: str) -> bool:
+        return self._take_off(stream_id, keep=True)
+
+    def forget(self, stream_id: str) -> bool:
+        return self._take_off(stream_id, keep=False)
+
+    def _take_off(self, stream_id: str, *, keep: bool) -> bool:
+        """Off the list of those that are wanted, to those that are paused or to nowhere."""
+        key = self._keys.roster
+
+        def body(pipe: Any) -> bool:
+            text, rested = pipe.hget(key("wanted"), stream_id), pipe.hget(key("paused"), stream_id)
+            if text is None and (keep or rested is None):
+                return False
+            pipe.multi()
+            pipe.hdel(key("wanted"), stream_id)
+            pipe.srem(key("free"), stream_id)
+            if keep:
+                pipe.hset(key("paused"), stream_id, text)
+            else:
+                pipe.hdel(key("paused"), stream_id)
+            pipe.hincrby(key("facts"), "revision", 1)
+            pipe.execute()
+            return True
+
+        return self._transact(WHAT, [key("wanted"), key("paused")], body)
+
+    def get_paused(self, stream_id: str) -> str | None:
+        with self._translated(WHAT):
+            text = self._command("hget", self._keys.roster("paused"), stream_id)
+        return None if text is None else text.decode()
+
+    def is_held(self, stream_id: str, *, silent_s: float) -> bool:
         key = self._keys.roster
         with self._translated(WHAT):
-            known = {name.decode() for name in self._command("hkeys", key("wanted"))}
-            gone, new = known - set(wanted), set(wanted) - known
-            with self._client.pipeline(transaction=True) as pipe:
-                if gone:
-                    pipe.hdel(key("wanted"), *gone)
-                    pipe.srem(key("free"), *gone)
-                if wanted:
-                    pipe.hset(key("wanted"), mapping={**wanted})
-                if new:
-                    pipe.sadd(key("free"), *new)
-                pipe.hset(key("facts"), "version", version)
-                pipe.hincrby(key("facts"), "revision", 1)
-                pipe.execute()
+            hosts = self._command("zrangebyscore", key("alive"), self._now() - silent_s, "+inf")
+            with self._client.pipeline(transaction=False) as pipe:
+                for host in hosts:
+                    pipe.sismember(key(f"held:{host.decode()}"), stream_id)
+                answers: Any = pipe.execute()
+        return any(answers)
 
     def get_wanted(self, stream_ids: Collection[str]) -> dict[str, str]:
         if not stream_ids:
@@ -132,19 +197,20 @@ class RedisRoster(RedisDatabase):
                 pipe.hget(key("facts"), "version")
                 pipe.hlen(key("wanted"))
                 pipe.scard(key("free"))
+                pipe.hlen(key("paused"))
                 pipe.smembers(key("draining"))
                 pipe.zrange(key("takers"), 0, -1)
                 for name in names:
                     pipe.scard(key(f"held:{name.decode()}"))
                     pipe.zscore(key("alive"), name)
-                version, num_wanted, num_free, draining, takers, *rest = pipe.execute()
+                version, num_wanted, num_free, num_paused, draining, takers, *rest = pipe.execute()
         hosts = []
         for name, num_streams, heard_s in zip(names, rest[::2], rest[1::2], strict=True):
             seat = _seat_of(seats[name])
             is_draining = seat.node.encode() in draining
             quiet_s = max(0.0, now_s - (heard_s or 0.0))
             hosts.append(HostView(seat, num_streams, quiet_s, name in takers, is_draining))
-        return RosterView((version or b"").decode(), num_wanted, num_free, tuple(hosts))
+        return RosterView((version or b"").decode(), num_wanted, num_free, tuple(hosts), num_paused)
 
     def find_lost(self) -> set[str]:
         key = self._keys.roster

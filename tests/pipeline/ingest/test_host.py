@@ -233,6 +233,74 @@ def test_streams_that_are_added_removed_or_changed_are_followed(site):
     wait_until(lambda: shares(site) == [4])
 
 
+def readings(site) -> set[str]:
+    return {name for name, readers in site.readers.items() if readers}
+
+
+def test_a_paused_stream_is_read_by_nobody_until_it_is_added_again(site):
+    site.want(NAMES[:4])
+    site.add("a")
+    wait_until(lambda: shares(site) == [4])
+    assert site.roster.pause(NAMES[0])
+    wait_until(lambda: readings(site) == set(NAMES[1:4]))
+    wait_until(lambda: not site.roster.is_held(NAMES[0], silent_s=5.0))
+    assert site.roster.is_held(NAMES[1], silent_s=5.0)
+    assert not site.roster.pause(NAMES[0]), "it is paused already"
+    view = site.roster.view()
+    assert (view.num_wanted, view.num_paused) == (3, 1)
+    site.want(NAMES[:4], text='{"fps": 2}')
+    wait_until(lambda: sum(site.switches.values()) == 7)
+    assert site.roster.get_paused(NAMES[0]) == '{"fps": 2}', "a list that names it wakes it not"
+    assert readings(site) == set(NAMES[1:4])
+    site.roster.add_wanted({NAMES[0]: "{}"})
+    wait_until(lambda: readings(site) == set(NAMES[:4]))
+    assert site.roster.get_paused(NAMES[0]) is None
+    assert site.roster.view().version == "v1"
+
+
+def test_streams_that_are_added_end_no_others_and_those_of_a_list_do(site):
+    site.want(NAMES[:2])
+    site.roster.add_wanted(dict.fromkeys(NAMES[2:4], "{}"), version="v2")
+    assert (site.roster.view().num_wanted, site.roster.view().version) == (4, "v2")
+    assert site.roster.pause(NAMES[0])
+    assert site.roster.pause(NAMES[3])
+    gone = site.roster.put_wanted(dict.fromkeys(NAMES[2:4], "{}"), version="v2")
+    assert gone == {NAMES[1]}
+    assert site.roster.get_paused(NAMES[0]) is None, "off the list, it is not paused either"
+    assert site.roster.get_paused(NAMES[3]) == "{}"
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_stream_that_is_forgotten_is_neither_wanted_nor_paused(site, paused):
+    site.want(NAMES[:2])
+    site.add("a")
+    wait_until(lambda: shares(site) == [2])
+    if paused:
+        assert site.roster.pause(NAMES[0])
+    assert site.roster.forget(NAMES[0])
+    wait_until(lambda: readings(site) == {NAMES[1]})
+    assert not site.roster.forget(NAMES[0])
+    assert (site.roster.view().num_wanted, site.roster.view().num_paused) == (1, 0)
+
+
+def test_of_pauses_and_additions_that_meet_none_leaves_a_stream_twice(site):
+    site.want(NAMES[:1])
+    rosters = [site.open() for _ in range(6)]
+
+    def toggle(number: int, roster: Roster) -> None:
+        for _ in range(20):
+            roster.add_wanted({NAMES[0]: "{}"}) if number % 2 else roster.pause(NAMES[0])
+
+    threads = [threading.Thread(target=toggle, args=pair) for pair in enumerate(rosters)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    view = site.roster.view()
+    assert (view.num_wanted, view.num_paused) in ((1, 0), (0, 1))
+    assert view.num_free == view.num_wanted
+
+
 def test_a_stream_that_a_server_forgot_is_found(site):
     site.want(NAMES[:4])
     host = site.add("a")

@@ -1,9 +1,16 @@
 """How many hosts there are to be, and which version reads."""
 
+from typing import Any
+
+import pytest
+
 from pipeline.ingest.host import HostRules
-from pipeline.ingest.hosted import HostedStreams, count_hosts, settings_version
+from pipeline.ingest.hosted import HostedStreams, add_streams, count_hosts, settings_version
+from pipeline.ingest.request import IngestRequest, move_stream, stream_of
 from pipeline.settings import Settings, StreamSettings, load_settings
 from pipeline.store.roster import HostView, RosterView, Seat
+from pipeline.values.errors import InvalidQuery
+from workers.types import VideoSource
 
 WORK = HostedStreams(None, "v1", HostRules(most=16), most_hosts=4)  # pyright: ignore[reportArgumentType]
 
@@ -28,9 +35,59 @@ def test_another_version_needs_none_of_these():
     assert count_hosts(view(17, version="v2"), WORK) is None
 
 
-def test_a_version_is_of_all_settings_but_the_list():
+def test_a_version_is_of_what_all_streams_are_read_alike_by():
     one = load_settings(None, {"streams": [{"name": "a", "url": "rtsp://cam/1"}]})
     more = one.model_copy(update={"streams": (*one.streams, StreamSettings(name="b", url="x"))})
     other = load_settings(None, {"ingest": {"retention": 0.2}})
     assert settings_version(one) == settings_version(more) == settings_version(Settings())
     assert settings_version(other) != settings_version(one)
+    each = {"ingest": {"fps": 0.5}, "live": {"hold_still": True}, "ask": {"max_clips": 9}}
+    assert settings_version(load_settings(None, each)) == settings_version(one)
+
+
+class Texts:
+    """A roster that holds some streams already."""
+
+    def __init__(self, version: str, num_wanted: int) -> None:
+        self.version, self.num_wanted = version, num_wanted
+        self.added: dict[str, str] = {}
+
+    def view(self) -> RosterView:
+        return view(self.num_wanted, version=self.version)
+
+    def add_wanted(self, wanted, *, version):
+        self.added |= wanted
+        self.version = version
+
+
+def test_a_stream_is_added_with_all_that_is_its_own():
+    settings = load_settings(None, {"ingest": {"fps": 0.5}})
+    roster: Any = Texts("v0", 0)
+    add_streams(roster, settings, [StreamSettings(name="b", url="rtsp://cam/1")])
+    stream = StreamSettings.model_validate_json(roster.added["b"])
+    assert (stream.url, stream.fps, stream.hold_still) == ("rtsp://cam/1", 0.5, False)
+    assert roster.version == settings_version(settings)
+
+
+def test_a_stream_is_not_added_to_those_that_are_read_by_other_settings():
+    roster: Any = Texts("v0", 3)
+    with pytest.raises(InvalidQuery, match="3 streams by other settings than these"):
+        add_streams(roster, Settings(), [StreamSettings(name="b", url="rtsp://cam/1")])
+    assert roster.added == {}
+
+
+def test_a_url_that_may_hold_a_secret_stands_in_no_list():
+    request = IngestRequest(VideoSource("rtsp://me:hunter2@cam/1", "gate"))
+    with pytest.raises(InvalidQuery, match="url_env") as caught:
+        stream_of(request)
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(InvalidQuery, match="url_env"):
+        move_stream(StreamSettings(name="b", url="rtsp://cam/1").model_dump_json(), "rtsp://u:p@c")
+
+
+def test_a_stream_that_moved_has_one_url():
+    stream = StreamSettings(name="gate", url_env="GATE", fps=0.5)
+    moved = StreamSettings.model_validate_json(
+        move_stream(stream.model_dump_json(), "rtsp://cam/2")
+    )
+    assert (moved.url, moved.url_env, moved.fps) == ("rtsp://cam/2", None, 0.5)

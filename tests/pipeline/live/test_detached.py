@@ -15,7 +15,6 @@ from tests.pipeline.support import aot
 from tests.pipeline.test_detached import detached  # noqa: F401
 from tests.waits import HANG_S, wait_until
 from workers.cluster.cluster import ClusterSettings, open_cluster
-from workers.cluster.session import find_session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -53,11 +52,10 @@ def clips(store) -> int:
 def pids_of(address) -> dict[str, int]:
     """Processes of the stream: its session, a compress worker, its decoder."""
     with open_cluster(ClusterSettings(address=address)):
-        session = find_session(STREAM)
-        assert session is not None
         names = ray.util.list_named_actors()
         [worker] = [name for name in names if name.startswith("compress-")]
-        actors = {"session": session._actor, "worker": ray.get_actor(worker)}
+        [session] = [name for name in names if name.startswith("host-")]
+        actors = {"session": ray.get_actor(session), "worker": ray.get_actor(worker)}
         pids = {
             name: ray.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=60)
             for name, actor in actors.items()
@@ -75,8 +73,9 @@ def test_a_camera_goes_on_without_a_terminal_until_it_is_told_otherwise(camera, 
     start(camera)
     wait_for_clips(opened, 3)
     assert opened.get_info(STREAM).status == "running"
-    again = aot("ingest", camera.url, "--stream", STREAM, "--detach")
-    assert (again.code, "LeaseHeld" in again.err) == (1, True)
+    start(camera)  # it is read so already, and goes on
+    other = aot("ingest", camera.url, "--stream", "b", "--detach", "--retention", "0.3")
+    assert (other.code, "by other settings than these" in other.err) == (1, True)
 
     page = aot("streams", "metrics")
     assert page.code == 0, page.err
@@ -86,6 +85,7 @@ def test_a_camera_goes_on_without_a_terminal_until_it_is_told_otherwise(camera, 
     began_s = time.monotonic()
     paused = aot("streams", "pause", STREAM, "--json")
     assert paused.json == {"stream_id": STREAM, "state": "stopped"}, paused.err
+    assert aot("streams", "pause", STREAM).code == 1
     print(f"paused in {time.monotonic() - began_s:.1f} s, the command's start among them")
     assert opened.get_info(STREAM).status == "paused"
     assert opened.get_lease(STREAM) is None
@@ -93,6 +93,7 @@ def test_a_camera_goes_on_without_a_terminal_until_it_is_told_otherwise(camera, 
 
     resumed = aot("streams", "resume", STREAM)
     assert resumed.code == 0, resumed.err
+    assert "is on the list of the cluster again" in resumed.out
     wait_for_clips(opened, 2)
     seconds = check_line(opened, clip_s=CLIP_S, step_s=STEP_S)
     assert seconds["restart"] > 0
@@ -138,3 +139,4 @@ def test_a_session_that_is_terminated_commits_and_leaves_within_ten_seconds(
     assert opened.get_info(STREAM).status == "paused"
     assert opened.get_open(STREAM) is None
     check_line(opened, clip_s=CLIP_S, step_s=STEP_S)
+    wait_for_clips(opened, 2)  # the controller starts another, as the stream is still wanted

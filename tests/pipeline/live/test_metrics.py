@@ -3,14 +3,13 @@
 import urllib.error
 import urllib.request
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.ingest.metrics import Metrics, parse_address, serve
-from pipeline.ingest.on_ray import look_at_sessions
+from pipeline.ingest.on_ray import look_at_hosts
 from pipeline.values.errors import InvalidSettings
 from workers.live.push import PushTally
 from workers.live.session import LiveProgress
@@ -167,29 +166,24 @@ def test_what_is_no_address_says_what_is_expected(address):
         parse_address(address)
 
 
-class Sessions:
-    """A cluster whose sessions tell what is written here; None of a file's."""
+class Hosts:
+    """A cluster whose hosts tell of these streams."""
 
-    def __init__(self, **told):
+    def __init__(self, *told):
         self.told = told
 
-    def list_sessions(self):
-        return sorted([*self.told, "gone"])
-
-    def find_session(self, stream_id):
-        if stream_id in self.told:
-            return SimpleNamespace(live_status=lambda: self.told[stream_id])
-        return None
+    def ask_hosts(self):
+        return list(self.told)
 
 
-def test_sessions_of_a_cluster_are_seen_until_they_have_gone():
+def test_streams_of_a_cluster_are_seen_until_they_have_gone():
     metrics = Metrics()
-    before: Any = Sessions(front=FRONT, lecture=None)
-    after: Any = Sessions(lecture=None)
+    before: Any = Hosts(FRONT)
+    after: Any = Hosts()
 
-    known = look_at_sessions(before, metrics, set())
+    known = look_at_hosts(before, metrics, set())
 
     assert known == {"front"}
     assert read(metrics.render())["aot_stream_clips_total", ("front",)] == 7
-    assert look_at_sessions(after, metrics, known) == set()
+    assert look_at_hosts(after, metrics, known) == set()
     assert ("aot_stream_clips_total", ("front",)) not in read(metrics.render())
