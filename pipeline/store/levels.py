@@ -71,6 +71,16 @@ def nodes_over(stream_id: str, place: Place) -> Iterator[Node]:
         yield node_at(stream_id, epoch, index, level)
 
 
+def nodes_over_all(stream_id: str, places: Iterable[Place]) -> list[Node]:
+    """The nodes that tell of any of some clips, each once; quick where they are many."""
+    firsts, nodes = set(places), list[Node]()
+    for level in range(1, HIGHEST + 1):
+        size = FANOUT**level  # what tells of two nodes of one node tells of both of their clips
+        firsts = {(epoch, index - index % size) for epoch, index in firsts}
+        nodes += (Node(stream_id, epoch, first, level) for epoch, first in sorted(firsts))
+    return nodes
+
+
 def nodes_of(spans: Iterable[ClipSpan]) -> list[Node]:
     """The nodes that may tell of some clips, each once, the lower ones of a clip first."""
     over = (node for span in spans for node in nodes_over(span.stream_id, (span.epoch, span.index)))

@@ -102,6 +102,8 @@ class Maker:
 
     def _create(self, name: str, number: int) -> Any:
         settings = self.settings
+        # One that a session asked for must not end with it: others use it, until nobody does.
+        detached = self.detached or number >= settings.workers
         return create_actor(
             CompressActor,
             self.compress,
@@ -115,9 +117,9 @@ class Maker:
             # number of its tries.
             max_restarts=-1,
             max_task_retries=0,
-            lifetime="detached" if self.detached else None,
+            lifetime="detached" if detached else None,
             init_batch_timeout_s=settings.result_timeout_s,
-            init_detached=self.detached,
+            init_detached=detached,
             init_busyness=Busyness(number, settings.scaling),
         )
 

@@ -28,7 +28,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- $model := dict "id" .Values.model.id "dtype" .Values.model.dtype "device" "cuda" }}
 {{- if .Values.model.revision }}{{ $_ := set $model "revision" .Values.model.revision }}{{ end }}
-{{- $ray := dict "address" "auto" "worker_gpus" 1 "workers" .Values.compress.maxReplicas "session_resources" (dict "decoding" 1) }}
+{{- $ray := dict "address" "auto" "worker_gpus" 1 "workers" (max 1 .Values.compress.minReplicas) "max_workers" .Values.compress.maxReplicas "session_resources" (dict "decoding" 1) }}
 {{- $base := dict
       "model" $model
       "store" (dict "url" (include "aot.storeUrl" .) "namespace" .Values.redis.namespace)

@@ -20,7 +20,7 @@ from pipeline.store.checks import Place, require_current
 from pipeline.store.cold import open_cold
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
-from pipeline.store.levels import Node, nodes_over
+from pipeline.store.levels import Node, nodes_over_all
 from pipeline.store.redis.meanings import RedisProblem, explain, get_words
 from pipeline.values.errors import Conflict
 from pipeline.values.types import Lease
@@ -113,8 +113,7 @@ class RedisDatabase:
 
     def _levels_over(self, stream_id: str, places: Iterable[Place]) -> list[str]:
         """Keys of the coarser records that tell of clips."""
-        nodes = {node for place in places for node in nodes_over(stream_id, place)}
-        return [self._level_key(node) for node in nodes]
+        return [self._level_key(node) for node in nodes_over_all(stream_id, places)]
 
     def _require_lease(self, pipe: Pipeline, lease: Lease) -> None:
         key = self._keys.lease(lease.stream_id)

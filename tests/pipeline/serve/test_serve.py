@@ -6,7 +6,7 @@ import socket
 import statistics
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import httpx
 import pytest
@@ -16,6 +16,7 @@ from tests.pipeline.conftest import CLIPS
 from tests.pipeline.serve.conftest import serving, with_serve
 from tests.pipeline.support import start_aot
 from tests.waits import wait_until
+from workers.cluster.answer_pool import AnswerPool
 
 LONG = {
     "model": "aot",
@@ -260,3 +261,44 @@ def test_500_slow_connections_cost_the_others_nothing(base):
             )
         during = min(p99_s() for _ in range(3))
         assert during <= 2 * before + 0.005
+
+
+class Late:
+    """The model of another service as a worker that loads once it may."""
+
+    def __init__(self, model, may_load):
+        assert may_load.wait(200)
+        self._model = model
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def close(self):
+        pass
+
+
+def test_a_question_while_there_is_no_worker_hears_that_one_loads_and_is_answered(
+    base, served, monkeypatch
+):
+    model, may_load = served.service.answers.answerers().model, threading.Event()
+
+    @contextmanager
+    def open_pool(settings, scaling):
+        with closing(AnswerPool(lambda: Late(model, may_load), scaling, together=1)) as pool:
+            yield pool
+
+    monkeypatch.setattr("pipeline.serve.answers.open_answer_pool", open_pool)
+    with serving(with_serve(base, answers=0)) as one, one.client() as client:
+        one.service.answers.answerers()
+        ready = client.get("/v1/health/ready")
+        assert (ready.status_code, ready.json()["model"]) == (200, "asleep")
+        body = {**LONG, "max_tokens": 5}
+        with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": no answer worker is there; one is loading its model"
+            assert client.get("/v1/health/ready").status_code == 503, "it loads"
+            may_load.set()
+            assert "data: [DONE]" in lines
+        assert client.get("/v1/health/ready").json()["model"] == "ok"
+        wrong = {**LONG, "messages": [{"role": "user", "content": "no window"}]}
+        assert client.post("/v1/chat/completions", json=wrong).status_code == 400

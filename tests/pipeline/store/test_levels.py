@@ -8,7 +8,16 @@ from pipeline.store import StoreConfig, open_store
 from pipeline.store.arrow import encode_clip
 from pipeline.store.cold.moving import cool_stream
 from pipeline.store.fading import fade_clips
-from pipeline.store.levels import FANOUT, HIGHEST, Node, merge_node, node_at, nodes_of, nodes_over
+from pipeline.store.levels import (
+    FANOUT,
+    HIGHEST,
+    Node,
+    merge_node,
+    node_at,
+    nodes_of,
+    nodes_over,
+    nodes_over_all,
+)
 from pipeline.store.pyramid import Pyramid, count_reads, make_level, read_levels
 from pipeline.store.repair import repair
 from pipeline.store.retention import Retention, RetentionRules
@@ -262,3 +271,12 @@ def test_a_stream_gets_its_levels_as_it_grows(store, write):
     assert pyramid.turn() == 5
     assert there(store)[-2:] == [(2, 0), (2, 16)]
     assert Pyramid(store, "lobby").turn() == 0
+
+
+def test_levels_over_many_clips_are_those_over_each():
+    places = [(epoch, index) for epoch in (0, 2) for index in (0, 5, 6, 7, 300, 9999)]
+    each = {node for place in places for node in nodes_over("lobby", place)}
+    over_all = nodes_over_all("lobby", places)
+    assert set(over_all) == each
+    assert len(over_all) == len(each)
+    assert nodes_over_all("lobby", []) == []
