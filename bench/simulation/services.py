@@ -34,15 +34,16 @@ class Services:
     """Of the index row alone, of a clip in the cold tier (checked by `check`)."""
     put_s: float = 0.0004
     """Of a server's time for a clip: value, row, totals and position in one transaction."""
-    claim_s: float = 0.0012
-    """Of the server that has the list of streams, for one that is taken over: three of them."""
+    claim_s: float = 0.00004
+    """Of the server that has the list of streams, for one that is claimed and leased again: 0.125 s
+    of its CPU for 3,336 of them, beats and looks of the test included (docs/scaling.md)."""
     decoder_bytes: int = 90 << 20
     """Resident, of a stream's decoder (soak)."""
     session_bytes: int = 690 << 20
     """Resident, of a session's process with all its libraries (soak)."""
     session_streams: int = 16
     """`ray.streams_per_session`."""
-    silent_s: float = 3.5
+    silent_s: float = 3.0
     """After which a session that says nothing has lost its streams (docs/scaling.md)."""
     beat_s: float = 0.5
     """Between two looks of a session at the others."""

@@ -41,7 +41,7 @@ class HostRules:
     most: int = 16
     """Streams of one host at most."""
     beat_s: float = 0.5
-    silent_s: float = 3.5
+    silent_s: float = 3.0
     """A host that was not heard for so long is gone: others take its streams."""
     grace_s: float = 10.0
     """Who was itself cut off from the store takes nobody for gone for so long: all were."""

@@ -211,7 +211,7 @@ class RaySettings(Group):
     """Endless streams that one session of `aot up --detach` reads at most: what a core decodes."""
     max_sessions: int = Field(default=64, ge=1, le=10_000)
     """Of `aot up --detach`: the cluster is asked for no more."""
-    session_silent_s: float = Field(default=3.5, ge=1, le=300)
+    session_silent_s: float = Field(default=3.0, ge=1, le=300)
     """A session of `aot up --detach` that says nothing for so long is gone: others take its
     streams."""
     session_restarts: int = Field(default=10, ge=0, le=1000)
