@@ -11,7 +11,8 @@ Knows nothing of seconds, of models or of storage.
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -31,10 +32,20 @@ POSITION_WEIGHT = 0.1
 _TINY = torch.finfo(torch.float32).tiny
 _SHARE = 4
 """A round merges one token in so many at most: what was merged is seen before more is."""
+_BLOCK = 128
+"""Rows of a window whose costs are reckoned at a time: earlier ones alone are looked at, and what
+is reckoned stays in a cache."""
+
+Fits = Callable[[Bool[Tensor, " n"]], bool]
+"""Whether the tokens that are True may stay together, of all clips' in their order."""
 
 
-def recompress(clips: Sequence[ClipTokens], budget: int) -> list[ClipTokens]:
+def recompress(
+    clips: Sequence[ClipTokens], budget: int, *, fits: Fits | None = None
+) -> list[ClipTokens]:
     """The same clips with `budget` tokens together; as they are where they have no more.
+
+    With `fits`, with the most tokens up to `budget` that fit; with one where not even that does.
 
     What is left keeps its frame, cell and kind, its order and its clip; it is the mean by mass of
     what was merged into it and carries their mass. A clip all of whose tokens were merged into
@@ -44,19 +55,20 @@ def recompress(clips: Sequence[ClipTokens], budget: int) -> list[ClipTokens]:
     Args:
         clips: in order of time; of one grid and width.
         budget: at least 1.
+        fits: tokens that are a part of others that fit have to fit too.
 
     Raises:
         InvalidFeatures: a budget below 1, or clips of several grids or widths.
     """
     _check(clips, budget)
     total = sum(map(len, clips))
-    if total <= budget:
-        return list(clips)
     tokens = torch.cat([clip.tokens for clip in clips])
+    if total <= budget and (fits is None or fits(tokens.new_ones(total, dtype=torch.bool))):
+        return list(clips)
     mass = torch.cat([clip.mass for clip in clips]).double()
     place = _places(torch.cat([clip.cell for clip in clips]), clips[0].grid)
     weight = mass.clamp(min=_TINY)
-    root = _merge(tokens.float(), weight, place, budget)
+    root = _merge(tokens.float(), weight, place, budget, fits)
     return _gather(clips, tokens, mass, root)
 
 
@@ -130,28 +142,41 @@ def _merge(
     weight: Float[Tensor, " n"],
     place: Float[Tensor, "n 2"],
     budget: int,
+    fits: Fits | None,
 ) -> Int[Tensor, " n"]:
     """Which row each goes into; itself where it stays."""
-    total = len(tokens)
-    root = torch.arange(total, device=tokens.device)
-    left, turn = root, 0
-    while len(left) > budget:
-        most = min(len(left) - budget, max(1, len(left) // _SHARE))
-        into = _cheapest(F.normalize(tokens[left], dim=1), place[left], most, turn)
-        step = torch.arange(total, device=tokens.device)
-        step[left] = left[into]
-        root = step[root]
-        tokens = _mean_by(step, tokens, weight)
-        weight = torch.zeros_like(weight).index_add_(0, step, weight)
-        left = left[into == torch.arange(len(left), device=left.device)]
-        turn += 1
+    total, turn = len(tokens), 0
+    left = torch.arange(total, device=tokens.device)
+    root = left.clone()
+
+    def may_stay(gone: Int[Tensor, " g"]) -> bool:
+        """Whether what is left without some of it is what is wanted."""
+        if len(left) - len(gone) > budget:
+            return False
+        stays = torch.zeros(total, dtype=torch.bool, device=left.device)
+        stays[left] = True
+        stays[left[gone]] = False
+        return fits is None or fits(stays)
+
+    while len(left) > 1 and not may_stay(left[:0]):
+        order, target = _cheapest(F.normalize(tokens, dim=1), place[left], turn)
+        most = min(len(order), max(1, len(left) // _SHARE))
+        # Of a round's merges the fewest that are enough, the cheapest first; else all of them.
+        enough = bisect_left(range(1, most), True, key=lambda n: may_stay(order[:n]))
+        into = _merge_into(order[: min(enough + 1, most)], target)
+        stay = into == torch.arange(len(left), device=left.device)
+        root[left] = left[into]
+        root = root[root]
+        tokens = _mean_by(into, tokens, weight)[stay]
+        weight = torch.zeros_like(weight).index_add_(0, into, weight)[stay]
+        left, turn = left[stay], turn + 1
     return root
 
 
 def _cheapest(
-    unit: Float[Tensor, "n d"], place: Float[Tensor, "n 2"], most: int, turn: int
-) -> Int[Tensor, " n"]:
-    """The row each goes into when the `most` cheapest merges are made; itself where it stays."""
+    unit: Float[Tensor, "n d"], place: Float[Tensor, "n 2"], turn: int
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " n"]]:
+    """Rows that may be merged, the cheapest merge first, and the earlier row each goes into."""
     count = len(unit)
     side = min(WINDOW, count)
     before = side // 2 if turn % 2 and count > side else 0
@@ -159,33 +184,41 @@ def _cheapest(
     rows = torch.arange(windows * side, device=unit.device) - before
     inside = (rows >= 0) & (rows < count)
     rows = rows.clamp(0, count - 1).view(windows, side)
-    cost, target = _best_earlier(unit[rows], place[rows], inside.view(windows, side))
-    cost, target = cost.flatten()[inside], (target + _firsts(windows, side, before, unit)).flatten()
-    target = target[inside]
+    cost, target = _best_earlier(unit[rows], POSITION_WEIGHT * place[rows], before)
+    firsts = torch.arange(windows, device=unit.device)[:, None] * side - before
+    cost, target = cost.flatten()[inside], (target + firsts).flatten()[inside]
     # Stable: among equals the later token goes, and the earliest stays.
-    chosen = cost.flip(0).sort(stable=True).indices[:most]
-    chosen = count - 1 - chosen
-    chosen = chosen[cost[chosen] < math.inf]
-    into = torch.arange(count, device=unit.device)
-    into[chosen] = target[chosen]
+    ranked = cost.flip(0).sort(stable=True)
+    return (count - 1 - ranked.indices)[: int((ranked.values < math.inf).sum())], target
+
+
+def _merge_into(gone: Int[Tensor, " m"], target: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The row each goes into when some go; itself where it stays."""
+    into = torch.arange(len(target), device=target.device)
+    into[gone] = target[gone]
     return _to_roots(into)
 
 
-def _firsts(windows: int, side: int, before: int, like: Tensor) -> Int[Tensor, "w 1"]:
-    return torch.arange(windows, device=like.device)[:, None] * side - before
-
-
 def _best_earlier(
-    unit: Float[Tensor, "w s d"], place: Float[Tensor, "w s 2"], inside: Bool[Tensor, "w s"]
+    unit: Float[Tensor, "w s d"], place: Float[Tensor, "w s 2"], before: int
 ) -> tuple[Float[Tensor, "w s"], Int[Tensor, "w s"]]:
-    """Cost and place of the cheapest merge into an earlier token; infinite where there is none."""
-    side = unit.shape[1]
-    cost = 1 - torch.bmm(unit, unit.mT)
-    cost += POSITION_WEIGHT * torch.cdist(place, place)
-    earlier = torch.ones(side, side, dtype=torch.bool, device=unit.device).tril(-1)
-    cost = cost.masked_fill(~(earlier & inside[:, None, :] & inside[:, :, None]), math.inf)
-    best = cost.min(dim=2)
-    return best.values, best.indices
+    """Cost and place of the cheapest merge into an earlier token; infinite where there is none.
+
+    The first `before` rows of the first window hold no token. Costs are a cosine distance and a
+    weighted distance in the frame, less a constant.
+    """
+    side, costs, places = unit.shape[1], [], []
+    later = torch.full((_BLOCK, _BLOCK), math.inf, device=unit.device).triu()
+    for first in range(0, side, _BLOCK):
+        stop = min(first + _BLOCK, side)
+        cost = torch.cdist(place[:, first:stop], place[:, :stop])
+        cost.baddbmm_(unit[:, first:stop], unit[:, :stop].mT, alpha=-1)
+        cost[:, :, first:] += later[: stop - first, : stop - first]
+        cost[0, :, :before] = math.inf
+        best = cost.min(dim=2)
+        costs.append(best.values)
+        places.append(best.indices)
+    return torch.cat(costs, dim=1), torch.cat(places, dim=1)
 
 
 def _to_roots(into: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
@@ -227,16 +260,17 @@ def _apart(
     mass: Float[Tensor, " n"],
     stays: Bool[Tensor, " n"],
 ) -> list[ClipTokens]:
-    sizes = [len(clip) for clip in clips]
-    parts = zip(clips, *(x.split(sizes) for x in (tokens, mass, stays)), strict=True)
-    return [
-        replace(
-            clip,
-            tokens=own[kept],
-            frame=clip.frame[kept],
-            cell=clip.cell[kept],
-            mass=carried[kept].to(clip.mass.dtype),
-            kind=clip.kind[kept],
-        )
-        for clip, own, carried, kept in parts
-    ]
+    columns = {
+        "tokens": tokens[stays],
+        "mass": mass[stays].to(clips[0].mass.dtype),
+        **{
+            name: torch.cat([getattr(clip, name) for clip in clips])[stays]
+            for name in ("frame", "cell", "kind")
+        },
+    }
+    sizes = [int(kept.sum()) for kept in stays.split([len(clip) for clip in clips])]
+    parts = (
+        dict(zip(columns, own, strict=True))
+        for own in zip(*(column.split(sizes) for column in columns.values()), strict=True)
+    )
+    return [replace(clip, **own) for clip, own in zip(clips, parts, strict=True)]

@@ -6,8 +6,9 @@ that reaches out of the asked range only what speaks of it. Every token goes wit
 and space. Knows of no store and no model.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from aot import ClipTokens, TokenKind
 from aot.types import TOKEN_COLUMNS
-from workers.models.base import Marks, Places, StoredRows, TimeFormat, VisualSegment
+from workers.models.base import (
+    Marks,
+    Places,
+    ReadingStyle,
+    StoredRows,
+    TimeFormat,
+    VisualSegment,
+)
 from workers.types import CompressedClip
 
 
@@ -192,3 +200,81 @@ def _segment(
     patch = frame.div(size, rounding_mode="floor")
     num_positions = cells * clip.layout.steps(len(clip.pts_s))
     return replace(segment, positions=patch * cells + cell, num_positions=num_positions)
+
+
+@dataclass(frozen=True)
+class RunCosts:
+    """Places of a prompt that some of many clips' tokens take, in the runs they are read in.
+
+    At most: marks may be cheaper than the one that was measured.
+    """
+
+    told: Sequence[tuple[CompressedClip, Sequence[int]]]
+    """Records in order, each with the clip that every frame is of, counted from 0."""
+    style: ReadingStyle
+    mark_cost: int
+    """Of a mark, and of the end of its run."""
+
+    def count(self, stays: Bool[Tensor, " n"] | None = None) -> int:
+        """Places that tokens take, marks and newlines included; those of all by default."""
+        run_of = self._run_of if stays is None else self._run_of[stays]
+        is_told = torch.zeros(len(self._prices), dtype=torch.bool)
+        is_told[run_of] = True
+        places = int(self._prices[is_told].sum())
+        if self.style.keep_positions:
+            return places
+        if self._row_of is not None:
+            places += len(torch.unique(self._row_of if stays is None else self._row_of[stays]))
+        return places + len(run_of)
+
+    @property
+    def least(self) -> int:
+        """Of a token by itself, at most."""
+        beside = 0 if self.style.keep_positions else 1 + bool(self.style.row_newlines)
+        return int(self._prices.max()) + beside
+
+    @cached_property
+    def _runs(self) -> list[list[int]]:
+        """Of every record, the run that a frame is read in, counted from 0."""
+        if self.style.marks == "clip":
+            return [list(of_frame) for _, of_frame in self.told]
+        return [
+            [frame // record.layout.frames for frame in range(len(record.pts_s))]
+            for record, _ in self.told
+        ]
+
+    @cached_property
+    def _run_of(self) -> Int[Tensor, " n"]:
+        """The run that each token is read in."""
+        runs, first = [], 0
+        for (record, _), of_frame in zip(self.told, self._runs, strict=True):
+            runs.append(torch.tensor(of_frame)[record.tokens.frame.long()] + first)
+            first += of_frame[-1] + 1
+        return torch.cat(runs)
+
+    @cached_property
+    def _prices(self) -> Int[Tensor, " r"]:
+        """Places that each run takes beside its tokens; all of it where positions are kept."""
+        prices = []
+        for (record, _), of_frame in zip(self.told, self._runs, strict=True):
+            rows, columns = record.tokens.grid
+            whole = rows * columns + min(self.style.row_newlines, rows)
+            for run in range(of_frame[-1] + 1):
+                alone = self.style.marks == "frame"
+                steps = 1 if alone else record.layout.steps(of_frame.count(run))
+                prices.append(whole * steps if self.style.keep_positions else 0)
+        return torch.tensor(prices) + self.mark_cost
+
+    @cached_property
+    def _row_of(self) -> Int[Tensor, " n"] | None:
+        """Of families that end rows, the row of its frame that each token is in."""
+        if not self.style.row_newlines:
+            return None
+        rows, first = [], 0
+        for record, _ in self.told:
+            tokens, (height, width) = record.tokens, record.tokens.grid
+            row = tokens.frame.long() * height + tokens.cell.long() // width
+            # Merged anchors are rows of their own, behind those of the frames.
+            rows.append(2 * row + (tokens.kind == int(TokenKind.MERGED)) + first)
+            first += 2 * height * len(record.pts_s)
+        return torch.cat(rows)

@@ -43,6 +43,11 @@ class Part:
         return max(span.num_tokens for span in self.spans)
 
 
+def part_of(span: ClipSpan) -> Part:
+    """A clip's own record."""
+    return Part(Node(span.stream_id, span.epoch, span.index, 0), (span,))
+
+
 def cover(
     groups: Sequence[Sequence[ClipSpan]], cut: Collection[ClipSpan], budget: int, most: int
 ) -> list[Part] | None:

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aot import recompress
-from pipeline.ask.cover import Part, cover, read_parts, split_level
+from pipeline.ask.cover import Part, cover, part_of, read_parts
 from pipeline.ask.finding import find_clips, place_of
-from pipeline.ask.prompt import MAX_TRIES
-from pipeline.ask.retrieval import Budget, share_budget, share_evenly
+from pipeline.ask.merging import fit_records
+from pipeline.ask.retrieval import Budget, share_budget
 from pipeline.store.pyramid import count_reads
 from pipeline.values.errors import QueryTooLarge
-from workers.reading import placeholder, trim_clip
+from workers.reading import trim_clip
 from workers.types import FULL_LEVEL
 
 if TYPE_CHECKING:
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
     from pipeline.store import ClipStore
     from pipeline.values.types import ClipSpan
     from workers.models import VisualSegment
-    from workers.types import CompressedClip
+
+Groups = Sequence[Sequence["ClipSpan"]]
+"""Clips of each stream, in order."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def plan_reading(reading: Reading) -> Plan:
     found = sum(map(len, groups))
     if reading.question.fit == "choose":
         return Plan(_flat(reading.choose()), merge=False)
+    if found > reading.question.max_clips or _num_tokens(groups) > _most_tokens(reading):
+        return Plan(_flat(groups), merge=True)
     try:
         chosen = reading.choose()
     except QueryTooLarge:  # whole clips: merged ones may fit
@@ -98,8 +101,8 @@ def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
         return _read_found(store, reading, _thin(reading))
     parts = _find_parts(store, reading)
     if parts is None:
-        return _read_merged(store, reading, _thin(reading))
-    return _read_parts(store, reading, parts)
+        parts = [part_of(span) for span in _thin(reading)]
+    return _read_merged(store, reading, parts)
 
 
 def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
@@ -115,23 +118,15 @@ def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan])
     return Fitted(tuple(chosen), tuple(read), tuple(segments), size_bytes)
 
 
-def _read_merged(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
-    spans = {place_of(span): span for span in chosen}
-    clips = store.iter_clips(chosen, on_corrupt="skip")
-    fewer, segments = _fit(reading, [trim_clip(clip, reading.within(clip)) for clip in clips])
-    read = [ReadClip(spans[place_of(clip)], "merged", len(clip.tokens)) for clip in fewer]
-    size_bytes = sum(clip.span.size_bytes for clip in read)
-    return Fitted(tuple(chosen), tuple(read), tuple(segments), size_bytes)
-
-
-def _read_parts(store: ClipStore, reading: Reading, parts: Sequence[Part]) -> Fitted:
-    """All clips, by records that tell of one or of several."""
-    clips, told, size_bytes = [], [], 0
+def _read_merged(store: ClipStore, reading: Reading, parts: Sequence[Part]) -> Fitted:
+    """All clips, by records that tell of one or of several, with as many tokens as fit."""
+    records, told, size_bytes = [], [], 0
     for part, record, num_bytes in read_parts(store, parts):
         size_bytes += num_bytes
         told += [(span, not part.node.level) for span in part.spans]
-        clips += [trim_clip(clip, reading.within(clip)) for clip in split_level(record, part)]
-    fewer, segments = _fit(reading, clips)
+        is_whole = part.node.level > 0
+        records.append((part, record if is_whole else trim_clip(record, reading.within(record))))
+    fewer, segments = fit_records(reading, records, _most_tokens(reading))
     left = {place_of(clip): len(clip.tokens) for clip in fewer}
     read = [
         ReadClip(span, "merged", num_tokens, is_alone or num_tokens > 0)
@@ -147,7 +142,7 @@ def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:
     most = reading.question.max_clips
     groups = [[clip.span for clip in part.to_read] for part in reading.parts]
     cut = {clip.span for part in reading.parts for clip in part.to_read if part.cuts(clip)}
-    parts = cover(groups, cut, _most_tokens(reading), most)
+    parts = cover(groups, cut, _expected_tokens(reading, groups), most)
     if parts is None or count_reads(store, [part.node for part in parts], most=most) > most:
         return None
     return parts
@@ -165,6 +160,17 @@ def _most_tokens(reading: Reading) -> int:
     return room if given is None else min(given, room)
 
 
+def _expected_tokens(reading: Reading, groups: Groups) -> int:
+    """About as many as will fit: of the context those whose marks fit too, as clips have them."""
+    num_clips, num_tokens = sum(map(len, groups)), _num_tokens(groups)
+    share = reading.room() / max(1, reading.cost_of(num_clips, num_tokens))
+    return max(1, min(_most_tokens(reading), int(num_tokens * share)))
+
+
+def _num_tokens(groups: Groups) -> int:
+    return sum(span.num_tokens for group in groups for span in group)
+
+
 def _read_found(store: ClipStore, reading: Reading, searched: Sequence[ClipSpan]) -> Fitted:
     """The clips that matter most, as many as fit; one that does not fit by itself is merged."""
     found = find_clips(store, reading, searched)
@@ -178,59 +184,14 @@ def _read_found(store: ClipStore, reading: Reading, searched: Sequence[ClipSpan]
         taken.append(span)
     kept = set(taken) or {one.span for one in found[:1]}
     in_order = [span for span in searched if span in kept]
-    fitted = (_read_stored if taken else _read_merged)(store, reading, in_order)
+    if taken:
+        fitted = _read_stored(store, reading, in_order)
+    else:
+        fitted = _read_merged(store, reading, [part_of(span) for span in in_order])
     seen = {one.span for one in found}
     unread = [span for span in searched if span not in seen]
     return replace(fitted, chosen=(*fitted.chosen, *unread))
 
 
-def _flat(groups: Sequence[Sequence[ClipSpan]]) -> tuple[ClipSpan, ...]:
+def _flat(groups: Groups) -> tuple[ClipSpan, ...]:
     return tuple(span for group in groups for span in group)
-
-
-def _fit(
-    reading: Reading, clips: Sequence[CompressedClip]
-) -> tuple[list[CompressedClip], list[VisualSegment]]:
-    """The clips with as many tokens as fit, and what is read of them."""
-    if not clips:
-        return [], []
-    room, budget = reading.room(), _most_tokens(reading)
-    while budget >= 1:
-        fewer = merge_clips(clips, budget)
-        read = reading.read([clip for clip in fewer if len(clip.tokens)], skip_empty=True)
-        segments = [segment for _, of_clip in read for segment in of_clip]
-        places = reading.count(
-            [placeholder(s.mark, s.num_positions) if s.num_positions else s for s in segments]
-        )
-        if places <= room:
-            return fewer, segments
-        # Marks take places too: less by as much as is over, and at least by one token in 16.
-        num_tokens = sum(len(segment.tokens) for segment in segments)
-        budget = min(budget - max(1, budget // MAX_TRIES // 2), num_tokens * room // places)
-    raise QueryTooLarge(
-        f"got {room} places of context, which a mark for each of the streams takes; ask fewer "
-        "streams, or a model with a longer context"
-    )
-
-
-def merge_clips(clips: Sequence[CompressedClip], budget: int) -> list[CompressedClip]:
-    """The clips with `budget` tokens together; each stream's with its share, by itself.
-
-    Raises:
-        QueryTooLarge: less than a token for each stream.
-    """
-    groups: dict[str, list[CompressedClip]] = {}
-    for clip in clips:
-        groups.setdefault(clip.stream_id, []).append(clip)
-    needs = [sum(len(clip.tokens) for clip in group) for group in groups.values()]
-    least = [min(1, need) for need in needs]
-    if sum(least) > budget:
-        raise QueryTooLarge(
-            f"the budget is {budget} visual tokens, expected at least one for each of "
-            f"{len(groups)} streams; raise the budget, or ask fewer streams"
-        )
-    merged: list[CompressedClip] = []
-    for group, share in zip(groups.values(), share_evenly(needs, budget, least), strict=True):
-        fewer = recompress([clip.tokens for clip in group], max(1, share))
-        merged += [replace(c, tokens=tokens) for c, tokens in zip(group, fewer, strict=True)]
-    return merged

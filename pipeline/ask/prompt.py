@@ -56,7 +56,7 @@ class Reading:
         extra = 0
         for _ in range(MAX_TRIES):  # marks may take a token more than those that were measured
             budget = Budget(
-                room - self._names_cost, self.question.max_visual_tokens, self.question.max_clips
+                room - self.names_cost, self.question.max_visual_tokens, self.question.max_clips
             )
             overhead = self._overhead + extra
             chosen = share_budget(groups, budget, lambda span, o=overhead: self._cost(span, o))
@@ -106,6 +106,11 @@ class Reading:
         """Places that a clip takes at most, its marks included, as it is stored."""
         return self._cost(span, self._overhead)
 
+    def cost_of(self, num_clips: int, num_tokens: int) -> int:
+        """Places that clips take at most that have so many tokens together, as they are stored."""
+        whole = self._whole_clip * num_clips if self.style.keep_positions else num_tokens
+        return whole + self._overhead * num_clips
+
     def _cost(self, span: ClipSpan, overhead: int) -> int:
         whole = self._whole_clip if self.style.keep_positions else span.num_tokens
         return whole + overhead
@@ -126,6 +131,10 @@ class Reading:
         Raises:
             InvalidQuery: there are none.
         """
+        return self._room
+
+    @cached_property
+    def _room(self) -> int:
         model, question = self.model, self.question
         sample = placeholder(self._marks(self.parts[0])[0], 1)
         one, two = (model.count_tokens(question.text, [sample] * n) for n in (1, 2))
@@ -138,16 +147,20 @@ class Reading:
         return room
 
     @cached_property
+    def mark_cost(self) -> int:
+        """Places that a mark and the end of its run take: the dearest of those measured."""
+        return max(self._measure(mark) for part in self.parts for mark in self._marks(part))
+
+    @cached_property
     def _overhead(self) -> int:
         """Tokens of a clip beside its visual tokens: marks, and what the family adds to a run."""
-        dearest = max(self._measure(mark) for part in self.parts for mark in self._marks(part))
         patches = -(-self._frames // self.style.frames_per_mark)
-        marks = dearest * (patches if self.style.marks == "frame" else 1)
+        marks = self.mark_cost * (patches if self.style.marks == "frame" else 1)
         # Merged anchors are rows of their own, behind those of the frames.
         return marks + self.style.row_newlines * (self._frames + 1)
 
     @cached_property
-    def _names_cost(self) -> int:
+    def names_cost(self) -> int:
         """Tokens that the streams' names add to their first marks."""
         cost = 0
         for part in self.parts:

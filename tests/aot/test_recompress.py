@@ -114,6 +114,31 @@ def test_a_merged_token_is_the_mean_by_mass():
     assert torch.allclose(fewer.tokens, torch.tensor([[1.0, 0.075], [-1.0, 0.0]]))
 
 
+@pytest.mark.parametrize("room", [1, 5, 19, 20])
+def test_the_most_tokens_that_fit_are_left(clips, room):
+    """Frames are what room is for: as many stay as may, and one token more would be too many."""
+    frame_of = torch.cat([20 * number + clip.frame for number, clip in enumerate(clips)])
+
+    def count(stays: torch.Tensor) -> int:
+        return len(frame_of[stays].unique())
+
+    fewer = recompress(clips, 150, fits=lambda stays: count(stays) <= room)
+    left = sum(map(len, fewer))
+    more = recompress(clips, left + 1)
+
+    def frames(some: list[ClipTokens]) -> int:
+        return sum(len(clip.frame.unique()) for clip in some)
+
+    assert frames(fewer) <= room < frames(more)
+    plain = recompress(clips, left)
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(fewer, plain, strict=True))
+
+
+def test_all_are_left_where_all_fit_and_one_where_nothing_does(clips):
+    assert recompress(clips, 166, fits=lambda _: True) == clips
+    assert sum(map(len, recompress(clips, 166, fits=lambda _: False))) == 1
+
+
 def test_many_windows_are_brought_down_to_one_token():
     clips = [make_clip(seed, 90, width=4) for seed in range(2 * WINDOW // 90 + 2)]
 

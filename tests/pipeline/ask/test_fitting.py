@@ -2,6 +2,8 @@
 
 import pytest
 
+from aot import recompress
+from pipeline.ask import merging
 from pipeline.ask.answer import LevelReading
 from pipeline.ask.cover import cover, read_parts, split_level
 from pipeline.ask.run import Question, ask, prepare
@@ -14,6 +16,7 @@ from pipeline.values.errors import InvalidQuery, QueryTooLarge
 from tests.pipeline.conftest import CLIPS, FPS
 from tests.pipeline.support import store_video
 from workers.models import open_language_model
+from workers.reading import placeholder
 from workers.types import VideoSource
 
 
@@ -85,7 +88,22 @@ def test_the_context_is_kept_to_by_marks_too(store, model, monkeypatch):
     answer = ask(store, model, question(marks="frame"))
 
     assert 0 < answer.visual_tokens < total(store)
-    assert answer.prompt_tokens + 4 <= 110
+    longest_mark = model.count_tokens("", [placeholder("[00:00:00]", 1)]) - model.count_tokens(
+        "", []
+    )
+    assert 110 - longest_mark <= answer.prompt_tokens + 4 <= 110
+
+
+def test_clips_are_merged_once_however_much_is_over(store, model, monkeypatch):
+    calls = []
+    monkeypatch.setattr(model, "context_length", 110)
+    monkeypatch.setattr(
+        merging, "recompress", lambda *a, **k: calls.append(1) or recompress(*a, **k)
+    )
+
+    ask(store, model, question(marks="frame"))
+
+    assert len(calls) == 1
 
 
 def test_streams_share_the_budget(store, model):
