@@ -1,11 +1,11 @@
 """The fourth part of `aot bench query`: many who ask at one time, while four cameras come in.
 
-A day of one stream's cache (clips of a generated scene, again and again) and four cameras over
-RTSP, all ingested by a process of its own into the same store. One, four and sixteen clients ask
-the service over HTTP, each its next question once the last is answered: of 16 s, of an hour, of the
-whole day, in turns. Told are milliseconds of the retrieval (index and values), and of the whole as
-a client sees it; and what the cameras lost. Sixteen ask once more of a service that answers one
-question at a time: what writing answers together is worth.
+A day of one stream's cache (clips of a generated scene, again and again, with the levels over them)
+and four cameras over RTSP, all ingested by a process of its own into the same store. One, four and
+sixteen clients ask the service over HTTP, each its next question once the last is answered: of
+16 s, of an hour, of the whole day, in turns. Told are milliseconds of the retrieval (index and
+values), and of the whole as a client sees it; and what the cameras lost. Sixteen ask once more of a
+service that answers one question at a time: what writing answers together is worth.
 """
 
 import http.client
@@ -35,6 +35,7 @@ from pipeline.serve.http import listen, make_server
 from pipeline.serve.service import Service
 from pipeline.settings import Settings, load_settings
 from pipeline.store import open_store
+from pipeline.store.pyramid import Pyramid
 from workers.live.session import LiveProgress
 from workers.types import VideoSource
 
@@ -70,6 +71,7 @@ def measure_crowd(
     result: dict[str, Any] = {"crowd": [], "crowd_lost": None}
     with own_folder() as folder:
         settings = filled_day(folder, day_s, on_progress)
+        make_levels(settings)
         with (
             serve_apart(make_recording(CAMERA_FPS)) as (url, _),
             _ingesting(settings, url) as end,
@@ -124,6 +126,12 @@ def filled_day(folder: Path, day_s: float, on_progress: Report = lambda _: None)
     return settings
 
 
+def make_levels(settings: Settings) -> int:
+    """Those of the stream `day`, as its session makes them beside the writing; how many."""
+    with open_store(settings.store_config()) as store:
+        return Pyramid(store, "day").turn()
+
+
 @contextmanager
 def _serving(settings: Settings, together: int) -> Iterator[int]:
     """A service that answers so many questions at one time; its port."""
@@ -134,7 +142,7 @@ def _serving(settings: Settings, together: int) -> Iterator[int]:
         server = make_server(service)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [at]}, daemon=True)
         thread.start()
-        service.answers.models()
+        service.answers.answerers()
         try:
             yield at.getsockname()[1]
         finally:

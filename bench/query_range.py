@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from bench.folders import own_folder
-from bench.query_crowd import DAY_S, filled_day
+from bench.query_crowd import DAY_S, filled_day, make_levels
 from pipeline.ask.answer import Answer
 from pipeline.ask.run import Question, ask
 from pipeline.store import open_store
-from pipeline.store.pyramid import Pyramid
 from workers.models import open_language_model
 
 RANGES: Mapping[str, float] = {"10m": 600.0, "1h": 3600.0, "24h": DAY_S}
@@ -43,7 +42,7 @@ def measure_ranges(
         with open_store(settings.store_config()) as store:
             on_progress("making its levels")
             began_s = time.perf_counter()
-            made = Pyramid(store, "day").turn()
+            made = make_levels(settings)
             level_ms = (time.perf_counter() - began_s) * 1000 / max(1, made)
             model, taken = open_language_model(settings.model.id), {of: [] for of in RANGES}
             rng = random.Random(3)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.ask.cover import Part, cover, part_of, read_parts
+from pipeline.ask.cover import AMPLE, Part, cover, part_of, read_parts
 from pipeline.ask.finding import find_clips, place_of
 from pipeline.ask.merging import fit_records
 from pipeline.ask.retrieval import Budget, share_budget
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from pipeline.store import ClipStore
     from pipeline.values.types import ClipSpan
     from workers.models import VisualSegment
+
+MADE_READS = 640
+"""Records that a question reads at most where levels are missing, to make them: those of about an
+hour. Over more it reads clips, evenly spaced, until somebody made the levels."""
 
 Groups = Sequence[Sequence["ClipSpan"]]
 """Clips of each stream, in order."""
@@ -101,7 +105,7 @@ def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
         return _read_found(store, reading, _thin(reading))
     parts = _find_parts(store, reading)
     if parts is None:
-        parts = [part_of(span) for span in _thin(reading)]
+        parts = [part_of(span) for span in _thin(reading, _enough_clips(reading))]
     return _read_merged(store, reading, parts)
 
 
@@ -143,15 +147,25 @@ def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:
     groups = [[clip.span for clip in part.to_read] for part in reading.parts]
     cut = {clip.span for part in reading.parts for clip in part.to_read if part.cuts(clip)}
     parts = cover(groups, cut, _expected_tokens(reading, groups), most)
-    if parts is None or count_reads(store, [part.node for part in parts], most=most) > most:
+    if parts is None:
         return None
-    return parts
+    most = min(most, max(len(parts), MADE_READS))
+    reads = count_reads(store, [part.node for part in parts], most=most)
+    return None if reads > most else parts
 
 
-def _thin(reading: Reading) -> tuple[ClipSpan, ...]:
-    """As many clips as may be read, evenly spaced."""
+def _enough_clips(reading: Reading) -> int:
+    """Clips that have as many tokens as records are read of to merge, and one of each stream."""
+    groups = [[clip.span for clip in part.to_read] for part in reading.parts]
+    share = AMPLE * _expected_tokens(reading, groups) / max(1, _num_tokens(groups))
+    return max(len(groups), int(share * sum(map(len, groups))))
+
+
+def _thin(reading: Reading, most: int | None = None) -> tuple[ClipSpan, ...]:
+    """As many clips as may be read, `most` of them, evenly spaced."""
     groups = [[clip.span for clip in part.to_read] for part in reading.parts]
     clips = min(sum(map(len, groups)), reading.question.max_clips)
+    clips = clips if most is None else min(clips, most)
     return _flat(share_budget(groups, Budget(clips, None, clips), lambda _: 1))
 
 

@@ -57,7 +57,7 @@ class Question:
     """Time marks, one a clip or one a frame; None as the model wants them."""
     keep_positions: bool | None = None
     """Read tokens at the places they had before the reduction; None as the model wants it."""
-    fit: Fit = "choose"
+    fit: Fit = "recompress"
     """What is done where the range holds more than the budget."""
     read_times: bool = False
     """Take the range from what the text says of time, where none is given beside it."""

@@ -38,7 +38,7 @@ _SERVER = typer.Option(
 _TOKENS = typer.Option(None, "--max-visual-tokens")
 _NEW = typer.Option(None, "--max-new-tokens")
 _FIT = typer.Option(
-    None, "--fit", help="Where the range holds more than the budget: choose, recompress, find."
+    None, "--fit", help="Where the range holds more than the budget: recompress, choose, find."
 )
 _RAY = typer.Option(
     None, "--ray", help="Answer on a cluster: its HOST:PORT, or auto; off answers here."

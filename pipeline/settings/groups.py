@@ -231,10 +231,10 @@ class AskSettings(Group):
     keep_positions: bool | None = None
     """Read every token at the place it had before the reduction, where the context holds them;
     null as the checkpoint says, else not."""
-    fit: Literal["choose", "recompress", "find"] = "choose"
-    """Where a range holds more than the budget: `choose` reads as many clips as fit, evenly spaced;
-    `recompress` all of them with fewer tokens; `find` looks through all of them for those that
-    matter to the question, and reads these."""
+    fit: Literal["choose", "recompress", "find"] = "recompress"
+    """Where a range holds more than the budget: `recompress` reads all clips with fewer tokens;
+    `choose` as many as fit, evenly spaced; `find` looks through all of them for those that matter
+    to the question, and reads these."""
     read_times: bool = True
     """Take the range from what a question says of time ("yesterday morning", "in the last ten
     minutes"), where none is given beside it."""

@@ -104,15 +104,16 @@ def test_a_time_in_the_question_is_its_range_where_none_is_given(
         assert (stream["phrase"], stream["start_s"], stream["end_s"]) == (phrase, start_s, end_s)
 
 
-@pytest.mark.parametrize("fit", ["choose", "recompress", "find"])
+@pytest.mark.parametrize("fit", ["choose", "recompress", "find", None])
 def test_how_a_question_is_made_to_fit_is_told(client, fit):
     options = {"max_visual_tokens": 40, "fit": fit}
     body = {"question": "what is seen", "streams": ["walk"], "options": options}
     evidence = client.post("/v1/ask", json=body).json()["evidence"]
     [level] = evidence["streams"][0]["levels"]
     assert level["tokens_read"] == evidence["cost"]["visual_tokens"] <= 40
-    assert level["detail"] == ("merged" if fit == "recompress" else "stored")
-    assert (level["clips"] == CLIPS) is (fit == "recompress")
+    is_merged = fit in ("recompress", None)  # which is the default
+    assert level["detail"] == ("merged" if is_merged else "stored")
+    assert (level["clips"] == CLIPS) is is_merged
 
 
 def test_a_search_tells_the_best_clips_as_the_pipeline_finds_them(client, served):
@@ -161,7 +162,7 @@ def test_what_cannot_be_asked_is_told(client, path, changes, status, code):
     ("path", "changes", "status", "code"),
     [
         ("/v1/ask", {"options": {"max_new_tokens": 10**9}}, 422, "InvalidRequest"),
-        ("/v1/ask", {"options": {"max_visual_tokens": 1}}, 413, "QueryTooLarge"),
+        ("/v1/ask", {"options": {"max_visual_tokens": 1, "fit": "choose"}}, 413, "QueryTooLarge"),
         ("/v1/ask", {"options": {"fit": "squeeze"}}, 422, "InvalidRequest"),
         ("/v1/search", {"top": 0}, 422, "InvalidRequest"),
         ("/v1/search", {"top": 1001}, 422, "InvalidRequest"),
