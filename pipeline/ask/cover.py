@@ -7,14 +7,15 @@ the ends of a range, and what is not yet four clips, are read finer.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from aot import take_frames
-from pipeline.ask.finding import place_of
+from pipeline.ask.loading import ClipPlace, iter_clips, place_of
 from pipeline.store.levels import FANOUT, HIGHEST, Node, node_at
 from pipeline.store.pyramid import read_levels
 
@@ -102,7 +103,9 @@ def _highest(span: ClipSpan, level: int, known: range, held: Collection[int]) ->
 
 
 def read_parts(
-    store: ClipStore, parts: Sequence[Part]
+    store: ClipStore,
+    parts: Sequence[Part],
+    open_clips: Mapping[ClipPlace, CompressedClip] = MappingProxyType({}),
 ) -> Iterator[tuple[Part, CompressedClip, int]]:
     """The parts that can be read, in their order, with the bytes of each record."""
     for level, run in groupby(parts, key=lambda part: part.node.level > 0):
@@ -114,7 +117,7 @@ def read_parts(
                     yield part, record.clip, record.size_bytes
         else:
             by_place = {place_of(part.spans[0]): part for part in some}
-            for clip in store.iter_clips([p.spans[0] for p in some], on_corrupt="skip"):
+            for clip in iter_clips(store, [p.spans[0] for p in some], open_clips):
                 part = by_place[place_of(clip)]
                 yield part, clip, part.spans[0].size_bytes
 

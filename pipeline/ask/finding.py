@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from aot import recompress
+from pipeline.ask.loading import iter_clips, place_of
 from pipeline.values.errors import InvalidQuery
 from workers.reading import trim_clip
 
@@ -52,7 +53,7 @@ def find_clips(
         raise InvalidQuery(f"got {most} results to find, expected at least 1")
     by_place = {place_of(span): span for span in spans}
     found: list[Found] = []
-    clips = store.iter_clips(spans, on_corrupt="skip")
+    clips = iter_clips(store, spans, reading.open_clips)
     while batch := list(islice(clips, PARTS)):
         parts = [(clip, _coarse(reading, clip)) for clip in batch]
         told = [(clip, part) for clip, part in parts if part]
@@ -61,11 +62,6 @@ def find_clips(
             found.append(Found(by_place[place_of(clip)], score))
     found.sort(key=lambda one: -one.score)
     return found[:most]
-
-
-def place_of(clip: ClipSpan | CompressedClip) -> tuple[str, int, int]:
-    """Which clip it is, told alike by its row in the index and by its record."""
-    return clip.stream_id, clip.epoch, clip.index
 
 
 def _coarse(reading: Reading, clip: CompressedClip) -> list[VisualSegment]:

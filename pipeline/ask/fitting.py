@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.ask.cover import AMPLE, Part, cover, part_of, read_parts
-from pipeline.ask.finding import find_clips, place_of
+from pipeline.ask.cover import Part, cover, part_of, read_parts
+from pipeline.ask.finding import find_clips
+from pipeline.ask.loading import iter_clips, place_of
 from pipeline.ask.merging import fit_records
 from pipeline.ask.retrieval import Budget, share_budget
 from pipeline.store.pyramid import count_reads
@@ -112,7 +113,7 @@ def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
 def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
     spans = {place_of(span): span for span in chosen}
     read, segments = [], []
-    for clip, of_clip in reading.read(store.iter_clips(chosen, on_corrupt="skip"), stored=True):
+    for clip, of_clip in reading.read(iter_clips(store, chosen, reading.open_clips), stored=True):
         if of_clip:
             num_tokens = sum(len(segment.tokens) for segment in of_clip)
             detail = "stored" if clip.level == FULL_LEVEL else "faded"
@@ -125,7 +126,7 @@ def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan])
 def _read_merged(store: ClipStore, reading: Reading, parts: Sequence[Part]) -> Fitted:
     """All clips, by records that tell of one or of several, with as many tokens as fit."""
     records, told, size_bytes = [], [], 0
-    for part, record, num_bytes in read_parts(store, parts):
+    for part, record, num_bytes in read_parts(store, parts, reading.open_clips):
         size_bytes += num_bytes
         told += [(span, not part.node.level) for span in part.spans]
         is_whole = part.node.level > 0
@@ -145,7 +146,13 @@ def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:
     """Records that tell of all clips; None where more than may be read have to be, or made."""
     most = reading.question.max_clips
     groups = [[clip.span for clip in part.to_read] for part in reading.parts]
-    cut = {clip.span for part in reading.parts for clip in part.to_read if part.cuts(clip)}
+    # An open clip is no part of a level: it is read by itself, as one that is cut.
+    cut = {
+        clip.span
+        for part in reading.parts
+        for clip in part.to_read
+        if part.cuts(clip) or clip.span.is_open
+    }
     parts = cover(groups, cut, _expected_tokens(reading, groups), most)
     if parts is None:
         return None
@@ -155,10 +162,9 @@ def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:
 
 
 def _enough_clips(reading: Reading) -> int:
-    """Clips that have as many tokens as records are read of to merge, and one of each stream."""
+    """Clips of which more are of no use: there is not a token for each."""
     groups = [[clip.span for clip in part.to_read] for part in reading.parts]
-    share = AMPLE * _expected_tokens(reading, groups) / max(1, _num_tokens(groups))
-    return max(len(groups), int(share * sum(map(len, groups))))
+    return max(len(groups), _expected_tokens(reading, groups))
 
 
 def _thin(reading: Reading, most: int | None = None) -> tuple[ClipSpan, ...]:

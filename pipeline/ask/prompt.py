@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from pipeline.ask.loading import ClipPlace, place_of
 from pipeline.ask.question import Question, StreamPart
 from pipeline.ask.retrieval import Budget, share_budget
 from pipeline.values.errors import InvalidQuery
@@ -69,6 +70,12 @@ class Reading:
     def within(self, clip: CompressedClip) -> tuple[float, float] | None:
         """The asked range in the clip's own time; None where all of it speaks of the range."""
         return self._parts[clip.stream_id].within(clip)
+
+    @cached_property
+    def open_clips(self) -> dict[ClipPlace, CompressedClip]:
+        """Those that are read as they were found: no store has them for long."""
+        clips = [part.open_clip for part in self.parts if part.open_clip is not None]
+        return {place_of(clip): clip for clip in clips}
 
     @cached_property
     def _parts(self) -> dict[str, StreamPart]:
@@ -251,12 +258,13 @@ def time_writer(part: StreamPart, times: TimeFormat = "clock") -> Callable[[floa
 
 
 def _name_record(part: StreamPart, clip: CompressedClip) -> str | None:
-    """The clip as it is stored now; None for one that tells several together.
+    """The clip as it is stored now; None for an open one and for one that tells several together.
 
     A clip that fades keeps its place: what it was faded to is another name.
     """
     place = f"{part.info.fingerprint}/{clip.stream_id}/{clip.epoch}/{clip.index}"
-    return f"{place}@{clip.level.keep!r}" if clip.level.clips == 1 else None
+    is_whole = clip.level.clips == 1 and clip is not part.open_clip
+    return f"{place}@{clip.level.keep!r}" if is_whole else None
 
 
 def _moved(write: Callable[[float], str], shift_s: float) -> Callable[[float], str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.ask.loading import find_open, has_closed
 from pipeline.ask.timeline import (
     Placed,
     Timeline,
@@ -97,6 +98,13 @@ class StreamPart:
     """The clip whose picture still held when the range began: it is read too."""
     phrase: str | None = None
     """What the question says of time, where the range was taken from it."""
+    open_clip: CompressedClip | None = None
+    """The clip that a live stream is at, where it has a part in the range; the last of `clips`."""
+
+    def without_open(self) -> StreamPart:
+        """The same of what the index has alone."""
+        clips = tuple(clip for clip in self.clips if not clip.span.is_open)
+        return replace(self, clips=clips, open_clip=None)
 
     @property
     def to_read(self) -> tuple[Placed, ...]:
@@ -177,7 +185,7 @@ def look_up(store: ClipStore, question: Question) -> list[StreamPart]:
 def look_up_each(store: ClipStore, asked: Mapping[str, Question]) -> list[StreamPart]:
     """The same where each stream is asked over a range of its own; errors as `look_up`."""
     parts = [
-        _with_clip_before(store, look_up_stream(store, name, question))
+        _with_clip_before(store, look_up_stream(store, name, question, with_open=True))
         for name, question in asked.items()
     ]
     if not any(part.to_read for part in parts):
@@ -185,15 +193,23 @@ def look_up_each(store: ClipStore, asked: Mapping[str, Question]) -> list[Stream
     return parts
 
 
-def look_up_stream(store: ClipStore, stream_id: str, question: Question) -> StreamPart:
-    """The range of one stream, with what the index has of it."""
+def look_up_stream(
+    store: ClipStore, stream_id: str, question: Question, *, with_open: bool = False
+) -> StreamPart:
+    """The range of one stream, with what the index has of it, and its open clip where wanted."""
+    now = find_open(store, stream_id) if with_open else None
     info, position = store.get_info(stream_id), store.get_position(stream_id)
+    if now is not None and has_closed(now, position, ()):
+        now = None
     told = store.list_gaps(stream_id)
     every = None  # index rows of the whole stream, where its epochs have to be put in order
     if is_on_one_line(info, position):
-        timeline = simple_timeline(info, position)
+        timeline = simple_timeline(info, position, now and now[0])
     else:
         every = store.list_spans(stream_id)
+        if now is not None and has_closed(now, position, every):
+            now = None
+        every += [] if now is None else [now[0]]
         removed = [gap for gap in told if gap.reason == EXPIRED]
         timeline = build_timeline(info, every, removed)
     phrase = _spoken_range(question, timeline)
@@ -202,14 +218,20 @@ def look_up_stream(store: ClipStore, stream_id: str, question: Question) -> Stre
     else:
         start_s, end_s = phrase.start_s, phrase.end_s
     _require_length(question, stream_id, start_s, timeline.clock.end_s if end_s is None else end_s)
-    found = store.list_spans(stream_id, start_s, end_s) if every is None else every
+    if every is None:
+        found = store.list_spans(stream_id, start_s, end_s)
+        if now is not None and not has_closed(now, position, found):
+            found.append(now[0])
+    else:
+        found = every
     placed = [timeline.place(span) for span in found]
     if end_s is None:
         end_s = max([start_s, timeline.clock.end_s, *(clip.end_s for clip in placed)])
     clips = tuple(clip for clip in placed if clip.overlaps(start_s, end_s))
     gaps = _gaps_within(told, timeline, start_s, end_s)
     told_by = None if phrase is None else phrase.text
-    return StreamPart(info, timeline, start_s, end_s, clips, gaps, phrase=told_by)
+    open_clip = now[1] if now and any(clip.span.is_open for clip in clips) else None
+    return StreamPart(info, timeline, start_s, end_s, clips, gaps, None, told_by, open_clip)
 
 
 def _with_clip_before(store: ClipStore, part: StreamPart) -> StreamPart:

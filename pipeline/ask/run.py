@@ -8,7 +8,7 @@ it is written, then the whole `Answer`. `ask` and `ask_stream` do both.
 import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.ask.answer import (
     DETAILS,
@@ -103,6 +103,8 @@ def _answer_traced(
     question = prepared.question
     for part in prepared.parts:
         require_model(part.info, model)
+    if model.reading.needs_records:
+        prepared = _without_open(prepared)
     reading = Reading(question, tuple(part for part in prepared.parts if part.to_read), model)
     with whole.part("index", ago_s=prepared.index_s):
         plan = plan_reading(reading)
@@ -137,6 +139,21 @@ def _answer_traced(
         prompt_tokens=model.count_tokens(question.text, segments),
         timings=Timings(index_s, load_s, first_token_s or total_s, total_s),
     )
+
+
+def _without_open(prepared: Prepared) -> Prepared:
+    """The same of what is stored for good.
+
+    Raises:
+        NoFootage: that is nothing.
+    """
+    parts = tuple(part.without_open() for part in prepared.parts)
+    if not any(part.to_read for part in parts):
+        raise NoFootage(
+            "the range has an open clip alone, and the model reads clips by their names in the "
+            "store; ask again when it has closed"
+        )
+    return replace(prepared, parts=parts)
 
 
 def require_model(info: StreamInfo, model: Answerer) -> None:
@@ -181,7 +198,8 @@ def _require_something(store: ClipStore, fitted: Fitted) -> None:
 def _count_removed(store: ClipStore, fitted: Fitted) -> int:
     """Clips that are not read since the index has them no more."""
     read = {clip.span for clip in fitted.read}
-    return len(store.list_removed(set(fitted.chosen) - read))
+    unread = (span for span in fitted.chosen if span not in read and not span.is_open)
+    return len(store.list_removed(set(unread)))
 
 
 def _answer(

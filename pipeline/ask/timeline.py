@@ -56,9 +56,11 @@ def is_on_one_line(info: StreamInfo, position: Position | None) -> bool:
     return position is None or position.epoch == 0 or info.made_with is not None
 
 
-def simple_timeline(info: StreamInfo, position: Position | None) -> Timeline:
-    """Of a stream on one line: its seconds as they are."""
-    end_s = position.end_s if position else 0.0
+def simple_timeline(
+    info: StreamInfo, position: Position | None, now: ClipSpan | None = None
+) -> Timeline:
+    """Of a stream on one line: its seconds as they are; it ends with its open clip."""
+    end_s = max(position.end_s if position else 0.0, now.end_s if now else 0.0)
     return Timeline(StreamClock(end_s, info.wall_start_s, _zone_of(info)))
 
 

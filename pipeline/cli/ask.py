@@ -258,7 +258,9 @@ def _show_sources(answer: "Answer") -> None:
     for stream in answer.streams:
         note(f"  {stream.stream_id}  {_range_of(stream)}: {_found_in(stream)}")
     for span in answer.citations[:8]:
-        note(f"  {span.stream_id}  {hms(span.start_s)} to {hms(span.end_s)}  clip {span.index}")
+        still = ", open" if span.is_open else ""
+        where = f"{hms(span.start_s)} to {hms(span.end_s)}"
+        note(f"  {span.stream_id}  {where}  clip {span.index}{still}")
     if len(answer.citations) > 8:
         note(f"  and {len(answer.citations) - 8} clips more")
     partial = ", some clips could not be read" if answer.partial else ""

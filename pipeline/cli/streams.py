@@ -74,6 +74,7 @@ def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--
 def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Everything known of one stream."""
     from pipeline.api.views import gaps_by_reason, view_stream
+    from pipeline.store.levels import nodes_of
     from pipeline.store.retention import oldest_wall_s
 
     rules = settings_of(context).retention_rules()
@@ -81,9 +82,12 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
         info, view = store.get_info(name), view_stream(store, name)
         gaps, lease = store.list_gaps(name), store.get_lease(name)
         oldest_s = oldest_wall_s(store, name)
+        levels = store.measure_levels(nodes_of(store.iter_spans(name)))
     value = {
         **to_plain(info),
         **to_plain(view),
+        "levels": len(levels),
+        "level_bytes": sum(levels.values()),
         "gaps_by_reason": to_plain(gaps_by_reason(gaps)),
         "gap_list": to_plain(gaps),
         "oldest_footage": None if oldest_s is None else local_time(oldest_s),

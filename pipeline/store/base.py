@@ -112,6 +112,13 @@ class ClipReader(Protocol):
         """A live stream's open clip so far, verified; None where there is none."""
         ...
 
+    def read_open(self, stream_id: str) -> "tuple[ClipSpan, CompressedClip] | None":
+        """The same with the row that the index would have of it.
+
+        It may be older than the index: a clip that has closed since is there as both.
+        """
+        ...
+
     def list_removed(self, spans: Iterable[ClipSpan]) -> list[ClipSpan]:
         """Those of `spans`, as they were listed once, that are no longer in the index."""
         ...
@@ -266,6 +273,10 @@ class Levels(Protocol):
 
     def find_levels(self, nodes: Iterable[Node]) -> set[Node]:
         """Those of the nodes that have a record."""
+        ...
+
+    def measure_levels(self, nodes: Iterable[Node]) -> dict[Node, int]:
+        """The same with the bytes of each record."""
         ...
 
     def iter_levels(self, nodes: Iterable[Node]) -> Iterator["tuple[Node, ClipRecord | None]"]:

@@ -309,8 +309,9 @@ class MemoryStore(RecordWrites, VerifiedReads):
                 )
             return counts
 
-    def find_levels(self, nodes: Iterable[Node]) -> set[Node]:
-        return {node for node, blob in self.iter_level_records(nodes) if blob is not None}
+    def measure_levels(self, nodes: Iterable[Node]) -> dict[Node, int]:
+        """As `VerifiedReads.measure_levels`."""
+        return {node: len(blob) for node, blob in self.iter_level_records(nodes) if blob}
 
     def iter_level_records(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, bytes | None]]:
         """As `VerifiedReads.iter_level_records`."""

@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain, groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,6 +16,7 @@ from pipeline.store.cold import ColdTier
 from pipeline.store.cold.tier import require_cold
 from pipeline.store.keys import record_id
 from pipeline.store.levels import Node, nodes_of
+from pipeline.store.writes import span_of
 from pipeline.values.errors import (
     CorruptValue,
     MissingValue,
@@ -57,8 +59,8 @@ class VerifiedReads(ABC):
         """Records of nodes, unverified; None where there is none."""
 
     @abstractmethod
-    def find_levels(self, nodes: Iterable[Node]) -> set[Node]:
-        """As `Levels.find_levels`."""
+    def measure_levels(self, nodes: Iterable[Node]) -> dict[Node, int]:
+        """As `Levels.measure_levels`."""
 
     @abstractmethod
     def list_streams(self) -> list[str]:
@@ -128,11 +130,16 @@ class VerifiedReads(ABC):
         return decode_span(span, self.get_record(span)).clip
 
     def get_open(self, stream_id: str) -> "CompressedClip | None":
+        found = self.read_open(stream_id)
+        return None if found is None else found[1]
+
+    def read_open(self, stream_id: str) -> "tuple[ClipSpan, CompressedClip] | None":
         found = self.get_open_record(stream_id)
         if found is None:
             return None
         place, blob = found
-        return arrow.decode_clip(blob, key=record_id(stream_id, *place)).clip
+        clip = arrow.decode_clip(blob, key=record_id(stream_id, *place)).clip
+        return replace(span_of(clip, len(blob)), is_open=True), clip
 
     def iter_clips(
         self, spans: Iterable[ClipSpan], *, on_corrupt: OnCorrupt = "raise"
@@ -146,6 +153,9 @@ class VerifiedReads(ABC):
                 logger.info("%s clip %d was removed meanwhile", span.stream_id, span.index)
             else:
                 logger.warning("%s clip %d left out: %s", span.stream_id, span.index, read)
+
+    def find_levels(self, nodes: Iterable[Node]) -> set[Node]:
+        return set(self.measure_levels(nodes))
 
     def iter_levels(self, nodes: Iterable[Node]) -> Iterator["tuple[Node, ClipRecord | None]"]:
         for node, blob in self.iter_level_records(nodes):

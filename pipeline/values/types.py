@@ -43,6 +43,8 @@ class ClipSpan:
     """Where the record lies in the cold tier, `FILE@OFFSET`; None while it is in the server."""
     keep: float = 1.0
     """What it was faded to: a share of the tokens before the reduction; 1 where it was not."""
+    is_open: bool = False
+    """Whether it is the clip that a live stream is at: not in the index, and not at its end."""
 
     def overlaps(self, start_s: float | None, end_s: float | None) -> bool:
         """Whether the clip has a part in [start_s, end_s); None is open."""

@@ -75,6 +75,8 @@ class ReadingStyle:
     """Where frames are marked: those of a temporal patch share one."""
     relevance: tuple[RelevanceRule, ...] = ()
     """How it is asked whether a clip matters; empty asks in words."""
+    needs_records: bool = False
+    """Tokens are told by the records they are stored in, so that others cannot be read."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
@@ -195,7 +195,8 @@ def _open(settings: AnswerSettings, url: str, door: Literal["tensors", "store"])
         client.close()
         raise
     length = min(reader.context_length, served.get("max_model_len") or reader.context_length)
-    rest = (length, door, reader.identity, reader.reading)
+    reading = replace(reader.reading, needs_records=door == "store")
+    rest = (length, door, reader.identity, reading)
     return VllmEngine(reader, client, served["id"], *rest)
 
 

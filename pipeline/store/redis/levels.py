@@ -53,13 +53,14 @@ class RedisLevels(RedisExpiry):
 
         return self._transact(stream_id, [info, clips], change, attempts=ATTEMPTS)
 
-    def find_levels(self, nodes: Iterable[Node]) -> set[Node]:
-        found: set[Node] = set()
+    def measure_levels(self, nodes: Iterable[Node]) -> dict[Node, int]:
+        """As `VerifiedReads.measure_levels`."""
+        sizes: dict[Node, int] = {}
         for some in _parts(nodes, 1000):
             with self._translated(some[0].stream_id):
-                for node, exists in zip(some, self._ask("exists", some), strict=True):
-                    found |= {node} if exists else set()
-        return found
+                asked = zip(some, self._ask("strlen", some), strict=True)
+                sizes |= {node: size for node, size in asked if size}
+        return sizes
 
     def iter_level_records(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, bytes | None]]:
         """As `VerifiedReads.iter_level_records`."""

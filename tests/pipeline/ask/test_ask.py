@@ -57,8 +57,9 @@ def model(model_folder):
 
 
 def question(**fields) -> Question:
-    given = {"text": "what is seen", "streams": ("walk",), "max_new_tokens": 4, **fields}
-    return Question(**given)
+    """Of clips as they are stored; `test_fitting` has the rest."""
+    given = {"text": "what is seen", "streams": ("walk",), "max_new_tokens": 4, "fit": "choose"}
+    return Question(**{**given, **fields})
 
 
 def test_the_answer_comes_in_pieces_and_then_as_a_whole(store, model):

@@ -128,7 +128,7 @@ def eight(served):
         store.delete_stream(name)
 
 
-def test_eight_streams_stand_in_one_context_a_live_one_with_its_whole_clips(
+def test_eight_streams_stand_in_one_context_a_live_one_with_its_open_clip(
     served, eight, monkeypatch
 ):
     model, read = served.service.answers.answerers().model, []
@@ -144,10 +144,9 @@ def test_eight_streams_stand_in_one_context_a_live_one_with_its_whole_clips(
         told = client.post("/v1/ask", json=body).json()["evidence"]
     spans = told["spans"]
     assert [(one["stream_id"], one["start_s"]) for one in spans] == [
-        (name, start_s)
-        for name in eight
-        for start_s in ((14.0, 16.0) if name == "live" else (16.0, 18.0))
+        (name, start_s) for name in eight for start_s in (16.0, 18.0)
     ]
+    assert [one["is_open"] for one in spans] == [False] * 15 + [True]
     [marks] = read
     assert [sum(name in mark for mark in marks) for name in eight] == [1] * 8
     assert told["coverage"] == 1.0

@@ -57,6 +57,13 @@ def there(store):
     return sorted((one.level, one.first) for one in found)
 
 
+def test_levels_are_measured_by_their_records(store, write):
+    write(0, 6)
+    made = make(store, node(0, 1))
+    sizes = store.measure_levels(nodes_of(store.list_spans("lobby")))
+    assert sizes == {node(0, 1): made.size_bytes}
+
+
 def test_groups_are_counted_from_the_first_index():
     assert node_at("lobby", 0, 37, 2) == node(32, 2)
     assert [(n.first, n.end) for n in nodes_over("lobby", (0, 37))][:3] == [
