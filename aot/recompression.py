@@ -32,7 +32,7 @@ POSITION_WEIGHT = 0.1
 _TINY = torch.finfo(torch.float32).tiny
 _SHARE = 4
 """A round merges one token in so many at most: what was merged is seen before more is."""
-_BLOCK = 128
+_BLOCK = 64
 """Rows of a window whose costs are reckoned at a time: earlier ones alone are looked at, and what
 is reckoned stays in a cache."""
 

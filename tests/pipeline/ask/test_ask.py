@@ -186,6 +186,7 @@ def test_each_streams_facts_are_loaded_once(store, model):
 
     ask(Spy(), model, question(streams=("walk", "clock"), start=0, end=4))
     assert calls == {
+        "read_open": 2,
         "get_info": 2,
         "get_position": 2,
         "list_spans": 2,
