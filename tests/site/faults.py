@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipeline.store import ClipStore
 from pipeline.store.roster import Roster, RosterView
@@ -137,11 +137,9 @@ def cut_off(watched: Watched, machine: Machine, away_s: float) -> Iterator[Fault
     yield watched.suffer(f"{site.kinds[machine]} cut off", machine.pull_cable)
     time.sleep(max(0.0, away_s - (time.monotonic() - began_s)))
     watched.look()
-    back = watched.suffer(f"back after {away_s:.0f} s", machine.plug_cable)
+    yield watched.suffer(f"back after {away_s:.0f} s", machine.plug_cable)
     time.sleep(2 * site.rates.clip_s)
     watched.look()
-    given_up = len(site.log_lines("is somebody else's"))
-    yield replace(back, what=f"{back.what}, which {given_up} times left a stream to others")
     if machine.address not in {host.seat.address for host in watched.roster.view().hosts}:
         machine.kill()
         site.start(machine)

@@ -181,15 +181,6 @@ class Site:
         path.write_text(json.dumps({**more, "streams": streams}))  # JSON is YAML
         return path
 
-    def log_lines(self, words: str) -> list[str]:
-        """Of what Ray's processes wrote on all disks, those lines that hold these words."""
-        found = []
-        for path in self._folder.glob("disk*/**/*.err"):
-            found += [
-                line for line in path.read_text(errors="replace").splitlines() if words in line
-            ]
-        return found
-
     def close(self) -> None:
         """Power off."""
         for machine in self.kinds:
