@@ -183,7 +183,7 @@ def _ray_command(*arguments: str, timeout_s: float) -> subprocess.CompletedProce
 
 
 def start_local_cluster(
-    settings: ClusterSettings, *, timeout_s: float = 60.0
+    settings: ClusterSettings, *, timeout_s: float = 180.0
 ) -> tuple[ClusterSettings, bool]:
     """A cluster on this machine that goes on after the process, for detached sessions.
 
@@ -208,6 +208,7 @@ def start_local_cluster(
     try:
         done = _ray_command("start", *options, timeout_s=timeout_s)
     except subprocess.TimeoutExpired:
+        stop_local_cluster(settings)  # what there is of it
         raise ClusterUnreachable(
             f"`ray start` did not end in {timeout_s:.0f} s; run it by hand to see why"
         ) from None
