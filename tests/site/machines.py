@@ -126,6 +126,7 @@ class Machine:
             out, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.communicate(timeout=START_S)
             raise
         assert process.returncode == 0, f"{command[:4]}: {out}"
         return out
@@ -143,7 +144,7 @@ class Machine:
         with suppress(ProcessLookupError, IndexError, OSError):
             os.kill(self._pid(), signal.SIGKILL)
         self._init.kill()
-        self._init.wait(START_S)
+        self._init.communicate(timeout=START_S)
         self._init = None
         with suppress(subprocess.CalledProcessError):  # it went with its other end
             _ip("link", "del", self._cable)

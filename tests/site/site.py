@@ -45,7 +45,6 @@ FOUND_OUT = {
 }
 """How soon Ray finds out that a machine is gone; as docs/scaling.md has it."""
 CAMERA_FPS = 5
-JOIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,6 @@ class Site:
     def start(self, machine: Machine) -> None:
         """Power on, and have Ray started, as a cloud's start-up commands do."""
         kind = self.kinds[machine]
-        machine.start()
         where = [f"--address={self.head.address}:{RAY_PORT}"]
         if kind == "head":
             where = ["--head", f"--port={RAY_PORT}"]
@@ -154,12 +152,14 @@ class Site:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *options]
         until_s = time.monotonic() + HANG_S
         while True:
+            machine.start()
             try:
-                machine.run(*command, timeout_s=JOIN_S)
+                machine.run(*command, timeout_s=HANG_S)
                 return
             except (AssertionError, TimeoutExpired):  # its head may be away just now
                 if time.monotonic() > until_s:
                     raise
+                machine.kill()
                 time.sleep(1.0)
 
     def aot(self, *arguments: str, settings: Path | None = None, timeout_s: float = HANG_S) -> str:
