@@ -22,7 +22,7 @@ def program() -> str:
 
 
 def test_any_machine_may_die_or_be_cut_off_and_nothing_is_lost_or_doubled(program, capsys):
-    rates = Rates(streams=4, fps=2.0, clip_frames=4)
+    rates = Rates(streams=4, fps=1.0, clip_frames=2)
     plan = Plan(kills=3, seed=3, cut_s=12.0, update=False)
     with capsys.disabled():
         seconds = run(program, rates, plan, tell=print)
