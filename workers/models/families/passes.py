@@ -37,9 +37,17 @@ def encode_in_passes(
     step = max(1, most // patch_frames) * patch_frames
     columns: list[Tensor] = []
     for start in range(0, len(pixels), step):
-        parts = encode_pass(pixels[start : start + step])
-        columns = columns or [x.new_empty(len(pixels) // patch_frames, *x.shape[1:]) for x in parts]
-        for column, part in zip(columns, parts, strict=True):
-            column[start // patch_frames :][: len(part)] = part
+        first, num_rows = start // patch_frames, len(pixels) // patch_frames
+        columns = _put(encode_pass(pixels[start : start + step]), columns, first, num_rows)
     tokens, local_attention, global_attention = columns
     return FrameFeatures(tokens, local_attention, global_attention, grid)
+
+
+def _put(
+    parts: tuple[Tensor, ...], columns: list[Tensor], first: int, num_rows: int
+) -> list[Tensor]:
+    """The columns, made at the first time, with what a pass gave from row `first` on."""
+    columns = columns or [part.new_empty(num_rows, *part.shape[1:]) for part in parts]
+    for column, part in zip(columns, parts, strict=True):
+        column[first : first + len(part)] = part
+    return columns

@@ -14,8 +14,9 @@ from tests.workers.models.families.cases import CASES, QUESTION
 from workers.compress import CompressSettings
 from workers.compress.batch import compress_each
 from workers.compress.worker import reducer_for
-from workers.errors import InvalidCheckpoint, UnsafeWeights, UnsupportedModel
+from workers.errors import InvalidCheckpoint, NoVisionTower, UnsafeWeights, UnsupportedModel
 from workers.models import (
+    FAMILIES,
     LanguageModel,
     VisionEncoder,
     open_language_model,
@@ -166,6 +167,7 @@ def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
+TOWERS = ("vision_tower", "visual.")
 HALVES = pytest.mark.parametrize("half", [open_vision_encoder, open_language_model])
 
 
@@ -194,4 +196,49 @@ def test_a_weight_that_is_not_there_is_not_made_up(copy, half):
 def test_weights_as_pickle_are_refused(copy, half):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(UnsafeWeights, match=r"pytorch_model\.bin"):
+        half(copy)
+
+
+@HALVES
+def test_a_missing_processor_is_named(case, copy, half):
+    if case.name == "llava_qwen":
+        pytest.skip("its repository's checkpoints bring none; what it does is known")
+    for path in copy.glob("*processor_config.json"):
+        path.unlink()
+    with pytest.raises(InvalidCheckpoint, match=r"preprocessor_config\.json"):
+        half(copy)
+
+
+def test_a_language_model_of_another_width_does_not_fit(copy):
+    path = copy / "model.safetensors"
+    weights = {
+        name: weight[..., :-2].contiguous()
+        if "layers.0" in name and not any(tower in name for tower in TOWERS)
+        else weight
+        for name, weight in load_file(path).items()
+    }
+    save_file(weights, path, {"format": "pt"})
+    open_vision_encoder(copy)
+    with pytest.raises(InvalidCheckpoint, match="do not fit the config"):
+        open_language_model(copy)
+
+
+@HALVES
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_that_names_another_family_is_one_typed_error(case, copy, half, family):
+    if family == case.name:
+        pytest.skip("its own")
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": family}))
+    with pytest.raises((InvalidCheckpoint, UnsupportedModel, NoVisionTower)) as error:
+        half(copy)
+    assert "copy" in str(error.value)
+    assert "; " in str(error.value)  # what to do
+
+
+@HALVES
+def test_a_family_without_an_adapter_is_told_the_nearest(copy, half):
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "qwen2_vl"}))
+    with pytest.raises(UnsupportedModel, match="the nearest is qwen2_5_vl"):
         half(copy)
