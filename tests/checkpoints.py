@@ -177,7 +177,9 @@ INTERN_TEMPLATE = (
 )
 
 
-def write_tiny_internvl(folder: Path, *, seed: int = 0, max_new_tokens: int = 12) -> Path:
+def write_tiny_internvl(
+    folder: Path, *, seed: int = 0, max_new_tokens: int = 12, llm_heads: int = 4
+) -> Path:
     """A random `InternVLForConditionalGeneration`: 96x96 pixels, 6x6 tokens of 2x2 patches."""
     vision = {
         "hidden_size": 32,
@@ -193,7 +195,7 @@ def write_tiny_internvl(folder: Path, *, seed: int = 0, max_new_tokens: int = 12
         "hidden_size": 64,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
+        "num_attention_heads": llm_heads,
         "num_key_value_heads": 2,
         "max_position_embeddings": 32768,
     }

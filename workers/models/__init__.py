@@ -94,7 +94,7 @@ FAMILIES = {
     "qwen3_vl": "workers.models.families.qwen3_vl",
 }
 """Adapter modules by the `model_type` of the config; imported when first needed."""
-READ_ELSEWHERE = ("llava_onevision",)
+READ_ELSEWHERE = ("internvl", "llava_onevision")
 """Those with an `open_reader`: all that their language model needs are rows of embeddings."""
 
 
@@ -157,7 +157,7 @@ def open_token_reader(model: str | Path, *, revision: str | None = None) -> "Tok
     if opened is None:
         raise UnsupportedModel(
             f"{checkpoint.model_id} is a {checkpoint.model_type}, whose tokens have places or "
-            f"columns of their own, expected a {' or '.join(READ_ELSEWHERE)}; ask it here"
+            f"columns of their own, expected one of {', '.join(READ_ELSEWHERE)}; ask it here"
         )
     return opened(checkpoint)
 

@@ -14,10 +14,11 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from workers.errors import InvalidCheckpoint, NoVisionTower, one_line
-from workers.models.base import ModelIdentity
+from workers.models.base import ModelIdentity, ReadingStyle
 from workers.models.checkpoint import Checkpoint
 from workers.models.pixels import PixelSettings
 from workers.models.prompt import PromptWriter
+from workers.models.reader import TokenReader
 
 TOWER_LAYERS = (".vision_tower.encoder.", ".visual.blocks.")
 """In the names of weights that only a vision half has."""
@@ -119,6 +120,30 @@ def open_tokenizer(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.model_id} has no usable tokenizer ({one_line(error)}); "
             "fetch the checkpoint again"
         ) from error
+
+
+def make_reader(
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    settings: PixelSettings,
+    writer: PromptWriter,
+    reading: ReadingStyle,
+    *,
+    newline: bool = False,
+) -> TokenReader:
+    """What reads tokens to a language model elsewhere; of the weights only `newline` is read."""
+    row = checkpoint.read_weight("image_newline") if newline else None
+    given = config.dtype if row is None else row.dtype
+    dtype = given if isinstance(given, torch.dtype) else torch.float32
+    text: Any = config.get_text_config()
+    return TokenReader(
+        identity=identify(checkpoint, settings, dtype),
+        reading=reading,
+        writer=writer,
+        newline=row,
+        dim=text.hidden_size,
+        context_length=text.max_position_embeddings,
+    )
 
 
 def identify(checkpoint: Checkpoint, settings: PixelSettings, dtype: torch.dtype) -> ModelIdentity:

@@ -17,6 +17,22 @@ from pipeline.store.embedded import start_embedded, stop_embedded
 SECONDS = 24.0
 
 
+def ingest_three_clips(folder: Path, stream: str, model: Path, retention: float) -> None:
+    """A generated camera into the embedded store of a folder."""
+    video = folder / "camera.mp4"
+    if not video.exists():
+        write_video(generate_scene("surveillance", 810_004, SECONDS), video)
+    options = {"reducer": "none"} if retention == 1.0 else {}
+    settings = {
+        "model": {"id": str(model)},
+        "ingest": {**options, "retention": retention},
+        "store": {"url": f"embedded://{folder / 'store'}"},
+        "ray": {"enabled": False},
+    }
+    with Pipeline.open(None, settings) as pipeline:
+        assert pipeline.ingest(str(video), stream=stream).clips == 3
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Iterator[Path]:
     """Of an embedded store, and of what else is made for all tests."""
@@ -28,22 +44,14 @@ def folder(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def config(folder) -> StoreConfig:
     """Three streams: `full` (nothing dropped), `tenth`, and `other` of another model."""
-    video, other = folder / "camera.mp4", folder / "other"
-    write_video(generate_scene("surveillance", 810_004, SECONDS), video)
+    other = folder / "other"
     export_model(build_model(1), other)
-    for stream, model, options in (
-        ("full", MODEL, {"reducer": "none", "retention": 1.0}),
-        ("tenth", MODEL, {"retention": 0.1}),
-        ("other", other, {"retention": 0.1}),
+    for stream, model, retention in (
+        ("full", MODEL, 1.0),
+        ("tenth", MODEL, 0.1),
+        ("other", other, 0.1),
     ):
-        settings = {
-            "model": {"id": str(model)},
-            "ingest": options,
-            "store": {"url": f"embedded://{folder / 'store'}"},
-            "ray": {"enabled": False},
-        }
-        with Pipeline.open(None, settings) as pipeline:
-            assert pipeline.ingest(str(video), stream=stream).clips == 3
+        ingest_three_clips(folder, stream, model, retention)
     return StoreConfig(f"unix://{start_embedded(folder / 'store').socket}")
 
 

@@ -30,8 +30,8 @@ class Server:
 
 
 @contextmanager
-def serve(store_url: str, log: Path) -> Iterator[Server]:
-    """`vllm serve` of the miniature, until the block ends.
+def serve(store_url: str, log: Path, model: Path = MODEL) -> Iterator[Server]:
+    """`vllm serve` of a checkpoint, until the block ends.
 
     Raises:
         RuntimeError: it did not start.
@@ -46,7 +46,7 @@ def serve(store_url: str, log: Path) -> Iterator[Server]:
         "ec_connector_extra_config": {"store_url": store_url},
     }
     command = [
-        *(VLLM, "serve", MODEL, "--host", "127.0.0.1", "--port", port),
+        *(VLLM, "serve", model, "--host", "127.0.0.1", "--port", port),
         *("--dtype", "float32", "--enforce-eager", "--enable-prompt-tokens-details"),
         *("--enable-prompt-embeds", "--trust-request-chat-template"),
         *("--enable-scale-out", "--mm-processor-cache-gb", 0),

@@ -34,10 +34,13 @@ from workers.models.loading import (
     identify,
     load_config,
     load_half,
+    make_reader,
     open_prompt_writer,
     open_tokenizer,
 )
 from workers.models.pixels import PixelSettings, read_pixel_settings
+from workers.models.prompt import PromptWriter
+from workers.models.reader import TokenReader
 from workers.models.style import read_style
 from workers.types import PLAIN_LAYOUT, PixelFormat
 
@@ -135,17 +138,18 @@ def open_language(
 ) -> CachedTokensLanguageModel:
     """Load the language half of an opened checkpoint."""
     config, settings = _open_config(checkpoint)
-    reading = read_style(checkpoint, READING)
-    writer = open_prompt_writer(
-        checkpoint,
-        config.image_token_id,
-        bracket_ids=_image_brackets(checkpoint),
-        rendered=VIDEO,
-    )
+    reading, writer = read_style(checkpoint, READING), _open_writer(checkpoint, config)
     config.vision_config.num_hidden_layers = 0  # of the tower, the embeddings stay, unused
     half = load_half(InternVLForConditionalGeneration, checkpoint, config, device, dtype)
     identity = identify(checkpoint, settings, dtype)
     return CachedTokensLanguageModel(half, writer, None, identity, reading, as_output=_as_images)
+
+
+def open_reader(checkpoint: Checkpoint) -> TokenReader:
+    """What reads tokens to a language model elsewhere."""
+    config, settings = _open_config(checkpoint)
+    writer = _open_writer(checkpoint, config)
+    return make_reader(checkpoint, config, settings, writer, read_style(checkpoint, READING))
 
 
 def measure(checkpoint: Checkpoint) -> TokenCost:
@@ -174,6 +178,15 @@ def _open_config(checkpoint: Checkpoint) -> tuple[Any, PixelSettings]:
             f"of {vision.image_size}; mend preprocessor_config.json"
         )
     return config, settings
+
+
+def _open_writer(checkpoint: Checkpoint, config: Any) -> PromptWriter:
+    return open_prompt_writer(
+        checkpoint,
+        config.image_token_id,
+        bracket_ids=_image_brackets(checkpoint),
+        rendered=VIDEO,
+    )
 
 
 def _image_brackets(checkpoint: Checkpoint) -> tuple[int, int]:

@@ -37,7 +37,13 @@ from workers.models.catalog import TokenCost
 from workers.models.checkpoint import Checkpoint
 from workers.models.families.passes import encode_in_passes
 from workers.models.language import CachedTokensLanguageModel
-from workers.models.loading import identify, load_config, load_half, open_prompt_writer
+from workers.models.loading import (
+    identify,
+    load_config,
+    load_half,
+    make_reader,
+    open_prompt_writer,
+)
 from workers.models.pixels import PixelSettings, read_pixel_settings
 from workers.models.prompt import PromptWriter
 from workers.models.reader import TokenReader
@@ -104,9 +110,11 @@ class LlavaOnevisionVision:
     @torch.no_grad()
     def _encode_pass(self, pixels: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tower, projector = self._half.model.vision_tower, self._half.model.multi_modal_projector
-        values = self._settings.normalise(pixels, self._half.device, self._half.dtype)
         self._probed.clear()
-        hidden = tower.encoder(inputs_embeds=tower.embeddings(values)).last_hidden_state
+        embeddings = tower.embeddings(
+            self._settings.normalise(pixels, self._half.device, self._half.dtype)
+        )
+        hidden = tower.encoder(inputs_embeds=embeddings).last_hidden_state
         return projector(hidden), *self._probed.take()
 
 
@@ -146,16 +154,8 @@ def open_language(
 def open_reader(checkpoint: Checkpoint) -> TokenReader:
     """What reads tokens to a language model elsewhere."""
     config, settings = _open_config(checkpoint)
-    text = config.get_text_config()
-    newline = checkpoint.read_weight("image_newline")
-    return TokenReader(
-        identity=identify(checkpoint, settings, newline.dtype),
-        reading=read_style(checkpoint),
-        writer=_open_writer(checkpoint, config),
-        newline=newline,
-        dim=text.hidden_size,
-        context_length=text.max_position_embeddings,
-    )
+    writer = _open_writer(checkpoint, config)
+    return make_reader(checkpoint, config, settings, writer, read_style(checkpoint), newline=True)
 
 
 def measure(checkpoint: Checkpoint) -> TokenCost:
