@@ -31,13 +31,15 @@ from bench.facts import measured_commit
 from bench.folders import own_folder, store_url
 from bench.random_checkpoint import CheckpointSize, write_random_checkpoint
 from bench.rtsp_server import Recording, serve_apart
-from pipeline.ingest.live import LiveEnd, ingest_live, open_source
+from pipeline.ingest.live import LiveEnd, ingest_live
+from pipeline.ingest.live_source import open_source
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings, load_settings
 from pipeline.store.embedded import start_embedded
 from workers.decode.frame import resize
 from workers.live.push import InlinePusher
-from workers.live.session import LiveProgress, LiveSettings, run_live_session
+from workers.live.session import LiveProgress, run_live_session
+from workers.live.settings import LiveSettings
 from workers.live.stillness import StillnessGate
 from workers.names import ClockSource
 from workers.seams import Push, SessionReport
@@ -55,7 +57,9 @@ MAX_WAIT_S = 2.0
 """A frame that took longer is late: the first rung of overload."""
 FAST = 8
 """For the CPU of supervision: a camera and a sampling so many times as fast."""
-FAST_FRAMES, ROUNDS = 48, 3
+FAST_FRAMES, ROUNDS = 96, 5
+_SCHEDULED = 2
+"""CPUCLOCK_SCHED of <linux/posix-timers.h>: nanoseconds, where /proc counts hundredths."""
 STILL_S = 120
 RECORDED = Path("shared/videos/surveillance_one_by_one.mp4")
 
@@ -287,9 +291,11 @@ def descendants(pid: int) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds a process has used; 0 for one that is gone."""
-    fields = _stat(pid)
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+    """CPU seconds a process has used, by its own clock; 0 for one that is gone."""
+    try:
+        return time.clock_gettime((~pid << 3) | _SCHEDULED)
+    except OSError:
+        return 0.0
 
 
 def _stat(pid: int) -> list[str]:

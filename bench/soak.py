@@ -39,7 +39,8 @@ from workers.live.child import Request
 from workers.live.overload import OverloadRule
 from workers.live.process import DecoderProcess
 from workers.live.push import InlinePusher
-from workers.live.session import LiveProgress, LiveSettings, run_live_session
+from workers.live.session import LiveProgress, run_live_session
+from workers.live.settings import LiveSettings
 from workers.live.source import Backoff, LiveSource
 from workers.live.stillness import StillnessRule
 from workers.types import VideoSource

@@ -26,6 +26,7 @@ from workers.types import (
     Cursor,
     FailedClip,
     PixelFormat,
+    StopSignal,
     StreamGap,
     TokenLayout,
 )
@@ -67,15 +68,6 @@ class SessionReport:
     """Frames the decoder reported as damaged."""
     error_code: str | None = None
     error: str | None = None
-
-
-@runtime_checkable
-class StopSignal(Protocol):
-    """Asks a running session to end soon; `threading.Event` is one."""
-
-    def is_set(self) -> bool:
-        """Whether a session is to end."""
-        ...
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ Ray, of a decoder or of a store.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -32,6 +32,15 @@ source ended early; no worker could compress it. `held`: it was seen and showed 
 it counts as footage. The last row is what keeps a live source away: it closed the connection, sent
 no pictures, its decoder died, it was not there, nobody read it, it was too fast, the store was
 away, or it was told to wait."""
+
+
+@runtime_checkable
+class StopSignal(Protocol):
+    """Asks a running session to end soon; `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether a session is to end."""
+        ...
 
 
 def is_gap(step_s: float, interval_s: float) -> bool:

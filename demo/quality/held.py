@@ -28,12 +28,13 @@ from demo.world.scenes import BLOCK_S, Scene, generate_scene
 from demo.world.video import iter_frames
 from pipeline import Pipeline
 from pipeline.ingest.job import IngestJob
-from pipeline.ingest.live import live_sink
+from pipeline.ingest.live_session import live_sink
 from pipeline.ingest.request import IngestRequest
 from workers.decode.frame import resize
 from workers.decode.live import Pace, Picture
 from workers.live.push import InlinePusher
-from workers.live.session import LiveProgress, LiveSettings, run_live_session
+from workers.live.session import LiveProgress, run_live_session
+from workers.live.settings import LiveSettings
 from workers.live.source import SourceTally
 from workers.live.stillness import StillnessGate, StillnessRule
 from workers.types import PixelFormat, VideoSource

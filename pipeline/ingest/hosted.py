@@ -18,7 +18,8 @@ from typing import Any
 from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
 from pipeline.ingest.job import IngestJob
 from pipeline.ingest.lease import take_leases
-from pipeline.ingest.live import Shared, Wanted, run_session
+from pipeline.ingest.live_session import Shared, run_session
+from pipeline.ingest.live_source import Wanted
 from pipeline.ingest.metrics import Metrics
 from pipeline.ingest.request import request_of
 from pipeline.settings import Settings, StreamSettings

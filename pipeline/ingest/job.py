@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.ingest.admission import admit
 from pipeline.ingest.describe import first_fingerprint, stream_info, unread_stream_info
@@ -22,12 +23,14 @@ from pipeline.values.errors import Conflict, InvalidSettings, StoreUnavailable
 from pipeline.values.times import parse_zone
 from pipeline.values.types import StreamInfo, StreamSegment
 from workers.clips import check_source, open_clips
-from workers.cluster.cluster import Cluster, ClusterSettings, PoolSettings
 from workers.compress import CompressSettings
 from workers.decode.joined import probe_segment
 from workers.seams import WorkerInfo
 from workers.session import CheckSource, OpenClips, Progress
 from workers.types import VideoSource
+
+if TYPE_CHECKING:  # where nothing runs on Ray it is not loaded
+    from workers.cluster.cluster import Cluster, ClusterSettings, PoolSettings
 
 AHEAD = 2
 """Sessions of several files that have a place at least: one starts while another works."""
@@ -57,11 +60,11 @@ class IngestJob:
         return self.settings.compress_settings()
 
     @property
-    def pool(self) -> PoolSettings:
+    def pool(self) -> "PoolSettings":
         """How many workers there are, and what each takes."""
         return self.settings.pool_settings()
 
-    def cluster(self, num_videos: int = 1) -> ClusterSettings:
+    def cluster(self, num_videos: int = 1) -> "ClusterSettings":
         """The cluster, which has room for several sessions where it is started for several."""
         ray = self.settings.ray
         settings = self.settings.cluster_settings()
@@ -93,7 +96,7 @@ class IngestJob:
             tracing=self.settings.trace_settings(),
         )
 
-    def lay_out(self, request: IngestRequest, cluster: Cluster | None = None) -> IngestRequest:
+    def lay_out(self, request: IngestRequest, cluster: "Cluster | None" = None) -> IngestRequest:
         """A request for a joined stream with its files looked at and put in order.
 
         Raises what `segments.lay_out` raises, and `Conflict` where the stream is of one file.
@@ -127,7 +130,7 @@ class IngestJob:
         source = replace(source, segments=layout.parts(), wall_start_s=wall_start_s)
         return replace(request, source=source, fresh=layout.fresh, resume=bool(rows))
 
-    def admit(self, request: IngestRequest, cluster: Cluster | None = None) -> Progress | None:
+    def admit(self, request: IngestRequest, cluster: "Cluster | None" = None) -> Progress | None:
         """Raise what is wrong with a request as far as it shows without a model; see `admit`.
 
         The file is looked at from here, or from where the cluster would run its session. Returns
@@ -207,7 +210,7 @@ def _compare(source: VideoSource, known: StreamInfo) -> Comparison:
     return find_change(known, source.url)
 
 
-def _compare_there(cluster: Cluster, source: VideoSource, known: StreamInfo) -> Comparison:
+def _compare_there(cluster: "Cluster", source: VideoSource, known: StreamInfo) -> Comparison:
     """Where the file is; nothing is known where the cluster has no place to look from."""
     return cluster.check_source(partial(_find_change, known), source) or (None, None)
 

@@ -1,50 +1,30 @@
 """Endless sources into the store: a session a source, one model for all of them.
 
 Each session has a thread, and its decoder a process; their frames share the pusher's batches. A
-session that fails ends by itself, the others go on. Stopping commits what is open.
+session that fails ends by itself, the others go on. Stopping commits what is open. Sources are
+connected to before the model is loaded, which takes longer than that.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.ingest.fleet import Fleet
-from pipeline.ingest.job import IngestJob
+from pipeline.ingest.live_source import LiveEnd, SourcesAhead, Wanted, check_live
 from pipeline.ingest.request import IngestRequest, request_of
-from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings import LiveSourceSettings, Settings
-from pipeline.settings.logs import about_stream
 from pipeline.values.errors import InvalidQuery, PipelineError
-from pipeline.values.types import Lease
-from workers.decode.policy import SourcePolicy, check_url, is_network_url
+from workers.decode.policy import is_network_url
 from workers.errors import SourceError
-from workers.live.child import Request
-from workers.live.push import InlinePusher
-from workers.live.session import LiveProgress, LiveSettings, run_live_session
-from workers.live.source import LiveSource
-from workers.live.spec import LiveSpec
-from workers.live.stillness import StillnessRule
-from workers.redact import show_url
-from workers.seams import Pusher, StopSignal, WorkerInfo
+from workers.imports import collector_paused
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what needs torch is loaded once sources are connected to
     from pipeline.ingest.metrics import Metrics
+    from workers.live.session import LiveProgress
 
 logger = logging.getLogger(__name__)
-
-KEEP_WAIT_S = 30.0
-"""Before a kept stream that failed is begun again."""
-
-
-@dataclass(frozen=True)
-class LiveEnd:
-    """A session's last word."""
-
-    stream_id: str
-    error: Exception | None = None
 
 
 def are_live(requests: Sequence[IngestRequest]) -> bool:
@@ -80,14 +60,6 @@ def named_streams(settings: Settings, *, may_be_none: bool = False) -> list[Inge
     return requests
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One stream to keep, and how sources are opened; another value of it is another session."""
-
-    request: IngestRequest
-    live: LiveSourceSettings
-
-
 def ingest_live(
     settings: Settings,
     requests: Sequence[IngestRequest],
@@ -96,7 +68,7 @@ def ingest_live(
     keep: bool = False,
     look: Callable[[], Settings | None] | None = None,
     metrics: "Metrics | None" = None,
-) -> Iterator[LiveProgress | LiveEnd]:
+) -> "Iterator[LiveProgress | LiveEnd]":
     """Bring endless sources in until `stop` is set; progress as it comes, ends as they happen.
 
     `keep`: a stream that fails is told as such, and begun again after a wait. One that is not kept
@@ -116,39 +88,51 @@ def ingest_live(
     wanted = [request for request in requests if request.source.stream_id not in names]
     if not wanted:
         return
-    job = IngestJob.of(settings)
-    with InlinePusher(job.compress) as pusher:
-        shared = Shared(job, pusher, pusher.info, metrics)
-        run = _run_kept if keep else _run_one
-        fleet = Fleet[Wanted, LiveProgress | LiveEnd](partial(run, shared), stop=stop)
-        fleet.change(_wanted(settings, wanted))
+    with SourcesAhead() as ahead:
+        first = _wanted(settings, wanted)
+        ahead.begin(one.spec for one in first.values())
+        yield from _run_all(
+            settings, first, ahead, stop=stop, keep=keep, look=look, metrics=metrics
+        )
+
+
+def _run_all(
+    settings: Settings,
+    first: dict[str, Wanted],
+    ahead: SourcesAhead,
+    *,
+    stop: threading.Event,
+    keep: bool,
+    look: Callable[[], Settings | None] | None,
+    metrics: "Metrics | None",
+) -> "Iterator[LiveProgress | LiveEnd]":
+    """Load what all sessions share, and run them."""
+    with collector_paused():
+        from pipeline.ingest.job import IngestJob
+        from pipeline.ingest.live_session import Shared, run_kept, run_one
+        from workers.live.push import InlinePusher
+
+        job = IngestJob.of(settings)
+        pusher = InlinePusher(job.compress)
+    with pusher:
+        shared = Shared(job, pusher, pusher.info, metrics, ahead=ahead)
+        run = partial(run_kept if keep else run_one, shared)
+        fleet: Fleet[Wanted, LiveProgress | LiveEnd] = Fleet(run, stop=stop)
+        fleet.change(first)
         if metrics is not None:
             metrics.watch_worker("0", lambda: pusher.tally)
-        for news in fleet.news(None if look is None else partial(_look_again, job, look)):
+        again = None if look is None else partial(_look_again, job.settings, look)
+        for news in fleet.news(again):
             if metrics is not None:
                 _count(metrics, news)
             yield news
 
 
-def _count(metrics: "Metrics", news: LiveProgress | LiveEnd) -> None:
+def _count(metrics: "Metrics", news: "LiveProgress | LiveEnd") -> None:
     if isinstance(news, LiveEnd):
         metrics.forget(news.stream_id)
     else:
         metrics.see(news)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all sessions of this process have in common."""
-
-    job: IngestJob
-    pusher: Pusher
-    info: WorkerInfo
-    metrics: "Metrics | None" = None
-    writer: str | None = None
-    """Who writes them; None gives each session a name of its own."""
-    kin: str | None = None
-    """How names of writers begin from whom streams are taken over: see `take_lease`."""
 
 
 def _wanted(settings: Settings, requests: Sequence[IngestRequest]) -> dict[str, Wanted]:
@@ -159,12 +143,12 @@ FIXED = ("model", "ingest", "store", "spool", "ray", "tracing")
 """Groups of settings that all streams share and that are read once."""
 
 
-def _look_again(job: IngestJob, look: Callable[[], Settings | None]) -> dict[str, Wanted] | None:
+def _look_again(begun: Settings, look: Callable[[], Settings | None]) -> dict[str, Wanted] | None:
     """What is wanted from now on; None where nothing changed, or cannot be."""
     settings = look()
     if settings is None:
         return None
-    fixed = [name for name in FIXED if getattr(settings, name) != getattr(job.settings, name)]
+    fixed = [name for name in FIXED if getattr(settings, name) != getattr(begun, name)]
     if fixed:
         logger.warning("changes of %s count from the next start on", ", ".join(fixed))
     try:
@@ -186,115 +170,3 @@ def _check_source(live: LiveSourceSettings, request: IngestRequest) -> LiveEnd:
     except SourceError as error:
         return LiveEnd(request.source.stream_id, error)
     return LiveEnd(request.source.stream_id)
-
-
-def check_live(live: LiveSourceSettings, request: IngestRequest) -> None:
-    """Raise what is wrong with a source's URL: `SourceRefused`, or a name that nobody knows."""
-    url = request.source.url
-    policy = SourcePolicy(live.networks, devices=live.devices)
-    check_url(url, policy, shown=show_url(url))
-
-
-def _run_kept(
-    shared: Shared,
-    wanted: Wanted,
-    stop: threading.Event,
-    tell: Callable[[LiveProgress | LiveEnd], None],
-) -> None:
-    """Again and again, until it is told to stop."""
-
-    def hear(value: LiveProgress | LiveEnd) -> None:
-        ends.append(value) if isinstance(value, LiveEnd) else tell(value)
-
-    while True:
-        ends: list[LiveEnd] = []
-        _run_one(shared, wanted, stop, hear)
-        error = ends[0].error
-        if error is not None:
-            why = f"{type(error).__name__}: {error}"
-            tell(LiveProgress(wanted.request.source.stream_id, state="failed", outage=why))
-        if error is None or stop.wait(KEEP_WAIT_S):
-            tell(ends[0])
-            return
-
-
-def _run_one(
-    shared: Shared,
-    wanted: Wanted,
-    stop: threading.Event,
-    tell: Callable[[LiveProgress | LiveEnd], None],
-) -> None:
-    """One session from its start to its end, which is told whatever it is."""
-    stream_id = wanted.request.source.stream_id
-    with about_stream(stream_id):
-        try:
-            logger.info("stream %s begins", stream_id)
-            run_session(shared, wanted, stop, tell)
-        except Exception as error:
-            logger.error("stream %s failed: %s", stream_id, error)
-            tell(LiveEnd(stream_id, error))
-        else:
-            logger.info("stream %s has ended", stream_id)
-            tell(LiveEnd(stream_id))
-
-
-def run_session(
-    shared: Shared,
-    wanted: Wanted,
-    stop: threading.Event,
-    tell: Callable[[LiveProgress], None],
-    *,
-    lease: Lease | None = None,
-) -> None:
-    """From the sink's opening to its close; raises what ended it.
-
-    `lease`: the stream's, where it was taken already.
-    """
-    request, stream_id = wanted.request, wanted.request.source.stream_id
-    made = live_sink(shared.job, request, shared.info)
-    writer = shared.writer or made.writer
-    sink = replace(made, writer=writer, kin=shared.kin, given=lease).open()
-    if shared.metrics is not None:
-        shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
-    try:
-        source = open_source(wanted.live, request, stop)
-        settings = live_settings(wanted.live, request)
-        for progress in run_live_session(
-            request.source, settings, shared.info, shared.pusher, sink, source, stop=stop
-        ):
-            tell(progress)
-    finally:
-        sink.close()
-
-
-def live_settings(live: LiveSourceSettings, request: IngestRequest) -> LiveSettings:
-    """What a session decides by itself."""
-    hold = live.hold_still if request.hold_still is None else request.hold_still
-    return LiveSettings(stillness=StillnessRule() if hold else None)
-
-
-def open_source(live: LiveSourceSettings, request: IngestRequest, stop: StopSignal) -> LiveSource:
-    """A source that is connected to, again and again, until `stop` is set."""
-    return live_spec(live, request).open(stop)
-
-
-def live_spec(live: LiveSourceSettings, request: IngestRequest) -> LiveSpec:
-    """How a source is opened and read, as the settings say."""
-    source = request.source
-    wanted = Request(
-        url=source.url,
-        shown=show_url(source.url),
-        fps=source.fps,
-        networks=live.networks,
-        devices=live.devices,
-        transport=live.transport,
-        open_timeout_s=live.open_timeout_s,
-        memory_bytes=live.decoder_memory_mb << 20,
-    )
-    return LiveSpec(wanted, live.stall_s, live_settings(live, request))
-
-
-def live_sink(job: IngestJob, request: IngestRequest, info: WorkerInfo) -> StoreSinkFactory:
-    """Where an endless source's clips go: over the spool, where there is one."""
-    made = job.sink(request, info)
-    return replace(made, endless=True, path=None, spool=job.settings.spool_rules())

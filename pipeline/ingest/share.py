@@ -19,7 +19,8 @@ from pipeline.ingest.hosted import (
     settings_version,
 )
 from pipeline.ingest.job import IngestJob
-from pipeline.ingest.live import check_live, live_sink
+from pipeline.ingest.live_session import live_sink
+from pipeline.ingest.live_source import check_live
 from pipeline.ingest.request import IngestRequest, request_of, stream_of
 from pipeline.settings import Settings
 from pipeline.store import open_store

@@ -25,8 +25,8 @@ from workers.cluster.health import PoolHealth
 from workers.cluster.pool import Pool, PoolSettings
 from workers.cluster.pulled import PulledClips
 from workers.errors import ModelChanged, ModelError, WorkerBroken, WorkerLost, one_line
-from workers.seams import StopSignal, WorkerInfo
-from workers.types import Clip, CompressedClip, FailedClip
+from workers.seams import WorkerInfo
+from workers.types import Clip, CompressedClip, FailedClip, StopSignal
 
 logger = logging.getLogger(__name__)
 

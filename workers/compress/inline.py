@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from workers.compress.worker import CompressSettings, CompressWorker
-from workers.seams import StopSignal, WorkerInfo
-from workers.types import Clip, CompressedClip, FailedClip
+from workers.seams import WorkerInfo
+from workers.types import Clip, CompressedClip, FailedClip, StopSignal
 
 
 class InlineWorkers:

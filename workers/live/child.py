@@ -1,4 +1,6 @@
-"""A decoder's process: `python -m workers.live.child`, the request on stdin, messages on stdout.
+"""A decoder's process: the request on stdin, messages on stdout, pictures in shared memory.
+
+`python -m workers.live.child MEMORY FREE` has the descriptors of `PictureSlots`.
 
 It reads one source until that ends, and can do no harm: it cannot outlive its parent, gain
 privileges, write files, or take more memory than it is given. A picture that nobody takes in time
@@ -17,7 +19,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import BinaryIO
 
 from workers.decode.device import device_groups, is_device_url
 from workers.decode.live import LiveDecoder, Picture, load_decoder
@@ -25,10 +26,11 @@ from workers.decode.network import NetworkOptions, open_network_track
 from workers.decode.policy import SourcePolicy
 from workers.decode.track import OpenTrack
 from workers.errors import SourceError, TooLarge, WorkerError
-from workers.live.wire import Beat, Ended, Opened, Started, write_message
+from workers.live.slots import PictureSlots
+from workers.live.wire import Beat, Ended, MessageWriter, Opened, Started
 
 QUEUE_BYTES = 64 << 20
-"""Pictures that wait for the pipe; what was read to learn what the source holds comes at once."""
+"""Pictures that wait for a slot; what was read to learn what the source holds comes at once."""
 BEAT_S = 1.0
 NOBODY = 65_534
 MAX_OPEN_FILES = 64
@@ -70,18 +72,20 @@ class Request:
 def main() -> None:
     """Read the request, give privileges up, then read the source to its end."""
     request = Request.from_json(sys.stdin.buffer.readline())
-    messages = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=1 << 20)
+    slots = PictureSlots(*(int(fd) for fd in sys.argv[1:]))  # before memory is limited
+    messages = MessageWriter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), slots)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not be a message
     groups = device_groups(request.url) if is_device_url(request.url) else []
     give_up_privileges(request.memory_bytes, groups)
     try:
-        write_message(messages, Started())
+        messages.write(Started())
         run(request, messages)
     except BrokenPipeError:
-        os._exit(0)  # the supervisor is gone
+        pass  # the supervisor is gone
+    os._exit(0)  # else Python would wait for the thread that listens to the supervisor
 
 
-def run(request: Request, messages: BinaryIO) -> None:
+def run(request: Request, messages: MessageWriter) -> None:
     """Send a source's messages until it ends."""
     policy = SourcePolicy(networks=request.networks, devices=request.devices)
     options = NetworkOptions(
@@ -91,7 +95,7 @@ def run(request: Request, messages: BinaryIO) -> None:
     )
     try:
         with open_network_track(request.url, policy, options, shown=request.shown) as track:
-            write_message(messages, _describe(track))
+            messages.write(_describe(track))
             decoder = LiveDecoder(track, fps=request.fps)
             threading.Thread(target=_obey, args=(decoder,), daemon=True).start()
             try:
@@ -103,7 +107,7 @@ def run(request: Request, messages: BinaryIO) -> None:
         end = Ended(error.code, str(error), peak_memory_bytes())
     except MemoryError:
         end = Ended(TooLarge.__name__, f"{request.shown}: {OUT_OF_MEMORY}", peak_memory_bytes())
-    write_message(messages, end)
+    messages.write(end)
 
 
 def _obey(decoder: LiveDecoder) -> None:
@@ -115,7 +119,7 @@ def _obey(decoder: LiveDecoder) -> None:
 class _Sender:
     """Decodes in this thread and writes in another; between them a short queue that sheds."""
 
-    def __init__(self, decoder: LiveDecoder, messages: BinaryIO) -> None:
+    def __init__(self, decoder: LiveDecoder, messages: MessageWriter) -> None:
         self._decoder, self._messages = decoder, messages
         context = decoder.track.stream.codec_context
         size_bytes = 3 * max(1, context.width * context.height)
@@ -151,10 +155,10 @@ class _Sender:
                 picture = None
             try:
                 if picture is not None:
-                    write_message(self._messages, picture)
+                    self._messages.write(picture)
                 if ended or time.monotonic() - beat_s >= BEAT_S:
                     beat_s = time.monotonic()
-                    write_message(self._messages, self._beat())
+                    self._messages.write(self._beat())
             except OSError as error:
                 self._failed = error
                 while not ended:  # let the decoder's thread end

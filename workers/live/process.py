@@ -7,8 +7,8 @@ pictures decoded, not at a socket that lives: a source that sends bytes and no p
 import contextlib
 import logging
 import os
-import queue
 import resource
+import select
 import subprocess
 import sys
 import threading
@@ -20,13 +20,18 @@ from workers import errors
 from workers.decode.live import Pace, Picture
 from workers.errors import SourceCrashed, SourceError, SourceStalled
 from workers.live.child import Request
-from workers.live.wire import Beat, Ended, Message, Opened, Started, WireError, read_message
-from workers.seams import StopSignal
+from workers.live.slots import PictureSlots
+from workers.live.wire import Beat, Ended, Message, MessageReader, Opened, Started, WireError
+from workers.types import StopSignal
 
 logger = logging.getLogger(__name__)
 
 CPU_BETWEEN_MESSAGES_S = 60
 """CPU seconds a decoder may use without saying anything."""
+ALLOW_CPU_S = 1.0
+"""How often that is told to the kernel."""
+READ_BYTES = 1 << 16
+"""Of messages at once; the longest is a quarter of it."""
 START_S = 60.0
 """For the process to run at all: a machine that is busy is no source that stalls."""
 EXIT_WAIT_S = 5.0
@@ -50,23 +55,24 @@ class DecoderProcess:
     def __init__(
         self, request: Request, *, stall_s: float = 20.0, stop: StopSignal | None = None
     ) -> None:
-        self._request, self._stall_s, self._stop = request, stall_s, stop
-        self._messages: queue.Queue[Message | WireError | None] = queue.Queue(maxsize=2)
-        self._decoded = -1
+        self._request, self._stall_s, self.stop = request, stall_s, stop
+        self._decoded, self._allowed_s = -1, 0.0
         self.opened: Opened | None = None
         self.beat: Beat | None = None
         """What the decoder has counted so far."""
         self.memory_bytes = 0
         """The most that was resident of it, as it says."""
+        self._is_closed = False
 
     def __enter__(self) -> "DecoderProcess":
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "workers.live.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(),
-        )
+        self._slots = PictureSlots.create()
+        try:
+            self._process = self._start(self._slots.fds)
+        except BaseException:
+            self._slots.close()
+            raise
+        self._messages, self._poll = MessageReader(self._slots), select.poll()
+        self._poll.register(self._stdout, select.POLLIN)
         self._stderr = _Tail(self._process.stderr)
         assert self._process.stdin is not None
         try:
@@ -74,8 +80,17 @@ class DecoderProcess:
             self._process.stdin.flush()
         except BrokenPipeError:
             logger.debug("decoder %d died before it was asked", self._process.pid)
-        threading.Thread(target=self._read, name="decoder", daemon=True).start()
         return self
+
+    def _start(self, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "workers.live.child", *map(str, fds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+            pass_fds=fds,
+        )
 
     def __exit__(self, *exc_info: object) -> None:
         self.kill()
@@ -103,9 +118,14 @@ class DecoderProcess:
         """End the process at once; what it holds is not worth a wait."""
         self._process.kill()
         self._process.wait(KILL_WAIT_S)
-        if self._process.stdin is not None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._slots.close()
+        for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(BrokenPipeError):  # a pace that it did not live to read
-                self._process.stdin.close()
+                if pipe is not None:
+                    pipe.close()
 
     def __iter__(self) -> Iterator[Picture]:
         until_s = time.monotonic() + START_S
@@ -135,35 +155,46 @@ class DecoderProcess:
 
     def _next(self, until_s: float) -> Message | None:
         """The next message; None once `stop` is set."""
-        while True:
-            if self._stop is not None and self._stop.is_set():
-                return None
-            left_s = max(0.0, until_s - time.monotonic())
-            try:
-                message = self._messages.get(timeout=min(left_s, STOP_LOOK_S))
-                break
-            except queue.Empty:
-                if left_s <= STOP_LOOK_S:
+        is_late = False
+        try:
+            while (message := self._messages.take()) is None:
+                if self.stop is not None and self.stop.is_set():
+                    return None
+                if is_late:
                     raise SourceStalled(
                         f"{self._request.shown}: no picture for {self._stall_s:.0f} s; it is "
                         "opened again"
-                    ) from None
-        if isinstance(message, WireError) or message is None:
-            raise self._crashed(message)
-        _allow_cpu(self.pid)
+                    )
+                left_s = max(0.0, until_s - time.monotonic())
+                if self._poll.poll(1000 * min(left_s, STOP_LOOK_S)):
+                    self._read()  # all that is there: after the time is up it must be a message
+                    is_late = not left_s
+                else:
+                    is_late = left_s <= STOP_LOOK_S
+        except WireError as error:
+            raise self._crashed(error) from None
+        self._allow_cpu()
         return message
 
     def _read(self) -> None:
+        """Take what is there: a part of a message, or several."""
+        data = os.read(self._stdout, READ_BYTES)
+        if not data:
+            raise self._crashed(None)
+        self._messages.feed(data)
+
+    @property
+    def _stdout(self) -> int:
         assert self._process.stdout is not None
-        with self._process.stdout as pipe:
-            while True:
-                try:
-                    message = read_message(pipe)
-                except WireError as error:
-                    message = error
-                self._messages.put(message)
-                if message is None or isinstance(message, (WireError, Ended)):
-                    return
+        return self._process.stdout.fileno()
+
+    def _allow_cpu(self) -> None:
+        """It said something: it may use so many CPU seconds more. Asked of the kernel once a
+        second, however many pictures come."""
+        now_s = time.monotonic()
+        if now_s - self._allowed_s >= ALLOW_CPU_S:
+            self._allowed_s = now_s
+            _allow_cpu(self.pid)
 
     def _crashed(self, wire: WireError | None) -> SourceCrashed:
         try:

@@ -18,11 +18,12 @@ import numpy as np
 from aot import InvalidFeatures
 from workers.decode.frame import resize
 from workers.decode.live import Picture
-from workers.errors import InvalidSettings, SinkFull, SinkWentBack
+from workers.errors import SinkFull, SinkWentBack
 from workers.live.clip import OpenClip
-from workers.live.overload import OverloadLadder, OverloadRule, Rung
+from workers.live.overload import OverloadLadder, Rung
+from workers.live.settings import LiveSettings
 from workers.live.source import LiveEvents, Outage, SourceTally
-from workers.live.stillness import StillnessGate, StillnessRule
+from workers.live.stillness import StillnessGate
 from workers.live.timeline import Place, Timeline, wall_time
 from workers.names import ClockSource
 from workers.seams import (
@@ -31,10 +32,16 @@ from workers.seams import (
     Pusher,
     SessionReport,
     SessionState,
-    StopSignal,
     WorkerInfo,
 )
-from workers.types import CompressedClip, Cursor, GapReason, StreamGap, VideoSource
+from workers.types import (
+    CompressedClip,
+    Cursor,
+    GapReason,
+    StopSignal,
+    StreamGap,
+    VideoSource,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,26 +81,6 @@ class LiveSink(ClipSink, Protocol):
         """Whose wall clock placed the epoch that begins, and those behind it until another one is
         told; never waits for a store that is away."""
         ...
-
-
-@dataclass(frozen=True)
-class LiveSettings:
-    """What a live session decides by itself; the tokens are decided by `CompressSettings`."""
-
-    stillness: StillnessRule | None = None
-    """Hold frames that show nothing new; None encodes all."""
-    overload: OverloadRule = field(default_factory=OverloadRule)
-    push_timeout_s: float = 30.0
-    """For one frame's tokens, its wait for a turn included."""
-    longest_clip_s: float = 60.0
-    """A clip with held frames in it ends after so long; what is held on is a held stretch."""
-    tell_held_s: float = 10.0
-    """How often a clip or a stretch that grows by held frames is told anew."""
-
-    def __post_init__(self) -> None:
-        for name in ("push_timeout_s", "longest_clip_s", "tell_held_s"):
-            if getattr(self, name) <= 0:
-                raise InvalidSettings(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from workers.errors import (
     SourceStalled,
     SourceUnreachable,
 )
-from workers.seams import StopSignal
+from workers.types import StopSignal
 
 logger = logging.getLogger(__name__)
 

@@ -1,22 +1,19 @@
-"""What a decoder's process says to its supervisor: messages with an optional body, over a pipe.
+"""What a decoder's process says to its supervisor: short messages over a pipe.
 
-A message is a length, a JSON head and as many bytes as the head's `size_bytes` says. Nothing that
-crosses is code, and a head that does not read ends the connection: the other side decodes what
-strangers send.
+A message is a length and a JSON head; a picture's pixels lie in a slot of shared memory that its
+head names. Nothing that crosses is code, and a head that does not read ends the connection: the
+other side decodes what strangers send.
 """
 
 import json
 import struct
 from dataclasses import asdict, dataclass, fields
-from typing import IO, Any, BinaryIO, ClassVar
-
-import numpy as np
+from typing import Any, BinaryIO, ClassVar
 
 from workers.decode.live import Picture
+from workers.live.slots import PictureSlots
 
 MAX_HEAD_BYTES = 16_384
-MAX_BODY_BYTES = 3 * 4096 * 4096
-"""The largest picture that is decoded at all, in RGB."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -53,7 +50,7 @@ class Beat:
     decoded: int
     refused_packets: int
     shed: int
-    """Pictures dropped because the reader of the pipe was behind."""
+    """Pictures dropped because their reader was behind."""
     memory_bytes: int = 0
     """The most that was resident of the process so far."""
 
@@ -73,73 +70,67 @@ class Ended:
 Message = Started | Opened | Beat | Ended | Picture
 
 _KINDS = {kind.kind: kind for kind in (Started, Opened, Beat, Ended)}
+_PICTURE_FIELDS = [field.name for field in fields(Picture) if field.name != "rgb"]
 
 
-def write_message(pipe: BinaryIO, message: Message) -> None:
-    """Write one message whole."""
-    body = memoryview(b"")
-    if isinstance(message, Picture):
-        rows, columns, _ = message.rgb.shape
-        body = np.ascontiguousarray(message.rgb).data.cast("B")
-        head = {"kind": "picture", "rows": rows, "columns": columns, "size_bytes": len(body)}
-        head |= {name: getattr(message, name) for name in _PICTURE_FIELDS}
-    else:
-        head = {"kind": message.kind, **asdict(message)}
-    text = json.dumps(head).encode()
-    pipe.write(_LENGTH.pack(len(text)))
-    pipe.write(text)
-    pipe.write(body)
-    pipe.flush()
+class MessageWriter:
+    """Writes whole messages; waits where the other side takes no pictures."""
+
+    def __init__(self, pipe: BinaryIO, slots: PictureSlots) -> None:
+        self._pipe, self._slots = pipe, slots
+
+    def write(self, message: Message) -> None:
+        """Write one message."""
+        if isinstance(message, Picture):
+            rows, columns, _ = message.rgb.shape
+            slot = self._slots.put(message.rgb)
+            head = {"kind": "picture", "rows": rows, "columns": columns, "slot": slot}
+            head |= {name: getattr(message, name) for name in _PICTURE_FIELDS}
+        else:
+            head = {"kind": message.kind, **asdict(message)}
+        text = json.dumps(head).encode()
+        self._pipe.write(_LENGTH.pack(len(text)) + text)
+        self._pipe.flush()
 
 
-def read_message(pipe: IO[bytes]) -> Message | None:
-    """The next message; None where the other side is gone, in the middle of one as well.
+class MessageReader:
+    """Takes bytes as they come and gives the messages in them."""
 
-    Raises:
-        WireError: what came is no message.
-    """
-    prefix = _read(pipe, _LENGTH.size)
-    if prefix is None:
-        return None
-    (size,) = _LENGTH.unpack(prefix)
-    if size > MAX_HEAD_BYTES:
-        raise WireError(f"got a head of {size} bytes, expected at most {MAX_HEAD_BYTES}")
-    text = _read(pipe, size)
-    if text is None:
-        return None
-    try:
-        head = json.loads(bytes(text))
-        return _read_picture(pipe, head) if head["kind"] == "picture" else _make(head)
-    except (ValueError, KeyError, TypeError) as error:
-        raise WireError(f"got a head that does not read: {error}") from None
+    def __init__(self, slots: PictureSlots) -> None:
+        self._slots = slots
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """What came next."""
+        self._bytes += data
+
+    def take(self) -> Message | None:
+        """The next message, None where it is not there as a whole.
+
+        Raises:
+            WireError: what came is no message.
+        """
+        if len(self._bytes) < _LENGTH.size:
+            return None
+        (size,) = _LENGTH.unpack_from(self._bytes)
+        if size > MAX_HEAD_BYTES:
+            raise WireError(f"got a head of {size} bytes, expected at most {MAX_HEAD_BYTES}")
+        end = _LENGTH.size + size
+        if len(self._bytes) < end:
+            return None
+        text = bytes(self._bytes[_LENGTH.size : end])
+        del self._bytes[:end]
+        try:
+            head = json.loads(text)
+            return self._take_picture(head) if head["kind"] == "picture" else _make(head)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WireError(f"got a head that does not read: {error}") from None
+
+    def _take_picture(self, head: dict[str, Any]) -> Picture:
+        rgb = self._slots.take(*(int(head[name]) for name in ("slot", "rows", "columns")))
+        return Picture(rgb=rgb, **{name: head[name] for name in _PICTURE_FIELDS})
 
 
 def _make(head: dict[str, Any]) -> Message:
     kind = _KINDS[head.pop("kind")]
     return kind(**head)
-
-
-_PICTURE_FIELDS = [field.name for field in fields(Picture) if field.name != "rgb"]
-
-
-def _read_picture(pipe: IO[bytes], head: dict[str, Any]) -> Picture | None:
-    rows, columns, size = (int(head[name]) for name in ("rows", "columns", "size_bytes"))
-    if not 0 < size == rows * columns * 3 <= MAX_BODY_BYTES:
-        raise WireError(f"got a picture of {rows} x {columns} in {size} bytes")
-    body = _read(pipe, size)
-    if body is None:
-        return None
-    rgb = np.frombuffer(body, np.uint8).reshape(rows, columns, 3)
-    return Picture(rgb=rgb, **{name: head[name] for name in _PICTURE_FIELDS})
-
-
-def _read(pipe: IO[bytes], size: int) -> bytearray | None:
-    """Exactly `size` bytes in one buffer of its own, None at the end of the pipe."""
-    buffer = bytearray(size)
-    view, filled = memoryview(buffer), 0
-    while filled < size:
-        count = pipe.readinto(view[filled:])  # type: ignore[attr-defined]
-        if not count:
-            return None
-        filled += count
-    return buffer

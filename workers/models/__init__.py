@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 
 from workers.errors import ModelError, NoVisionTower, UnsupportedModel, one_line
+from workers.imports import collector_paused
 from workers.models.base import (
     LanguageModel,
     Marks,
@@ -178,7 +179,8 @@ def _open(model: str | Path, revision: str | None) -> tuple[Checkpoint, Family]:
     checkpoint.require_full_precision()
     module = FAMILIES.get(checkpoint.model_type)
     if module is not None:
-        family: Any = importlib.import_module(module)
+        with collector_paused():
+            family: Any = importlib.import_module(module)
         return checkpoint, family
     if checkpoint.is_text_only():
         raise NoVisionTower(

@@ -150,7 +150,7 @@ def test_nothing_to_keep_is_an_error(tmp_path, text):
 
 
 def test_a_stream_that_fails_is_begun_again_while_the_others_go_on(camera, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.ingest.live.KEEP_WAIT_S", 0.2)
+    monkeypatch.setattr("pipeline.ingest.live_session.KEEP_WAIT_S", 0.2)
     settings = load_settings(
         None,
         {

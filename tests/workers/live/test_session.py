@@ -12,7 +12,8 @@ from tests.workers.live.stand_ins import Canned, MemorySink, Script
 from tests.workers.session_support import INFO
 from workers.errors import SinkFull, SinkWentBack, SourceRefused
 from workers.live.overload import OverloadRule
-from workers.live.session import LiveSettings, run_live_session
+from workers.live.session import run_live_session
+from workers.live.settings import LiveSettings
 from workers.live.stillness import StillnessRule
 from workers.types import TokenLayout, VideoSource
 
