@@ -75,7 +75,7 @@ def test_a_camera_goes_on_without_a_terminal_until_it_is_told_otherwise(camera, 
     assert opened.get_info(STREAM).status == "running"
     start(camera)  # it is read so already, and goes on
     other = aot("ingest", camera.url, "--stream", "b", "--detach", "--retention", "0.3")
-    assert (other.code, "by other settings than these" in other.err) == (1, True)
+    assert (other.code, "by other settings than these" in other.err) == (2, True)
 
     page = aot("streams", "metrics")
     assert page.code == 0, page.err
