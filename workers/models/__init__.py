@@ -95,7 +95,7 @@ FAMILIES = {
     "qwen3_vl": "workers.models.families.qwen3_vl",
 }
 """Adapter modules by the `model_type` of the config; imported when first needed."""
-READ_ELSEWHERE = ("internvl", "llava_onevision")
+READ_ELSEWHERE = ("internvl", "llava_onevision", "llava_qwen")
 """Those with an `open_reader`: all that their language model needs are rows of embeddings."""
 
 

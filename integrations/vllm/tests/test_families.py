@@ -15,13 +15,14 @@ from integrations.vllm.tests.serving import VLLM, Server, serve
 from integrations.vllm.tests.test_doors import DOORS, NEAR, question
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.embedded import start_embedded, stop_embedded
-from tests.checkpoints import write_tiny_internvl
+from tests.checkpoints import write_tiny_internvl, write_tiny_llava_video
 from workers.answer import AnswerSettings
 from workers.models import open_language_model
 from workers.models.language import CachedTokensLanguageModel
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "internvl": partial(write_tiny_internvl, llm_heads=2),  # 32 wide: vLLM's least on a CPU
+    "llava_qwen": partial(write_tiny_llava_video, llm_heads=2),
 }
 
 

@@ -30,9 +30,10 @@ from workers.models.families.llava_onevision import (
     attention_layers,
 )
 from workers.models.language import CachedTokensLanguageModel
-from workers.models.loading import identify, load_half, open_tokenizer
+from workers.models.loading import identify, load_half, make_reader, open_tokenizer
 from workers.models.pixels import PixelSettings
 from workers.models.prompt import PromptWriter
+from workers.models.reader import TokenReader
 from workers.models.runs import EndedRuns, PlainRuns, RowRuns, RunFormat
 from workers.models.style import read_style
 from workers.types import PixelFormat
@@ -93,9 +94,7 @@ def open_language(
     """Load the language half of an opened checkpoint."""
     config = _open_config(checkpoint)
     settings, runs = _pixel_settings(config), _runs(checkpoint, config)
-    rows = _read_grid(checkpoint, config)[0] if isinstance(runs, RowRuns) else 0
-    reading = read_style(checkpoint, ReadingStyle(row_newlines=rows))
-    writer = _open_writer(checkpoint, config, runs)
+    reading, writer = _reading(checkpoint, config), _open_writer(checkpoint, config, runs)
     config.vision_config.num_hidden_layers = 0  # of the tower, the embeddings stay, unused
     half = load_half(
         LlavaOnevisionForConditionalGeneration,
@@ -111,38 +110,62 @@ def open_language(
     )
 
 
+def open_reader(checkpoint: Checkpoint) -> TokenReader:
+    """What reads tokens to a language model elsewhere."""
+    config = _open_config(checkpoint)
+    runs = _runs(checkpoint, config)
+    writer = _open_writer(checkpoint, config, runs)
+    return make_reader(
+        checkpoint,
+        config,
+        _pixel_settings(config),
+        writer,
+        _reading(checkpoint, config),
+        newline=not isinstance(runs, PlainRuns),
+    )
+
+
 def measure(checkpoint: Checkpoint) -> TokenCost:
     """See `Family.measure`."""
     config = _open_config(checkpoint)
     text, grid = config.get_text_config(), _read_grid(checkpoint, config)
-    rows = grid[0] if isinstance(_runs(checkpoint, config), RowRuns) else 0
     return TokenCost(
-        math.prod(grid), text.hidden_size, text.max_position_embeddings, row_newlines=rows
+        math.prod(grid),
+        text.hidden_size,
+        text.max_position_embeddings,
+        row_newlines=_reading(checkpoint, config).row_newlines,
     )
 
 
-def _open_config(checkpoint: Checkpoint) -> Any:
-    """The config of LLaVA-OneVision that describes the same parts."""
-    given = checkpoint.config
+def as_onevision(
+    given: dict[str, Any],
+    model_id: str,
+    config_class: type[LlavaOnevisionConfig] = LlavaOnevisionConfig,
+) -> Any:
+    """The config of LLaVA-OneVision that describes the parts of a `config.json`.
+
+    Raises:
+        UnsupportedModel, InvalidCheckpoint: it describes others, or none.
+    """
     tower = given.get("vision_config") or TOWERS.get(str(given.get("mm_vision_tower")))
     if not isinstance(tower, dict):
         raise UnsupportedModel(
-            f"{checkpoint.model_id} has the vision tower {given.get('mm_vision_tower')!r}, "
+            f"{model_id} has the vision tower {given.get('mm_vision_tower')!r}, "
             f"expected one of {', '.join(TOWERS)}; choose another checkpoint"
         )
     if given.get("mm_projector_type") != "mlp2x_gelu":
         raise UnsupportedModel(
-            f"{checkpoint.model_id} has a projector {given.get('mm_projector_type')!r}, expected "
+            f"{model_id} has a projector {given.get('mm_projector_type')!r}, expected "
             "mlp2x_gelu; choose another checkpoint"
         )
     if given.get("mm_spatial_pool_stride", 2) != 2:
         raise UnsupportedModel(
-            f"{checkpoint.model_id} pools by {given['mm_spatial_pool_stride']}, expected 2; "
+            f"{model_id} pools by {given['mm_spatial_pool_stride']}, expected 2; "
             "choose another checkpoint"
         )
     try:
-        text = {**given, "model_type": "qwen2"}
-        config = LlavaOnevisionConfig(
+        text = {**given, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+        config = config_class(
             vision_config=SiglipVisionConfig(**{**tower, "vision_use_head": False}),
             text_config=Qwen2Config.from_dict(text),
             projector_hidden_act="gelu",
@@ -151,10 +174,14 @@ def _open_config(checkpoint: Checkpoint) -> Any:
         )
     except Exception as error:  # the library's validation raises many types
         raise InvalidCheckpoint(
-            f"{checkpoint.model_id}: config.json does not describe a llava_qwen "
+            f"{model_id}: config.json does not describe a llava_qwen "
             f"({one_line(error)}); fetch the checkpoint again"
         ) from error
     return config
+
+
+def _open_config(checkpoint: Checkpoint) -> Any:
+    return as_onevision(checkpoint.config, checkpoint.model_id)
 
 
 def _pixel_settings(config: Any) -> PixelSettings:
@@ -193,6 +220,12 @@ def _runs(checkpoint: Checkpoint, config: Any) -> RunFormat:
         f"{checkpoint.model_id} has mm_newline_position {position!r}, expected grid, one_token or "
         "no_token; choose another checkpoint"
     )
+
+
+def _reading(checkpoint: Checkpoint, config: Any) -> ReadingStyle:
+    is_grid = isinstance(_runs(checkpoint, config), RowRuns)
+    rows = _read_grid(checkpoint, config)[0] if is_grid else 0
+    return read_style(checkpoint, ReadingStyle(row_newlines=rows))
 
 
 def _open_writer(checkpoint: Checkpoint, config: Any, runs: RunFormat) -> PromptWriter:
