@@ -301,4 +301,4 @@ def test_a_question_while_there_is_no_worker_hears_that_one_loads_and_is_answere
             assert "data: [DONE]" in lines
         assert client.get("/v1/health/ready").json()["model"] == "ok"
         wrong = {**LONG, "messages": [{"role": "user", "content": "no window"}]}
-        assert client.post("/v1/chat/completions", json=wrong).status_code == 400
+        assert client.post("/v1/chat/completions", json=wrong).status_code == 422
