@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN     = $(VENV)/bin
 PYTEST  = $(BIN)/python -m pytest
 ROTATION_S ?= 480
+JOBS   ?= 2
 VENV_VLLM ?= .venv-vllm
 VENV_LMMS ?= .venv-lmms-eval
 
@@ -21,8 +22,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
+# JOBS tests at a time: some start clusters of their own, so that more take gigabytes each.
 test: install
-	$(PYTEST)
+	$(PYTEST) -n $(JOBS)
 
 # Kills, many nodes, thousands of mutants: all of it.
 test-slow: install
