@@ -10,7 +10,6 @@ weigh more: what is shown is dearer than the whole tower, which `layers=0` runs.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -163,11 +162,9 @@ def peak_mb(folder: Path, kind: str, frames: int) -> float | None:
     """Most memory that a clip takes beside weights and pixels, in 10^6 bytes, in a fresh process
     (`rise_mb`), whose allocator gives large blocks back at once: what is measured is in use.
     """
-    command = [sys.executable, "-m", "bench.adapters", "--peak", str(folder), kind, str(frames)]
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=True
-    )
+    command = ["env", f"MALLOC_MMAP_THRESHOLD_={128 * 1024}", sys.executable, "-m"]
+    command += ["bench.adapters", "--peak", str(folder), kind, str(frames)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -243,7 +243,7 @@ def _write_model(
     tokenizer.save_pretrained(folder)
 
 
-def _qwen_ids() -> dict[str, int]:
+def _qwen_ids() -> dict[str, Any]:
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
     return {name: number for number, name in enumerate(names, 4)}
 

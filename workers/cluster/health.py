@@ -167,7 +167,12 @@ class PoolHealth:
         pause_s = PULSE_S if worker.state == "ready" else TICK_S
         if now_s - worker.heard_s >= pause_s:
             worker.asked_s = now_s
-            worker.pulse = worker.handle.pulse.remote(self._tenant)
+            try:
+                worker.pulse = worker.handle.pulse.remote(self._tenant)
+            except Exception as error:  # of a cluster that is left: Ray has no type for it
+                worker.asked_s, worker.heard_s = None, now_s
+                self._note(worker, "lost", one_line(error))
+                return
             worker.pulse.future().add_done_callback(partial(self._hear, worker, now_s))
 
     def _hear(self, worker: WorkerHealth, asked_s: float, answer: Future[Pulse]) -> None:

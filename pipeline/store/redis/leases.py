@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from redis.client import Pipeline
 
@@ -69,7 +70,9 @@ class RedisLeases(RedisDatabase):
         nonce, milliseconds = secrets.token_hex(8), _milliseconds(ttl_s)
 
         def acquire(pipe: Pipeline) -> dict[str, Lease]:
-            texts, tokens = pipe.mget(keys), pipe.mget(fences)
+            # Not by `pipe`, which takes no MGET on a cluster: what is watched may be read anywhere.
+            texts: Any = self._client.mget(keys)
+            tokens: Any = self._client.mget(fences)
             taken: dict[str, Lease] = {}
             pipe.multi()
             for name, key, fence, text, token in zip(

@@ -194,7 +194,7 @@ def test_a_queue_asks_for_a_second_worker_and_idle_time_ends_it(name):
         assert next(results).index == index
         if len(pool.handles) == 2 and pool_states(group) == ["ready", "ready"]:
             break
-    assert actors(name) == [f"{name}-0", f"{name}-1"]
+    assert sorted(actors(name)) == [f"{name}-0", f"{name}-1"]
     for _ in range(60):
         assert next(results).index == (index := index + 1)
     stop.set()
@@ -223,7 +223,9 @@ def test_a_worker_that_found_no_place_is_taken_back_once_nobody_waits(name):
     results = group.compress_stream((make_clip("slow", n) for n in count()), stop=stop)
     while len(pool.handles) < 2:
         next(results)
-    wait_until(lambda: actors(name) == [f"{name}-0", f"{name}-1"])  # Ray sees what is wanted
+    wait_until(
+        lambda: sorted(actors(name)) == [f"{name}-0", f"{name}-1"]
+    )  # Ray sees what is wanted
     stop.set()
     deque(results, maxlen=0)
     wait_until(lambda: actors(name) == [f"{name}-0"])
