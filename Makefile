@@ -7,8 +7,9 @@ ROTATION_S ?= 480
 JOBS   ?= 2
 VENV_VLLM ?= .venv-vllm
 VENV_LMMS ?= .venv-lmms-eval
+VENV_OBJECTS ?= .venv-objects
 
-.PHONY: install hooks test test-slow test-rotation test-load test-gpu test-vllm test-lmms-eval check format drawings docs \
+.PHONY: install hooks test test-slow test-rotation test-load test-gpu test-objects test-vllm test-lmms-eval check format drawings docs \
         demo soak train-demo bench wheel release-check clean
 
 install: $(VENV)/.installed
@@ -41,6 +42,15 @@ test-load: install
 
 test-gpu: install
 	AOT_FAIL_WITHOUT_GPU=1 $(PYTEST) -m gpu
+
+# The cold tier on servers that speak S3's and Google's protocols.
+test-objects: install $(VENV_OBJECTS)/.installed
+	AOT_OBJECT_SERVERS=$(abspath $(VENV_OBJECTS))/bin/python $(PYTEST) tests/pipeline/store/test_folder.py
+
+$(VENV_OBJECTS)/.installed: tests/pipeline/store/object_servers/requirements.txt
+	$(PYTHON) -m venv $(VENV_OBJECTS)
+	$(VENV_OBJECTS)/bin/python -m pip install --quiet --no-deps -r $<
+	touch $@
 
 # vLLM needs another transformers: it has an environment of its own, on a CPU some 3 GB.
 test-vllm: install $(VENV_VLLM)/.installed

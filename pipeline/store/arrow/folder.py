@@ -18,6 +18,9 @@ from pipeline.store.arrow.export import replacing
 from pipeline.values.errors import InvalidSettings, StoreFull, StoreUnavailable
 from workers.redact import redact_text, redact_url
 
+RETRY_S = 60
+"""Longest that a request to Google's storage is tried again."""
+
 
 @dataclass(frozen=True)
 class FoundFile:
@@ -35,7 +38,7 @@ class Folder:
 
     def __init__(self, url: str) -> None:
         self._shown = redact_url(url)
-        path = str(Path(url).expanduser().absolute()) if "://" not in url else url
+        path = _limited(url) if "://" in url else str(Path(url).expanduser().absolute())
         try:
             self._fs, root = fs.FileSystem.from_uri(path)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -96,9 +99,14 @@ class Folder:
         return sorted(files, key=lambda one: one.name)
 
     def is_there(self, under: str = "") -> bool:
-        """Whether the folder can be seen at all: a disk that is not mounted is no lost file."""
+        """Whether the folder can be seen at all: a disk that is not mounted is no lost file.
+
+        Of an object store its bucket: there are no folders in it but those that have a file.
+        """
+        is_local = isinstance(self._fs, fs.LocalFileSystem)
+        where = self._at(under) if is_local else self._root.partition("/")[0]
         with self._translated(under or "."):
-            return self._fs.get_file_info(self._at(under)).type != fs.FileType.NotFound
+            return self._fs.get_file_info(where).type != fs.FileType.NotFound
 
     def remove(self, name: str) -> None:
         """Nothing where it is gone already."""
@@ -113,8 +121,9 @@ class Folder:
         with self._translated(under):
             try:
                 self._fs.delete_dir(self._at(under))
-            except FileNotFoundError:
-                return
+            except OSError:  # GCS has no own error for what is not there
+                if self._fs.get_file_info(self._at(under)).type != fs.FileType.NotFound:
+                    raise
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -129,3 +138,10 @@ class Folder:
             raise kind(
                 f"cold tier {self._shown}, {what}: {text}; check the folder and who may write there"
             ) from error
+
+
+def _limited(url: str) -> str:
+    """With an end to the tries of Google's client, which has a quarter of an hour by itself."""
+    if not url.startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}retry_limit_seconds={RETRY_S}"

@@ -571,7 +571,7 @@ def test_a_month_is_moved_under_twenty_kills(serve, info, make_clip, tmp_path):
 def test_a_filesystem_that_is_not_this_machines_is_written_as_a_stream(
     cold_store, lease, make_clip, tmp_path
 ):
-    """By Arrow's own calls alone, as they go to S3 and GCS; whose servers are not at hand here."""
+    """By Arrow's own calls alone, as they go to S3 and GCS; on servers of those: `test_folder`."""
     from pyarrow import fs
 
     base = tmp_path / "bucket"
