@@ -58,7 +58,7 @@ def test_text_and_sources_are_the_same_for_people(run, here, served, monkeypatch
         ("ask", "what", "-s", "nobody"),
         ("ask", "what", "-s", "walk", "--from", "500", "--to", "600"),
         ("ask", "what", "-s", "walk", "--from", "teatime"),
-        ("ask", "what", "-s", "walk", "--max-visual-tokens", "1"),
+        ("ask", "what", "-s", "walk", "--fit", "choose", "--max-visual-tokens", "1"),
         ("search", "what", "-s", "walk", "--from", "500", "--to", "600"),
         ("search", "what", "-s", "nobody"),
     ],
