@@ -49,19 +49,20 @@ class SourcesAhead:
     """Sources that are connected to before their sessions begin; those that none took are left."""
 
     def __init__(self) -> None:
-        self._begun: dict[LiveSpec, DecoderProcess] = {}
+        self._begun: list[tuple[LiveSpec, DecoderProcess]] = []
 
     def begin(self, specs: Iterable[LiveSpec]) -> None:
-        """Connect to them."""
+        """Connect to them: to one that two streams want, twice."""
         for spec in specs:
             try:
-                self._begun[spec] = spec.begin()
+                self._begun.append((spec, spec.begin()))
             except OSError as error:  # its session tries again, and tells it
                 logger.warning("no decoder for %s yet: %s", spec.request.shown, error)
 
     def take(self, spec: LiveSpec) -> DecoderProcess | None:
-        """The connection of a source, for its session to use and to end; only once."""
-        return self._begun.pop(spec, None)
+        """A connection of a source, for its session to use and to end; each only once."""
+        at = next((n for n, (own, _) in enumerate(self._begun) if own == spec), None)
+        return None if at is None else self._begun.pop(at)[1]
 
     def __enter__(self) -> "SourcesAhead":
         return self
@@ -73,7 +74,7 @@ class SourcesAhead:
         traceback: TracebackType | None,
     ) -> None:
         while self._begun:
-            self._begun.popitem()[1].kill()
+            self._begun.pop()[1].kill()
 
 
 def check_live(live: LiveSourceSettings, request: IngestRequest) -> None:

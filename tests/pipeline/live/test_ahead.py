@@ -63,8 +63,19 @@ def test_a_source_that_nobody_takes_is_left(camera, wanted):
     with SourcesAhead() as ahead:
         ahead.begin([wanted.spec])
         wait_until(lambda: camera.viewers)
-        [decoder] = ahead._begun.values()
+        [(_, decoder)] = ahead._begun
     assert not os.path.exists(f"/proc/{decoder.pid}")
+
+
+def test_two_streams_of_one_camera_have_a_connection_each(camera, wanted):
+    with SourcesAhead() as ahead:
+        ahead.begin([wanted.spec, wanted.spec])
+        wait_until(lambda: camera.viewers == 2)
+        decoder, other = ahead.take(wanted.spec), ahead._begun[0][1]
+        assert decoder is not None
+        assert decoder is not other
+        decoder.kill()
+    assert not any(os.path.exists(f"/proc/{one.pid}") for one in (decoder, other))
 
 
 @pytest.mark.timeout(240)
