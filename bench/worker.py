@@ -114,7 +114,7 @@ def _flow(worker: CompressWorker, batches: list[list[Clip]], seconds: float) -> 
 
     def give(first: int) -> None:
         turn = first
-        while time.perf_counter() - began_s < seconds:
+        while turn == first or time.perf_counter() - began_s < seconds:
             results = worker.compress(batches[turn % len(batches)])
             done.append([clip for clip in results if isinstance(clip, CompressedClip)])
             turn += 1

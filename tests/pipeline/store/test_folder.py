@@ -102,37 +102,35 @@ def test_a_server_that_is_away_is_told_as_unavailable(kind):
         folder.read("ns/a/1.parquet", 0, 1)
 
 
-def test_clips_move_fade_and_go_as_on_this_machine(url, info, make_clip):
+@pytest.fixture
+def filled(url, info, make_clip):
+    """A stream of six clips, the first seen an hour ago, in a store with a cold tier at `url`."""
     with open_store(StoreConfig("memory://", namespace="ns", cold=url)) as store:
-        cold = require_tier(store)
-        seen_s = time.time() - 3600.0
-        store.put_info(dataclasses.replace(info, wall_start_s=seen_s))
+        store.put_info(dataclasses.replace(info, wall_start_s=time.time() - 3600.0))
         lease = store.acquire_lease("lobby", "tests", ttl_s=600)
         for index in range(6):
             put(store, make_clip(index), lease)
-        assert [one.moved.clips for one in cool(store, 10.0, now_s=seen_s + 26.0)] == [4]
-        spans = store.list_spans("lobby")
-        assert [span.cold is not None for span in spans] == [True] * 4 + [False] * 2
-        for index, clip in enumerate(store.iter_clips(spans)):
-            assert_same_clip(clip, make_clip(index))
-        rules = (FadeRule(10.0, 0.05),)
-        assert [one.faded.clips for one in cool(store, None, fade=rules)] == [4]
-        assert store.verify("lobby").ok
-        assert len(cold.list_files("lobby")) == 1
-        store.delete_stream("lobby")
-        assert cold.list_files("lobby") == {}
+        yield store
 
 
-def test_a_lost_object_costs_its_clips(url, info, make_clip):
-    with open_store(StoreConfig("memory://", namespace="ns", cold=url)) as store:
-        cold = require_tier(store)
-        seen_s = time.time() - 3600.0
-        store.put_info(dataclasses.replace(info, wall_start_s=seen_s))
-        lease = store.acquire_lease("lobby", "tests", ttl_s=600)
-        for index in range(3):
-            put(store, make_clip(index), lease)
-        assert [one.moved.clips for one in cool(store, 0.0)] == [3]
-        [file] = cold.list_files("lobby")
-        cold.remove_file("lobby", file)
-        with pytest.raises(MissingValue):
-            store.get_clip(store.list_spans("lobby")[1])
+def test_clips_move_fade_and_go_as_on_this_machine(filled, make_clip):
+    cold, seen_s = require_tier(filled), filled.get_info("lobby").wall_start_s
+    assert [one.moved.clips for one in cool(filled, 10.0, now_s=seen_s + 26.5)] == [4]
+    spans = filled.list_spans("lobby")
+    assert [span.cold is not None for span in spans] == [True] * 4 + [False] * 2
+    for index, clip in enumerate(filled.iter_clips(spans)):
+        assert_same_clip(clip, make_clip(index))
+    assert [one.faded.clips for one in cool(filled, None, fade=(FadeRule(10.0, 0.05),))] == [4]
+    assert filled.verify("lobby").ok
+    assert len(cold.list_files("lobby")) == 1
+    filled.delete_stream("lobby")
+    assert cold.list_files("lobby") == {}
+
+
+def test_a_lost_object_costs_its_clips(filled):
+    assert [one.moved.clips for one in cool(filled, 0.0)] == [6]
+    cold = require_tier(filled)
+    [file] = cold.list_files("lobby")
+    cold.remove_file("lobby", file)
+    with pytest.raises(MissingValue):
+        filled.get_clip(filled.list_spans("lobby")[1])

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import count
 
@@ -177,33 +178,46 @@ def test_a_worker_that_the_others_do_without_says_so_and_the_first_never():
     assert goes_after(2, 3) is not None, "of two others each would be busy for half of the time"
 
 
-def test_a_queue_asks_for_a_second_worker_and_idle_time_ends_it(name):
+@contextmanager
+def growing(name, *, worker_cpus, idle_after_s):
+    """A pool of one worker that may be two, and who gives it clips; both are ended."""
     settings = PoolSettings(
-        1, most=2, grow_after_s=0.5, idle_after_s=4.0, worker_cpus=0.1, clips_in_flight=24
+        1,
+        most=2,
+        grow_after_s=0.5,
+        idle_after_s=idle_after_s,
+        worker_cpus=worker_cpus,
+        clips_in_flight=24,
     )
     compress = CompressSettings(model="standin:")
     pool = open_pool(
         compress, settings, name=name, detached=True, tenant="me", open_compressor=StandIn
     )
-    group = ClusterWorkers(pool, settings, tenant="me")
-    clips = (make_clip("slow", index) for index in count())
-    stop = threading.Event()
-    results = group.compress_stream(clips, stop=stop)
-    index = -1
-    for index in count():  # always two batches wait, of which each takes .8 s
-        assert next(results).index == index
-        if len(pool.handles) == 2 and pool_states(group) == ["ready", "ready"]:
-            break
-    assert sorted(actors(name)) == [f"{name}-0", f"{name}-1"]
-    for _ in range(60):
-        assert next(results).index == (index := index + 1)
-    stop.set()
-    deque(results, maxlen=0)
-    wait_until(lambda: actors(name) == [f"{name}-0"])
-    again = group.compress_stream(make_clip("again", index) for index in range(20))
-    assert [clip.index for clip in again] == list(range(20)), "the one that went is not missed"
-    group.close()
-    close_pool(pool.handles)
+    try:
+        with closing(ClusterWorkers(pool, settings, tenant="me")) as group:
+            yield pool, group
+    finally:
+        close_pool(pool.handles)
+
+
+def test_a_queue_asks_for_a_second_worker_and_idle_time_ends_it(name):
+    with growing(name, worker_cpus=0.1, idle_after_s=4.0) as (pool, group):
+        clips = (make_clip("slow", index) for index in count())
+        stop = threading.Event()
+        results = group.compress_stream(clips, stop=stop)
+        index = -1
+        for index in count():  # always two batches wait, of which each takes .8 s
+            assert next(results).index == index
+            if len(pool.handles) == 2 and pool_states(group) == ["ready", "ready"]:
+                break
+        assert sorted(actors(name)) == [f"{name}-0", f"{name}-1"]
+        for _ in range(60):
+            assert next(results).index == (index := index + 1)
+        stop.set()
+        deque(results, maxlen=0)
+        wait_until(lambda: actors(name) == [f"{name}-0"])
+        again = group.compress_stream(make_clip("again", index) for index in range(20))
+        assert [clip.index for clip in again] == list(range(20)), "the one that went is not missed"
 
 
 def pool_states(group: ClusterWorkers) -> list[str]:
@@ -211,23 +225,13 @@ def pool_states(group: ClusterWorkers) -> list[str]:
 
 
 def test_a_worker_that_found_no_place_is_taken_back_once_nobody_waits(name):
-    settings = PoolSettings(
-        1, most=2, grow_after_s=0.5, idle_after_s=2.0, worker_cpus=1.2, clips_in_flight=24
-    )
-    compress = CompressSettings(model="standin:")
-    pool = open_pool(
-        compress, settings, name=name, detached=True, tenant="me", open_compressor=StandIn
-    )
-    group = ClusterWorkers(pool, settings, tenant="me")
-    stop = threading.Event()
-    results = group.compress_stream((make_clip("slow", n) for n in count()), stop=stop)
-    while len(pool.handles) < 2:
-        next(results)
-    wait_until(
-        lambda: sorted(actors(name)) == [f"{name}-0", f"{name}-1"]
-    )  # Ray sees what is wanted
-    stop.set()
-    deque(results, maxlen=0)
-    wait_until(lambda: actors(name) == [f"{name}-0"])
-    group.close()
-    close_pool(pool.handles)
+    with growing(name, worker_cpus=1.2, idle_after_s=2.0) as (pool, group):
+        stop = threading.Event()
+        results = group.compress_stream((make_clip("slow", n) for n in count()), stop=stop)
+        while len(pool.handles) < 2:
+            next(results)
+        # Ray sees what is wanted.
+        wait_until(lambda: sorted(actors(name)) == [f"{name}-0", f"{name}-1"])
+        stop.set()
+        deque(results, maxlen=0)
+        wait_until(lambda: actors(name) == [f"{name}-0"])
