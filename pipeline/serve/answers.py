@@ -7,9 +7,7 @@ a reader that leaves stops its answer at the next token. Knows of no HTTP.
 
 import asyncio
 import logging
-import os
 import queue
-import sys
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -163,7 +161,6 @@ class AnswerQueue:
         self._holding.close()
 
     def _work(self) -> None:
-        give_way(self._settings.serve.nice)
         while (job := self._jobs.get()) is not None:
             last: Exception | None = None
             try:
@@ -186,11 +183,3 @@ class AnswerQueue:
                     return
         finally:
             parts.close()  # stops the generation at its next token
-
-
-def give_way(nice: int) -> None:
-    """Let others go first, with this thread and those it starts; where threads cannot, nobody."""
-    if sys.platform == "linux":  # elsewhere it is the process that has a priority
-        me = threading.get_native_id()
-        if nice > os.getpriority(os.PRIO_PROCESS, me):
-            os.setpriority(os.PRIO_PROCESS, me, nice)

@@ -38,9 +38,6 @@ class ServeSettings(Group):
     """So long questions must have done with fewer before one is let go: `5m`, or seconds."""
     together: int = Field(default=8, ge=1, le=256)
     """Questions that each model answers at one time, a word of each in one step."""
-    nice: int = Field(default=10, ge=0, le=19)
-    """How far answering gives way where cores are short, as `nice` has it: what comes in from
-    cameras cannot wait, and a question can."""
     waiting: int = Field(default=32, ge=1, le=4096)
     """Questions that wait behind them; one more is refused."""
     sessions: int = Field(default=4, ge=0, le=256)
