@@ -83,8 +83,12 @@ class PatchVision(ABC):
     def _encode_pass(self, pixels: np.ndarray | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         steps, vision = len(pixels) // self.layout.frames, self._vision
         rows, columns = (side * vision.spatial_merge_size for side in self.grid)
-        values = self._settings.normalise(pixels, self._half.device, self._half.dtype)
-        patches = patchify(values, self.layout.frames, vision.patch_size, vision.spatial_merge_size)
+        patches = patchify(  # which copies: the frames' own values are let go before the tower runs
+            self._settings.normalise(pixels, self._half.device, self._half.dtype),
+            self.layout.frames,
+            vision.patch_size,
+            vision.spatial_merge_size,
+        )
         self._probed.clear()
         output = self._half.model.visual(
             patches, grid_thw=torch.tensor([[steps, rows, columns]], device=patches.device)
