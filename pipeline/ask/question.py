@@ -21,7 +21,7 @@ from pipeline.ask.timeline import (
 )
 from pipeline.values.errors import InvalidQuery, NoFootage, QueryTooLarge
 from pipeline.values.phrases import TimePhrase, find_phrase
-from pipeline.values.times import parse_duration
+from pipeline.values.times import parse_duration, write_moment
 from pipeline.values.times import resolve_range as resolve_written
 from pipeline.values.types import EXPIRED, DeletedCounts
 
@@ -306,14 +306,20 @@ def _nothing_found(store: ClipStore, part: StreamPart) -> str:
     clips = [part.timeline.place(span) for span in store.list_spans(part.stream_id)]
     nearest = nearest_clip(clips, part.start_s, part.end_s)
     hint = (
-        f"the nearest clip is {nearest.start_s:.1f} to {nearest.end_s:.1f} s"
+        f"the nearest clip is {_range_text(part, nearest.start_s, nearest.end_s)}"
         if nearest
         else "the stream has no clips yet"
     )
-    range_text = f"from {part.start_s:.1f} to {part.end_s:.1f} s"
+    range_text = f"from {_range_text(part, part.start_s, part.end_s)}"
     if part.held_s:
         return f"{part.stream_id} was still {range_text}, and no clip was made; {hint}: ask it"
     return f"{part.stream_id} has no footage {range_text}; {hint}"
+
+
+def _range_text(part: StreamPart, start_s: float, end_s: float) -> str:
+    """As times of day where the stream has them: they are what was asked by."""
+    start, end = (write_moment(part.timeline.clock, second) for second in (start_s, end_s))
+    return f"{start_s:.1f} to {end_s:.1f} s" if start is None else f"{start} to {end}"
 
 
 def nearest_clip(clips: Iterable[Placed], start_s: float, end_s: float) -> Placed | None:

@@ -7,7 +7,7 @@ characters escaped, so that it can neither move the cursor nor forge a line.
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,32 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         table.add_row(*(escape(str(cell)) for cell in row))
     # Into a pipe nothing is cut: whoever reads it there looks for whole names.
     wide = None if sys.stdout.isatty() else PIPE_COLUMNS
-    Console(soft_wrap=True, width=wide).print(table, markup=False)
+    console = Console(soft_wrap=True, width=wide)
+    with console.capture() as drawn:
+        console.print(table, markup=False)
+    for line in drawn.get().splitlines():
+        print(line.rstrip())
+
+
+def print_fields(value: Mapping[str, Any]) -> None:
+    """What is known of one thing, a line a field: of what has fields of its own, a line of each."""
+    print_table(("", ""), _fields(value))
+
+
+def _fields(value: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, part in value.items():
+        if isinstance(part, Mapping) and part:
+            yield from _fields(part, f"{within}{name}.")
+        elif isinstance(part, list) and part:
+            for number, item in enumerate(part):
+                fields = item if isinstance(item, Mapping) else {"": item}
+                yield f"{within}{name}[{number}]", ", ".join(_terse(fields))
+        else:
+            yield within + name, "-" if part in (None, [], {}) else part
+
+
+def _terse(fields: Mapping[str, Any]) -> Iterator[str]:
+    return (f"{name} {part}".strip() for name, part in fields.items() if part not in (None, ""))
 
 
 def note(text: str) -> None:

@@ -13,6 +13,7 @@ from pipeline.cli.output import (
     megabytes,
     note,
     open_store_of,
+    print_fields,
     print_json,
     print_table,
     settings_of,
@@ -25,6 +26,10 @@ app = typer.Typer(
 )
 _JSON = "pipeline.cli.streams.json"
 """Under which a group's `--json` is kept for its commands."""
+
+
+_FOR_MACHINES = {"made_with", "file"}
+"""Fields for `--json` alone: all that a session goes on by; `settings` says what people ask for."""
 
 
 @app.callback()
@@ -98,7 +103,7 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
     if _wants_json(context, as_json):
         print_json(value)
     else:
-        print_table(("", ""), value.items())
+        print_fields({name: part for name, part in value.items() if name not in _FOR_MACHINES})
     return 0
 
 

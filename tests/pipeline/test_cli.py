@@ -278,7 +278,15 @@ def test_a_stream_is_shown(run, walk, video):
     assert value["source"] == str(video)
     assert value["settings"]["reducer"] == "adaptive"
     assert (value["gap_list"], value["writer"], value["error"]) == ([], None, None)
-    assert "fingerprint" in run("streams", "show", "walk").out
+
+
+def test_a_stream_is_shown_to_people_a_line_a_field(run, walk):
+    lines = run("streams", "show", "walk").out.splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines if line)
+    assert shown["settings.reducer"] == "adaptive"
+    assert (shown["gap_list"], shown["error"]) == ("-", "-")
+    assert all(line == line.rstrip() and len(line) < 200 for line in lines)
+    assert not any(name.startswith("made_with") for name in shown)
 
 
 def test_a_stream_is_removed(run, walk, opened):
