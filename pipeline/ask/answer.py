@@ -26,8 +26,10 @@ class Timings:
     index_s: float
     load_s: float
     first_token_s: float
-    """From the question to the first piece of text, index and load included."""
+    """From the question to the first piece of text, index, load and wait included."""
     total_s: float
+    wait_s: float = 0.0
+    """Until it was its turn, before index and load and between them; 0 where nobody else asks."""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def plan_reading(reading: Reading) -> Plan:
         InvalidQuery: the context leaves no room for video.
         QueryTooLarge: not one clip of each stream fits.
     """
-    groups = [[clip.span for clip in part.to_read] for part in reading.parts]
+    groups = reading.groups
     found = sum(map(len, groups))
     if reading.question.fit == "choose":
         return Plan(_flat(reading.choose()), merge=False)
@@ -145,7 +145,6 @@ def _read_merged(store: ClipStore, reading: Reading, parts: Sequence[Part]) -> F
 def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:
     """Records that tell of all clips; None where more than may be read have to be, or made."""
     most = reading.question.max_clips
-    groups = [[clip.span for clip in part.to_read] for part in reading.parts]
     # An open clip is no part of a level: it is read by itself, as one that is cut.
     cut = {
         clip.span
@@ -153,7 +152,7 @@ def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:
         for clip in part.to_read
         if part.cuts(clip) or clip.span.is_open
     }
-    parts = cover(groups, cut, _expected_tokens(reading, groups), most)
+    parts = cover(reading.groups, cut, _expected_tokens(reading), most)
     if parts is None:
         return None
     most = min(most, max(len(parts), MADE_READS))
@@ -163,16 +162,14 @@ def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:
 
 def _enough_clips(reading: Reading) -> int:
     """Clips of which more are of no use: there is not a token for each."""
-    groups = [[clip.span for clip in part.to_read] for part in reading.parts]
-    return max(len(groups), _expected_tokens(reading, groups))
+    return max(len(reading.parts), _expected_tokens(reading))
 
 
 def _thin(reading: Reading, most: int | None = None) -> tuple[ClipSpan, ...]:
     """As many clips as may be read, `most` of them, evenly spaced."""
-    groups = [[clip.span for clip in part.to_read] for part in reading.parts]
-    clips = min(sum(map(len, groups)), reading.question.max_clips)
+    clips = min(sum(map(len, reading.groups)), reading.question.max_clips)
     clips = clips if most is None else min(clips, most)
-    return _flat(share_budget(groups, Budget(clips, None, clips), lambda _: 1))
+    return _flat(share_budget(reading.groups, Budget(clips, None, clips), lambda _: 1))
 
 
 def _most_tokens(reading: Reading) -> int:
@@ -180,9 +177,9 @@ def _most_tokens(reading: Reading) -> int:
     return room if given is None else min(given, room)
 
 
-def _expected_tokens(reading: Reading, groups: Groups) -> int:
+def _expected_tokens(reading: Reading) -> int:
     """About as many as will fit: of the context those whose marks fit too, as clips have them."""
-    num_clips, num_tokens = sum(map(len, groups)), _num_tokens(groups)
+    num_clips, num_tokens = sum(map(len, reading.groups)), _num_tokens(reading.groups)
     share = reading.room() / max(1, reading.cost_of(num_clips, num_tokens))
     return max(1, min(_most_tokens(reading), int(num_tokens * share)))
 

@@ -22,6 +22,11 @@ from workers.types import CompressedClip
 SAMPLED_MARKS = 16
 """Marks of a stream that are measured; they differ in their digits alone."""
 MAX_TRIES = 8
+ASIDE = 128
+"""Places that are set aside for a question, in steps: questions of other lengths leave clips the
+same room, so that a window is read to the model alike for all of them, and kept for the next."""
+MOST_ASIDE = 16
+"""Where the room is not so many steps, none of it is given up."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Reading:
     parts: tuple[StreamPart, ...]
     """Streams that have clips in the range."""
     model: Answerer
+
+    @cached_property
+    def groups(self) -> list[tuple[ClipSpan, ...]]:
+        """The clips of each part."""
+        return [part.spans for part in self.parts]
 
     @cached_property
     def style(self) -> ReadingStyle:
@@ -51,7 +61,6 @@ class Reading:
             InvalidQuery: the context leaves no room for video.
             QueryTooLarge: not one clip of each stream fits.
         """
-        groups = [[clip.span for clip in part.to_read] for part in self.parts]
         room = self.room()
         chosen: list[tuple[ClipSpan, ...]] = []
         extra = 0
@@ -60,7 +69,7 @@ class Reading:
                 room - self.names_cost, self.question.max_visual_tokens, self.question.max_clips
             )
             overhead = self._overhead + extra
-            chosen = share_budget(groups, budget, lambda span, o=overhead: self._cost(span, o))
+            chosen = share_budget(self.groups, budget, lambda span, o=overhead: self._cost(span, o))
             over = self._count(chosen) - room
             if over <= 0:
                 break
@@ -142,16 +151,22 @@ class Reading:
 
     @cached_property
     def _room(self) -> int:
-        model, question = self.model, self.question
-        sample = placeholder(self._marks(self.parts[0])[0], 1)
-        one, two = (model.count_tokens(question.text, [sample] * n) for n in (1, 2))
-        room = model.context_length - question.max_new_tokens - (2 * one - two)
+        context = self.model.context_length - self.question.max_new_tokens
+        room = context - self._beside
         if room <= 0:
             raise InvalidQuery(
-                f"{model.context_length} tokens of context leave no room for video beside the "
-                f"question and {question.max_new_tokens} new tokens; lower max_new_tokens"
+                f"{self.model.context_length} tokens of context leave no room for video beside the "
+                f"question and {self.question.max_new_tokens} new tokens; lower max_new_tokens"
             )
-        return room
+        steadier = context - -(-self._beside // ASIDE) * ASIDE
+        return steadier if steadier >= MOST_ASIDE * ASIDE else room
+
+    @cached_property
+    def _beside(self) -> int:
+        """Places of the prompt beside clips and marks: the template's and the question's."""
+        sample = placeholder(self._marks(self.parts[0])[0], 1)
+        one, two = (self.model.count_tokens(self.question.text, [sample] * n) for n in (1, 2))
+        return 2 * one - two
 
     @cached_property
     def mark_cost(self) -> int:
@@ -227,9 +242,7 @@ class Reading:
 
     def count(self, segments: Sequence[VisualSegment]) -> int:
         """Places that segments take, as the tokenizer counts them; of `room` and no more fit."""
-        model, question = self.model, self.question
-        places = model.count_tokens(question.text, segments)
-        return self.room() - (model.context_length - question.max_new_tokens - places)
+        return self.model.count_tokens(self.question.text, segments) - self._beside
 
 
 def reading_style(question: Question, model: Answerer) -> ReadingStyle:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.ask.loading import find_open, has_closed
@@ -111,6 +112,11 @@ class StreamPart:
         """The clips that speak of the range, in order."""
         return self.clips if self.before is None else (self.before, *self.clips)
 
+    @cached_property
+    def spans(self) -> tuple[ClipSpan, ...]:
+        """Their index rows."""
+        return tuple(clip.span for clip in self.to_read)
+
     def within(self, clip: CompressedClip) -> tuple[float, float] | None:
         """The range in a clip's own seconds; None where all of the clip speaks of it.
 
@@ -139,7 +145,7 @@ class StreamPart:
         """Id of the stream."""
         return self.info.stream_id
 
-    @property
+    @cached_property
     def footage_s(self) -> float:
         """Seconds of the range that clips cover, or in which nothing changed."""
         places = [(clip.start_s, clip.end_s) for clip in self.clips]

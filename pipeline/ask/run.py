@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline.ask.answer import (
     DETAILS,
@@ -22,6 +23,7 @@ from pipeline.ask.answer import (
 from pipeline.ask.fitting import Fitted, ReadClip, load_clips, plan_reading
 from pipeline.ask.prompt import Reading, reading_style
 from pipeline.ask.question import Question, StreamPart, look_up, resolve_range
+from pipeline.ask.turns import Turns, take
 from pipeline.store import ClipStore
 from pipeline.values.errors import FingerprintMismatch, NoFootage
 from pipeline.values.times import write_moment
@@ -55,6 +57,8 @@ class Prepared:
     parts: tuple[StreamPart, ...]
     index_s: float
     """Wall seconds that the index took."""
+    wait_s: float = 0.0
+    """And those that the question waited for its turns."""
 
 
 def prepare(store: ClipStore, question: Question) -> Prepared:
@@ -88,33 +92,40 @@ def ask_stream(store: ClipStore, model: Answerer, question: Question) -> Iterato
 
 
 def answer_prepared(
-    store: ClipStore, model: Answerer, prepared: Prepared, *, tracer: Tracer = NO_TRACER
+    store: ClipStore,
+    model: Answerer,
+    prepared: Prepared,
+    *,
+    tracer: Tracer = NO_TRACER,
+    turns: Turns | None = None,
 ) -> Generator[Piece | Answer]:
-    """The same for a question that was looked up before the model was loaded."""
+    """The same for a question that was looked up before the model was loaded; clips are read in
+    their turn where there are `turns`.
+
+    Raises:
+        TooManyRequests: its turn did not come in time.
+    """
     streams = ",".join(part.stream_id for part in prepared.parts)
-    with tracer.span("question", ago_s=prepared.index_s, streams=streams) as whole:
-        yield from _answer_traced(store, model, prepared, whole)
+    ago_s = prepared.index_s + prepared.wait_s
+    with tracer.span("question", ago_s=ago_s, streams=streams) as whole:
+        yield from _answer_traced(store, model, prepared, whole, turns)
 
 
 def _answer_traced(
-    store: ClipStore, model: Answerer, prepared: Prepared, whole: Span
+    store: ClipStore, model: Answerer, prepared: Prepared, whole: Span, turns: Turns | None
 ) -> Generator[Piece | Answer]:
-    started_s = time.perf_counter() - prepared.index_s
+    started_s = time.perf_counter() - prepared.index_s - prepared.wait_s
     question = prepared.question
     for part in prepared.parts:
         require_model(part.info, model)
     if model.reading.needs_records:
         prepared = _without_open(prepared)
     reading = Reading(question, tuple(part for part in prepared.parts if part.to_read), model)
-    with whole.part("index", ago_s=prepared.index_s):
-        plan = plan_reading(reading)
-    index_s = time.perf_counter() - started_s
-    with whole.part("load") as loading:
-        fitted = load_clips(store, reading, plan)
-        _require_something(store, fitted)
-        segments = fitted.segments
-        loading.tell(clips=len(fitted.read), chosen=len(fitted.chosen))
-    load_s = time.perf_counter() - started_s - index_s
+    retrieve = partial(_retrieve, store, reading, prepared.index_s, whole)
+    (fitted, index_s, load_s), waited_s = take(turns, retrieve)
+    segments = fitted.segments
+    wait_s = prepared.wait_s + waited_s
+    whole.tell(waited_s=wait_s)
     texts, first_token_s = [], None
     with whole.part("answer") as answering:
         for text in model.stream_answer(
@@ -137,8 +148,23 @@ def _answer_traced(
         bytes_read=fitted.bytes_read,
         visual_tokens=sum(len(segment.tokens) for segment in segments),
         prompt_tokens=model.count_tokens(question.text, segments),
-        timings=Timings(index_s, load_s, first_token_s or total_s, total_s),
+        timings=Timings(index_s, load_s, first_token_s or total_s, total_s, wait_s),
     )
+
+
+def _retrieve(
+    store: ClipStore, reading: Reading, looked_up_s: float, whole: Span
+) -> tuple[Fitted, float, float]:
+    """What is read, and the seconds that the index and the values took."""
+    began_s = time.perf_counter()
+    with whole.part("index", ago_s=looked_up_s):
+        plan = plan_reading(reading)
+    planned_s = time.perf_counter()
+    with whole.part("load") as loading:
+        fitted = load_clips(store, reading, plan)
+        _require_something(store, fitted)
+        loading.tell(clips=len(fitted.read), chosen=len(fitted.chosen))
+    return fitted, looked_up_s + planned_s - began_s, time.perf_counter() - planned_s
 
 
 def _without_open(prepared: Prepared) -> Prepared:
@@ -197,6 +223,8 @@ def _require_something(store: ClipStore, fitted: Fitted) -> None:
 
 def _count_removed(store: ClipStore, fitted: Fitted) -> int:
     """Clips that are not read since the index has them no more."""
+    if len(fitted.read) == len(fitted.chosen):
+        return 0
     read = {clip.span for clip in fitted.read}
     unread = (span for span in fitted.chosen if span not in read and not span.is_open)
     return len(store.list_removed(set(unread)))
@@ -235,7 +263,10 @@ def _answer(
 
 def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamReading:
     """What was asked about one stream, what there is of it and what was read."""
-    read = [clip for clip in all_read if clip.span.stream_id == part.stream_id]
+    read: dict[Detail, list[ReadClip]] = {detail: [] for detail in DETAILS}
+    for clip in all_read:
+        if clip.span.stream_id == part.stream_id:
+            read[clip.detail].append(clip)
     clock = part.timeline.clock
     return StreamReading(
         stream_id=part.stream_id,
@@ -245,17 +276,16 @@ def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamRe
         wall_end=write_moment(clock, part.end_s),
         coverage=_share(part.footage_s, part.asked_s),
         clips_found=len(part.to_read),
-        clips_read=len(read),
+        clips_read=sum(map(len, read.values())),
         gaps=tuple(gap for gap in part.gaps if not gap.is_footage),
         held_s=part.held_s,
         phrase=part.phrase,
-        clips_faded=sum(clip.span.keep < 1 for clip in part.to_read),
-        levels=tuple(level for detail in DETAILS if (level := _level(read, detail)).clips),
+        clips_faded=sum(span.keep < 1 for span in part.spans),
+        levels=tuple(_level(detail, alike) for detail, alike in read.items() if alike),
     )
 
 
-def _level(read: Sequence[ReadClip], detail: Detail) -> LevelReading:
-    alike = [clip for clip in read if clip.detail == detail]
+def _level(detail: Detail, alike: Sequence[ReadClip]) -> LevelReading:
     before = sum(clip.span.num_tokens for clip in alike)
     return LevelReading(detail, len(alike), before, sum(clip.tokens_read for clip in alike))
 

@@ -54,7 +54,7 @@ def search_prepared(
         require_model(part.info, model)
     parts = tuple(part for part in prepared.parts if part.to_read)
     reading = Reading(prepared.question, parts, model)
-    spans = [clip.span for part in parts for clip in part.to_read]
+    spans = [span for part in parts for span in part.spans]
     spans = spans[-prepared.question.max_clips :]
     hits = [_hit(parts, one.span, one.score) for one in find_clips(store, reading, spans, most)]
     streams = tuple(describe_reading(part, ()) for part in prepared.parts)

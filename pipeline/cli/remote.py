@@ -146,7 +146,7 @@ def _error_of(told: Mapping[str, Any]) -> Exception:
 
 def _answer(text: str, evidence: Mapping[str, Any]) -> Answer:
     cost = evidence["cost"]
-    names = ("index", "load", "first_token", "total")
+    names = ("index", "load", "first_token", "total", "wait")
     return Answer(
         text=text,
         citations=tuple(ClipSpan(**span) for span in evidence["spans"]),

@@ -17,8 +17,10 @@ class Cost:
     completion_tokens: int
     index_ms: float
     load_ms: float
+    wait_ms: float
+    """For its turns: to look at the index, to be answered, to read clips; in neither of those."""
     first_token_ms: float
-    """From the question's turn to the first text."""
+    """From the question to the first text, the wait included."""
     total_ms: float
     frames_decoded: int = 0
 
@@ -59,6 +61,7 @@ def evidence_of(answer: Answer, completion_tokens: int) -> Evidence:
         completion_tokens=completion_tokens,
         index_ms=timings.index_s * 1000,
         load_ms=timings.load_s * 1000,
+        wait_ms=timings.wait_s * 1000,
         first_token_ms=timings.first_token_s * 1000,
         total_ms=timings.total_s * 1000,
     )

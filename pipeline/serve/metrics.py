@@ -2,6 +2,8 @@
 
 import prometheus_client as prometheus
 
+from pipeline.ask.answer import Answer
+
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2, 10, 60)
 
 
@@ -30,10 +32,30 @@ class ServiceMetrics:
         )
         self.first_token = prometheus.Histogram(
             "aot_first_token_seconds",
-            "From a question's turn to its first text.",
+            "From a question to its first text, its wait included.",
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.wait = prometheus.Histogram(
+            "aot_question_wait_seconds",
+            "What a question waited for its turns.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.retrieval = prometheus.Histogram(
+            "aot_retrieval_seconds",
+            "Index and clips of a question, its wait not included.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+
+    def count(self, answer: Answer) -> None:
+        """What an answer took."""
+        timings = answer.timings
+        self.visual_tokens.inc(answer.visual_tokens)
+        self.first_token.observe(timings.first_token_s)
+        self.wait.observe(timings.wait_s)
+        self.retrieval.observe(timings.index_s + timings.load_s)
 
     def expose(self) -> bytes:
         """All of it, as Prometheus reads it."""

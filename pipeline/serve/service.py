@@ -1,10 +1,13 @@
 """What the routes stand on: store, keys, answers and sessions, opened once. Knows of no HTTP."""
 
 import asyncio
+import gc
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 from pipeline.ask.answer import Answer, Piece
 from pipeline.ask.run import Prepared, answer_prepared
 from pipeline.ask.search import SearchResult, search_prepared
+from pipeline.ask.turns import Turns
 from pipeline.serve.answers import AnswerQueue, Part, Work
 from pipeline.serve.asking import Asked, prepare_asked
 from pipeline.serve.evidence import Written, evidence_of
@@ -48,9 +52,10 @@ class Service:
         self.store = open_store(settings.store_config())
         self.tracer: Tracer = open_tracer(settings.trace_settings())
         self.answers = AnswerQueue(settings)
+        self.turns = Turns(settings.serve.retrievals)
         self.metrics = ServiceMetrics()
         self.metrics.open_questions.set_function(lambda: self.answers.num_open)
-        self.evaluator = Evaluator(settings, self.store, self.answers)
+        self.evaluator = Evaluator(settings, self.store, self.answers, self.turns)
         self.sessions = Sessions(settings)
         self._watcher: Watcher | None = None
         self._webhooks: Webhooks | None = None
@@ -88,6 +93,7 @@ class Service:
             try:
                 self.answers.answerers()
                 self.load_error = None
+                _set_apart_what_is_loaded()
             except Exception as error:
                 self.load_error = error
 
@@ -107,13 +113,12 @@ class Service:
             AnswerStopped: `gone` was done before it, or the service is ending.
         """
         prepared = await self._prepare(caller, asked)
-        work = partial(answer_prepared, self.store, prepared=prepared, tracer=self.tracer)
+        work = partial(self._answer, prepared=prepared, put_s=time.perf_counter())
         async with aclosing(self._read(work, gone)) as parts:
             async for part in parts:
                 assert not isinstance(part, SearchResult)
                 if isinstance(part, Answer):
-                    self.metrics.visual_tokens.inc(part.visual_tokens)
-                    self.metrics.first_token.observe(part.timings.first_token_s)
+                    self.metrics.count(part)
                 yield part
                 if isinstance(part, Answer):
                     return
@@ -145,7 +150,17 @@ class Service:
         raise AssertionError("a search ends in its result or in an error")
 
     async def _prepare(self, caller: Key, asked: Asked) -> Prepared:
-        return await asyncio.to_thread(prepare_asked, self.store, self.settings, caller, asked)
+        look_up = partial(prepare_asked, self.store, self.settings, caller, asked)
+        prepared, waited_s = await self.turns.take_async(look_up)
+        return replace(prepared, wait_s=waited_s)
+
+    def _answer(
+        self, model: Answerer, prepared: Prepared, put_s: float
+    ) -> Generator[Piece | Answer]:
+        """In its turn: what was waited for it is told."""
+        waited_s = prepared.wait_s + time.perf_counter() - put_s
+        in_turn = replace(prepared, wait_s=waited_s)
+        return answer_prepared(self.store, model, in_turn, tracer=self.tracer, turns=self.turns)
 
     async def _read(self, work: Work, gone: asyncio.Future[Any] | None) -> AsyncGenerator[Part]:
         """What a model writes in a question's turn; that it was stopped is an error."""
@@ -178,8 +193,16 @@ class Service:
         if self._webhooks is not None:
             self._webhooks.close()
         self.answers.close()
+        self.turns.close()
         self.store.close()
         self.tracer.close()
+
+
+def _set_apart_what_is_loaded() -> None:
+    """Libraries and a model are half a million objects that stay: looking through them for what may
+    go held up every question for some 0.3 s, whenever a long list of rows made it time to."""
+    gc.collect()
+    gc.freeze()
 
 
 def _search(

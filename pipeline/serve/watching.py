@@ -16,6 +16,7 @@ from functools import partial
 
 from pipeline.ask.answer import Answer
 from pipeline.ask.run import answer_prepared
+from pipeline.ask.turns import Turns, take
 from pipeline.serve.answers import AnswerQueue, Part
 from pipeline.serve.asking import Asked, Window, prepare_asked
 from pipeline.serve.errors import busy_error
@@ -42,6 +43,7 @@ class Evaluator:
     settings: Settings
     store: ClipStore
     answers: AnswerQueue
+    turns: Turns | None = None
 
     def answer(self, watch: Watch, span: ClipSpan) -> str:
         """The answer's text; empty where the window was removed meanwhile.
@@ -53,12 +55,13 @@ class Evaluator:
         window = Window(watch.stream_id, start_s, end_s)
         asked = Asked(watch.question, [window], {"max_new_tokens": MAX_TOKENS})
         try:
-            prepared = prepare_asked(self.store, self.settings, LOCAL, asked)
+            look_up = partial(prepare_asked, self.store, self.settings, LOCAL, asked)
+            prepared, _ = take(self.turns, look_up)
         except NoFootage:
             return ""
         told: queue.SimpleQueue[Part | Exception | None] = queue.SimpleQueue()
         left = threading.Event()
-        work = partial(answer_prepared, self.store, prepared=prepared)
+        work = partial(answer_prepared, self.store, prepared=prepared, turns=self.turns)
         self.answers.submit(work, told.put, left)
         try:
             while not isinstance(part := told.get(timeout=ANSWER_S), Answer):

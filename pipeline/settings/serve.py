@@ -38,6 +38,9 @@ class ServeSettings(Group):
     """So long questions must have done with fewer before one is let go: `5m`, or seconds."""
     together: int = Field(default=8, ge=1, le=256)
     """Questions that each model answers at one time, a word of each in one step."""
+    retrievals: int | None = Field(default=None, ge=1, le=256)
+    """Questions whose index and clips are read at one time; others wait for their turn. null is one
+    for two cores."""
     waiting: int = Field(default=32, ge=1, le=4096)
     """Questions that wait behind them; one more is refused."""
     sessions: int = Field(default=4, ge=0, le=256)

@@ -106,7 +106,7 @@ class CachedTokensLanguageModel:
 
     def count_tokens(self, question: str, segments: Sequence[VisualSegment]) -> int:
         """See `LanguageModel.count_tokens`."""
-        return self._writer.write(question, segments).input_ids.shape[1]
+        return self._writer.count(question, segments)
 
     @torch.no_grad()
     def score_relevance(

@@ -13,6 +13,7 @@ columns (`workers.models.mrope`).
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -69,13 +70,8 @@ class PromptWriter:
             InvalidCheckpoint: the chat template has no place for a video, or the tokenizer does
                 not know the placeholder.
         """
-        ids = torch.tensor(self.tokenizer(self.text(question, segments))["input_ids"])
+        ids = torch.tensor(self._folded(question, segments))
         is_run = ids == self.video_token_id
-        if int(is_run.sum()) != len(segments):
-            raise InvalidCheckpoint(
-                f"the tokenizer gave {int(is_run.sum())} placeholders for {len(segments)} videos, "
-                f"expected {self.video_token!r} to be one token; mend its special tokens"
-            )
         repeats = torch.ones_like(ids)
         repeats[is_run] = torch.tensor(
             [self.run_length(segment) for segment in segments], dtype=ids.dtype
@@ -83,6 +79,21 @@ class PromptWriter:
         input_ids = ids.repeat_interleave(repeats)
         position_ids = self._position_ids(is_run, repeats, segments)
         return Prompt(input_ids[None], position_ids)
+
+    def count(self, question: str, segments: Sequence[VisualSegment]) -> int:
+        """Length of that prompt; errors as `write`."""
+        runs = sum(map(self.run_length, segments))
+        return len(self._folded(question, segments)) - len(segments) + runs
+
+    def _folded(self, question: str, segments: Sequence[VisualSegment]) -> list[int]:
+        """Ids with one placeholder for every segment."""
+        ids = self.tokenizer(self.text(question, segments))["input_ids"]
+        if (found := ids.count(self.video_token_id)) != len(segments):
+            raise InvalidCheckpoint(
+                f"the tokenizer gave {found} placeholders for {len(segments)} videos, "
+                f"expected {self.video_token!r} to be one token; mend its special tokens"
+            )
+        return ids
 
     def text(self, question: str, segments: Sequence[VisualSegment]) -> str:
         """The prompt with one placeholder for every segment."""
@@ -113,9 +124,13 @@ class PromptWriter:
 
     def _defuse(self, text: str) -> str:
         """Break up what the tokenizer would read as a special token."""
+        return self._special.sub(lambda match: match[0][:1] + " " + match[0][1:], text)
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """What the tokenizer reads as a special token; the longest first."""
         special = {self.video_token, *self.tokenizer.get_added_vocab()}
-        pattern = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
-        return re.sub(pattern, lambda match: match[0][:1] + " " + match[0][1:], text)
+        return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
 
     def _position_ids(
         self,

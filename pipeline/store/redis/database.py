@@ -85,26 +85,25 @@ class RedisDatabase:
         raise Conflict(f"{stream_id}: changed by others in each of {attempts} attempts; try again")
 
     def _iter_members(
-        self, key: str, lowest: str | float, highest: str | float, *, page: int = PAGE_ROWS
+        self, key: str, lowest: str | float, highest: str | float, *, page: int | None = None
     ) -> Iterator[bytes]:
         """Members of a sorted set by score, a page at a time, also while it changes.
 
-        The next page begins at the last score: what lies there and was given is passed over.
+        The next page begins at the score of the last that is still there: what was given is passed
+        over. Scores of all of them would take the client ten times as long as the members.
         """
         given: set[bytes] = set()
-        at, size = lowest, page
+        at, size = lowest, page or PAGE_ROWS
         while True:
-            found: Any = self._client.zrangebyscore(
-                key, at, highest, start=0, num=size, withscores=True
-            )
-            new = [(member, score) for member, score in found if member not in given]
-            yield from (member for member, _ in new)
+            found: Any = self._client.zrangebyscore(key, at, highest, start=0, num=size)
+            new = [member for member in found if member not in given]
+            yield from new
             if len(found) < size:
                 return
-            last = found[-1][1]
-            given = {member for member, score in found if score == last}
-            size = max(page, 2 * len(given))  # more of one score than a page holds
-            at = last
+            size = size if new else 2 * size  # more of one score than a page holds
+            given = set(found)
+            scores: Any = (self._client.zscore(key, member) for member in reversed(found))
+            at = next((score for score in scores if score is not None), at)
 
     def _level_key(self, node: Node) -> str:
         if not node.level:

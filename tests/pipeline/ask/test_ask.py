@@ -192,7 +192,6 @@ def test_each_streams_facts_are_loaded_once(store, model):
         "list_spans": 2,
         "list_gaps": 2,
         "iter_clips": 1,
-        "list_removed": 1,
     }
 
 

@@ -3,9 +3,10 @@
 import pytest
 
 from aot import recompress
-from pipeline.ask import merging
+from pipeline.ask import merging, prompt
 from pipeline.ask.answer import LevelReading
 from pipeline.ask.cover import cover, read_parts, split_level
+from pipeline.ask.prompt import ASIDE, Reading
 from pipeline.ask.run import Question, ask, prepare
 from pipeline.ask.search import search_prepared
 from pipeline.store import StoreConfig, open_store
@@ -104,6 +105,33 @@ def test_clips_are_merged_once_however_much_is_over(store, model, monkeypatch):
     ask(store, model, question(marks="frame"))
 
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("step", "hits"), [(64, 1), (1, 0)])
+def test_two_questions_on_one_range_share_the_prompt_that_was_read(
+    store, model_folder, monkeypatch, step, hits
+):
+    """Of other lengths: what is merged does not hang on how much room a question leaves."""
+    monkeypatch.setattr(prompt, "ASIDE", step)
+    monkeypatch.setattr(prompt, "MOST_ASIDE", 1)
+    model = open_language_model(str(model_folder), kept_bytes=1 << 28)
+    model.context_length = 192
+    for text in ("what is seen", "is there anything at all that moves"):
+        answer = ask(store, model, question(text=text, marks="frame", max_new_tokens=2))
+        assert [level.detail for level in answer.streams[0].levels] == ["merged"]
+
+    assert model.kept.hits == hits
+
+
+def test_room_is_the_same_for_questions_of_other_lengths(store, model, monkeypatch):
+    def room_of(text: str, context: int) -> int:
+        monkeypatch.setattr(model, "context_length", context)
+        asked = question(text=text)
+        return Reading(asked, tuple(prepare(store, asked).parts), model).room()
+
+    short, long = "what is seen", "what is seen from the left to the right " * 2
+    assert room_of(short, 20 * ASIDE) == room_of(long, 20 * ASIDE)
+    assert room_of(short, 4 * ASIDE) > room_of(long, 4 * ASIDE)  # there is none to be given up
 
 
 def test_streams_share_the_budget(store, model):

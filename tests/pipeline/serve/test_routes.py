@@ -75,6 +75,9 @@ def test_an_answer_carries_evidence_and_cost(client):
     assert cost["bytes_read"] == sum(span["size_bytes"] for span in evidence["spans"])
     assert cost["prompt_tokens"] > cost["visual_tokens"] > 0
     assert 0 < cost["first_token_ms"] <= cost["total_ms"]
+    parts_ms = [cost[name] for name in ("index_ms", "load_ms", "wait_ms")]
+    assert min(parts_ms) > 0
+    assert sum(parts_ms) <= cost["first_token_ms"]
 
 
 def test_streams_may_be_asked_each_over_its_own_range(client):

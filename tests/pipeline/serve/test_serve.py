@@ -6,11 +6,13 @@ import socket
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 import httpx
 import pytest
 
+from pipeline.ask.fitting import load_clips
 from pipeline.serve.leaving import FEW
 from tests.pipeline.conftest import CLIPS
 from tests.pipeline.serve.conftest import serving, with_serve
@@ -32,6 +34,7 @@ LONG = {
         }
     ],
 }
+HELD_S = 0.1
 ASK = {"question": "what is seen", "streams": ["walk"], "last": "2s"}
 
 
@@ -48,6 +51,32 @@ def written(served, monkeypatch):
 
     monkeypatch.setattr(model, "stream_answer", counted)
     return pieces
+
+
+def test_retrievals_go_one_after_the_other_and_waiting_is_told_apart(base, monkeypatch):
+    inside, most, lock = [], [], threading.Lock()
+
+    def slow(*arguments):
+        with lock:
+            inside.append(1)
+            most.append(len(inside))
+        time.sleep(HELD_S)
+        with lock:
+            inside.pop()
+        return load_clips(*arguments)
+
+    monkeypatch.setattr("pipeline.ask.run.load_clips", slow)
+    with serving(with_serve(base, retrievals=1)) as one, one.client() as client:
+        with ThreadPoolExecutor(4) as callers:
+            asked = [callers.submit(client.post, "/v1/ask", json=ASK) for _ in range(4)]
+            costs = [each.result(60).json()["evidence"]["cost"] for each in asked]
+        counted = client.get("/metrics").text
+
+    assert max(most) == 1
+    assert min(cost["load_ms"] for cost in costs) >= 1000 * HELD_S
+    waits_ms = sorted(cost["wait_ms"] for cost in costs)
+    assert waits_ms[-1] >= 1000 * HELD_S * 2
+    assert "aot_question_wait_seconds_count 4.0" in counted
 
 
 def chunks(response):
