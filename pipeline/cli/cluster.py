@@ -106,6 +106,13 @@ def _find_node(hosts: "tuple[HostView, ...]", name: str) -> str:
 def _show(view: "RosterView") -> None:
     paused = f"; {view.num_paused} paused" if view.num_paused else ""
     print(f"{view.num_wanted} streams, {view.num_free} of them read by nobody now{paused}")
+    for one in view.asking:
+        kind = "ask for" if one.selector.is_required else "would rather have"
+        near = sum(host.takes and one.selector.matches(host.seat.labels) for host in view.hosts)
+        print(
+            f"  {one.num_wanted} {kind} {one.selector}, {one.num_free} of them read by nobody now; "
+            f"{near} sessions match"
+        )
     for host in view.hosts:
         marks = [
             "draining" * host.is_draining,

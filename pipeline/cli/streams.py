@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from typing import Any
 
 import typer
 
@@ -19,6 +20,7 @@ from pipeline.cli.output import (
     settings_of,
 )
 from pipeline.cli.progress import start_detached, watch
+from pipeline.values.errors import UnknownStream
 from pipeline.values.plain import to_plain
 
 app = typer.Typer(
@@ -78,13 +80,21 @@ def list_streams(context: typer.Context, as_json: bool = typer.Option(False, "--
 @app.command()
 def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, "--json")) -> int:
     """Everything known of one stream."""
+    from pipeline.api.shared import look_up_reading
     from pipeline.api.views import gaps_by_reason, view_stream
     from pipeline.store.levels import nodes_of
     from pipeline.store.retention import oldest_wall_s
 
-    rules = settings_of(context).retention_rules()
+    settings = settings_of(context)
+    rules = settings.retention_rules()
     with open_store_of(context) as store:
-        info, view = store.get_info(name), view_stream(store, name)
+        shared = look_up_reading(store, name, settings)
+        try:
+            info, view = store.get_info(name), view_stream(store, name)
+        except UnknownStream:
+            if shared is None:
+                raise
+            return _show_unread(context, name, to_plain(shared), as_json)
         gaps, lease = store.list_gaps(name), store.get_lease(name)
         oldest_s = oldest_wall_s(store, name)
         levels = store.measure_levels(nodes_of(store.iter_spans(name)))
@@ -99,11 +109,22 @@ def show(context: typer.Context, name: str, as_json: bool = typer.Option(False, 
         "retention": to_plain(rules),
         "writer": None if lease is None else lease.holder,
         "clock": info.clock,
+        "shared": to_plain(shared),
     }
     if _wants_json(context, as_json):
         print_json(value)
     else:
         print_fields({name: part for name, part in value.items() if name not in _FOR_MACHINES})
+    return 0
+
+
+def _show_unread(context: typer.Context, name: str, shared: dict[str, Any], as_json: bool) -> int:
+    """A stream of a cluster's list of which nothing is stored yet."""
+    value = {"stream_id": name, "status": "waiting", "shared": shared}
+    if _wants_json(context, as_json):
+        print_json(value)
+    else:
+        print_table(("", ""), value.items())
     return 0
 
 

@@ -1,23 +1,26 @@
 """A host: one process that reads as many of the roster's streams as fall to it.
 
 It has no plan and needs nobody who has one. With every beat it sees how many streams there are and
-how many hosts take some: that is its share. It takes what is free up to there, and hands over what
-is beyond, one by one and only while nothing waits to be taken and others have room. A host whose
-version is no longer the one that is to be, or whose machine is to be left, has a share of none:
-rebalancing, draining and a rolling update are that one rule. Knows of no source and no cluster.
+which hosts take some, from which all compute the same shares (`placement`). It takes what is free
+up to its own, and hands over what is beyond, one by one and only while nothing waits to be taken
+and others have room. A host whose version is no longer the one that is to be, or whose machine is
+to be left, has a share of none: rebalancing, draining and a rolling update are that one rule. What
+asks for labels that its machine has not it never reads. Knows of no source and no cluster.
 """
 
 import logging
-import math
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.ingest.fleet import Members
+from pipeline.ingest.placement import Shares, share_out
 from pipeline.store.roster import Roster, Seat, Standing
 from pipeline.values.errors import StoreError
+from pipeline.values.labels import ANYWHERE, LabelSelector, selector_of
 from pipeline.values.types import Lease
 
 logger = logging.getLogger(__name__)
@@ -76,6 +79,10 @@ class Host:
         self._members = Members[tuple[str, str]](self._run_member, stop=self._halt)
         self._taken: dict[str, Lease] = {}
         """Leases of streams that are not begun yet."""
+        self._asked: dict[str, LabelSelector] = {}
+        """What each stream that it took asks for."""
+        self._shares: tuple[object, Shares] = None, {}
+        """And what they were computed from."""
         self._takes, self._settled = False, 0
         self._revision = -1
         self._lost: set[str] = set()
@@ -98,32 +105,55 @@ class Host:
         rules, host = self._rules, self._seat.host
         told = self._takes
         standing = self._roster.beat(self._seat, takes=told, silent_s=rules.silent_s)
-        others = standing.num_takers - told
         self._note_contact()
         leaves = self._retire.is_set() or standing.version != self._seat.version
         self._takes = not leaves and not standing.is_draining
         gone = self._follow(standing)
         idle = [name for name in standing.held - gone if name not in self._members]
+        shares = self._share_out(standing)
         if self._takes:
             self._bury(standing)
-            share = self._share_of(standing)
-            claimed = self._roster.claim(host, share - len(standing.held))
-            self._taken |= self._take(claimed)
-            self._begin([*claimed, *idle])
+            self._begin([*self._claim(standing, shares[host]), *idle])
         else:
-            share = 0
-            for name in idle:
-                self._taken.pop(name, None)
-            self._roster.give_back(host, idle)
+            self._give_back(idle)
         self._settled = 0 if told and not self._takes else self._settled + 1
         # Of what was given back just now `standing` does not know, nor of others that leave too.
         if not gone and self._settled >= SETTLED_BEATS:
-            self._hand_over(standing, share, others)
+            self._hand_over(standing, shares)
         return leaves and not standing.held and not len(self._members)
 
-    def _share_of(self, standing: Standing) -> int:
-        fair = math.ceil(standing.num_wanted / max(1, standing.num_takers))
-        return min(self._rules.most, fair)
+    def _share_out(self, standing: Standing) -> Shares:
+        """Of all hosts that take streams, this one among them if it does."""
+        takers = {host: one for host, one in standing.takers.items() if host != self._seat.host}
+        if self._takes:
+            takers[self._seat.host] = self._seat.labels
+        if self._shares[0] != (standing.wanted, takers):
+            shares = share_out(standing.wanted, takers, most=self._rules.most)
+            self._shares = (standing.wanted, takers), shares
+        return self._shares[1]
+
+    def _claim(self, standing: Standing, due: Mapping[LabelSelector, int]) -> list[str]:
+        """Take what is free, up to what is due; those that were got."""
+        held, claimed = self._count(standing.held), list[str]()
+        for selector, number in due.items():
+            room = self._rules.most - len(standing.held) - len(claimed)
+            free = min(number - held[selector], room, standing.free.get(selector, 0))
+            if free > 0:
+                names = self._roster.claim(self._seat.host, free, selector)
+                self._asked |= dict.fromkeys(names, selector)
+                claimed += names
+        self._taken |= self._take(claimed)
+        return claimed
+
+    def _count(self, names: Iterable[str]) -> Counter[LabelSelector]:
+        """How many of them ask for what."""
+        return Counter(self._asked.get(name, ANYWHERE) for name in names)
+
+    def _give_back(self, names: Collection[str]) -> None:
+        for name in names:
+            self._taken.pop(name, None)
+            self._asked.pop(name, None)
+        self._roster.give_back(self._seat.host, names)
 
     def _note_contact(self) -> None:
         """A store that was away was away for all: their beats come in a moment."""
@@ -137,6 +167,7 @@ class Host:
         members, host = self._members, self._seat.host
         ended = members.collect()
         for name, asked in ended.items():
+            self._asked.pop(name, None)
             if name in standing.held:
                 # By itself it ends when somebody else has its lease: then it is not ours to give.
                 (self._roster.give_back if asked else self._roster.drop)(host, [name])
@@ -160,9 +191,15 @@ class Host:
         self._roster.drop(self._seat.host, gone)
         for name in gone:
             self._taken.pop(name, None)
-        for name, text in texts.items():
+            self._asked.pop(name, None)
+        self._asked |= {name: selector_of(text) for name, text in texts.items()}
+        strange = [name for name in texts if not self._asked[name].admits(self._seat.labels)]
+        self._give_back(strange)  # it asks for other labels since just now
+        for name in texts:
+            if name in strange:
+                continue
             if name not in self._members:  # else its last session ends just now
-                self._members.begin(name, (name, text))
+                self._members.begin(name, (name, texts[name]))
             if time.monotonic() > until_s:
                 return
 
@@ -170,13 +207,36 @@ class Host:
         name, text = one
         self._run(name, text, self._taken.pop(name, None), own)
 
-    def _hand_over(self, standing: Standing, due: int, others: int) -> None:
-        """Let one stream more than is due go, where one of so many others can take it."""
+    def _hand_over(self, standing: Standing, shares: Shares) -> None:
+        """Let one stream more than is due go, where another can take it.
+
+        Or where one that nobody else may have waits for its place.
+        """
         running = self._members.wanted(ending=False)
-        has_room = others * self._rules.most > standing.num_wanted - len(standing.held)
-        is_one_under_way = standing.num_free > 0 or len(running) < len(self._members)
-        if len(running) > due and has_room and not is_one_under_way:
-            self._members.end(next(iter(running)))
+        if len(running) < len(self._members):
+            return  # one is under way
+        due, held = shares.get(self._seat.host, {}), self._count(standing.held)
+        others = Counter[LabelSelector]()
+        for host, share in shares.items():
+            if host != self._seat.host:
+                others.update(share)
+        lacks = any(n > held[one] and standing.free.get(one) for one, n in due.items())
+        is_full = lacks and len(standing.held) >= self._rules.most
+        if not is_full and self._is_one_awaited(standing, Counter(due) + others):
+            return
+        for name in running:
+            selector = self._asked.get(name, ANYWHERE)
+            has_room = others[selector] > standing.wanted.get(selector, 0) - held[selector]
+            if held[selector] > due.get(selector, 0) and (has_room or is_full):
+                self._members.end(name)
+                return
+
+    def _is_one_awaited(self, standing: Standing, due: Mapping[LabelSelector, int]) -> bool:
+        """Whether a stream is free that somebody is to take."""
+        return any(
+            free and due.get(selector, 0) > standing.wanted.get(selector, 0) - free
+            for selector, free in standing.free.items()
+        )
 
     def _bury(self, standing: Standing) -> None:
         """Free what silent hosts had, and now and then what got lost."""
@@ -187,7 +247,7 @@ class Host:
             freed = self._roster.bury(name)
             logger.warning("%s: %s is gone; %d streams are free", self._seat.host, name, freed)
         if self._lost or random.random() < self._rules.beat_s / LOOK_FOR_LOST_S / (
-            1 + standing.num_takers
+            1 + len(standing.takers)
         ):
             lost = self._roster.find_lost()  # twice in a row, as one may just be on its way
             self._roster.free(lost & self._lost)

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ from pipeline.settings.logs import about_stream
 from pipeline.store import StoreConfig, open_store
 from pipeline.store.roster import Roster, RosterStore, RosterView, Seat
 from pipeline.values.errors import InvalidQuery, InvalidSettings, LeaseLost
+from pipeline.values.labels import LabelSelector
 from pipeline.values.types import Lease
 from workers.cluster.gauges import RayGauges, Shown
-from workers.cluster.host import HostPlace
+from workers.cluster.host import HostPlace, LabelConditions
 from workers.live.session import LiveProgress
 
 logger = logging.getLogger(__name__)
@@ -107,7 +109,14 @@ def _write(stream: StreamSettings, settings: Settings) -> str:
     """How a stream is read, whatever the settings say then of those that do not say it."""
     hold = settings.live.hold_still if stream.hold_still is None else stream.hold_still
     told = {"fps": stream.fps or settings.ingest.fps, "hold_still": hold}
-    return stream.model_copy(update=told).model_dump_json()
+    unsaid = set() if stream.label_selector else {"label_selector", "label_fallback"}
+    return stream.model_copy(update=told).model_dump_json(exclude=unsaid)
+
+
+def seat_of(place: HostPlace, version: str) -> Seat:
+    """Where a host is, as the roster tells it."""
+    started_for = LabelSelector(place.started_for).key
+    return Seat(place.name, place.node, place.address, version, place.labels, started_for)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class HostedStreams:
         logs = self.job.settings.stream_logs()
         if logs is not None:
             logs.keep()
-        seat = Seat(place.name, place.node, place.address, self.version)
+        seat = seat_of(place, self.version)
         metrics = Metrics()
         shared = Shared(
             self.job, place.pusher, place.pusher.info, metrics, writer=place.name, kin=HOST_PREFIX
@@ -141,7 +150,7 @@ class HostedStreams:
             run = partial(_read, shared, place.streams)
             Host(roster, seat, self.rules, run, take=take, stop=stop, retire=retire).work()
 
-    def count_hosts(self) -> int | None:
+    def count_hosts(self) -> dict[LabelConditions, int] | None:
         """As many as hold all streams; None when another version is to be."""
         with open_roster(self.job.store) as roster:
             view = roster.view()
@@ -167,16 +176,26 @@ def _shown(metrics: Metrics, gauges: RayGauges) -> Iterator[None]:
         gauges.show(())
 
 
-def count_hosts(view: RosterView, work: HostedStreams) -> int | None:
+def count_hosts(view: RosterView, work: HostedStreams) -> dict[LabelConditions, int] | None:
     """How many hosts of a version there should be, beside those whose machine is to be left.
 
     They have room for more than there is: while Ray's head is away no host is started, and those
-    that run take what others lose.
+    that run take what others lose. Streams that need machines of a kind have hosts on such.
     """
     if view.version != work.version:
         return None
-    leaving = sum(host.is_draining and host.seat.version == work.version for host in view.hosts)
-    return min(work.most_hosts, math.ceil(view.num_wanted / (FILLED * work.rules.most)) + leaving)
+    needs, leaving = Counter[LabelConditions](), Counter[LabelConditions]()
+    for selector, number in view.wanted.items():
+        needs[selector.conditions if selector.is_required else ()] += number
+    for host in view.hosts:
+        if host.is_draining and host.seat.version == work.version:
+            leaving[LabelSelector.of_key(host.seat.started_for).conditions] += 1
+    counts, room = dict[LabelConditions, int](), work.most_hosts
+    for conditions, number in sorted(needs.items()):
+        held = math.ceil(number / (FILLED * work.rules.most)) + leaving[conditions]
+        counts[conditions] = min(room, held)
+        room -= counts[conditions]
+    return counts
 
 
 def _read(

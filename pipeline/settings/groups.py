@@ -29,6 +29,7 @@ from pipeline.store import StoreConfig, embedded_folder
 from pipeline.store.retention import RetentionRules
 from pipeline.store.spool import SpoolRules
 from pipeline.values.errors import InvalidQuery
+from pipeline.values.labels import LabelSelector
 from pipeline.values.times import parse_zone
 from workers.names import STREAM_ID
 from workers.redact import redact_url
@@ -144,6 +145,17 @@ class StreamSettings(Group):
     """Null takes `ingest.fps`."""
     hold_still: bool | None = None
     """Null takes `live.hold_still`."""
+    label_selector: dict[str, str] = {}  # noqa: RUF012
+    """Of `aot up --detach`: which machines may read it, by the labels of Ray's nodes, as in
+    `{site: north}`; each a value, `!value`, `in(a, b)` or `!in(a, b)`."""
+    label_fallback: bool = False
+    """While none of those has room, any other may read it."""
+
+    @field_validator("label_selector")
+    @classmethod
+    def _check_labels(cls, conditions: dict[str, str]) -> dict[str, str]:
+        LabelSelector.of(conditions)
+        return conditions
 
     @model_validator(mode="after")
     def _check(self) -> "StreamSettings":

@@ -16,6 +16,8 @@
     aot:{@roster}:wanted             hash    endless streams that hosts share: id -> how it is read
     aot:{@roster}:paused             hash    those that are to be read by nobody for now
     aot:{@roster}:free               set     those that no host has
+    aot:{@roster}:free:{selector}    set     of these, those that ask for such labels
+    aot:{@roster}:asking             hash    selector -> how many streams ask for such labels
     aot:{@roster}:held:{host}        set     those of one host
     aot:{@roster}:hosts              hash    host -> where it is
     aot:{@roster}:alive, :takers     zset    hosts by the server's time when each was heard last

@@ -4,14 +4,16 @@ A host is a process that reads many streams. It says every moment that it lives;
 says nothing go back to the list, whence others take them. Holding a stream is the leave to take its
 lease over, and no more: what is written is fenced by the lease's token, so that a host that was
 taken for dead and is not writes nothing. Needs a server, and no cluster: what moves streams here
-goes on while Ray's head is away.
+goes on while Ray's head is away. Of the text that says how a stream is read only one thing is
+looked at here: which machines' labels it asks for. Streams that ask for the same lie together.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from pipeline.store.base import Leases
+from pipeline.values.labels import ANYWHERE, Labels, LabelSelector
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Seat:
     """Of that machine, as people name it."""
     version: str
     """Of the settings and the code that it reads with."""
+    labels: Labels = field(default_factory=dict)
+    """Of its machine."""
+    started_for: str = ""
+    """The key of the selector by which its machine was chosen."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,13 @@ class Standing:
 
     held: frozenset[str]
     """Its streams; what is no more among them belongs to somebody else."""
-    num_free: int
-    num_wanted: int
-    num_takers: int
-    """Hosts that take streams, this one included."""
+    wanted: Mapping[LabelSelector, int]
+    """How many streams ask for which labels; those that ask for none among them."""
+    free: Mapping[LabelSelector, int]
+    """How many of those that this host will do for are free."""
+    takers: Mapping[str, Labels]
+    """Hosts that take streams, this one included once it said so; without their labels where no
+    stream asks for any."""
     version: str
     """That is to be: hosts of another hand over what they have."""
     revision: int
@@ -61,6 +70,15 @@ class HostView:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """Streams that ask for the same labels."""
+
+    selector: LabelSelector
+    num_wanted: int
+    num_free: int
+
+
+@dataclass(frozen=True)
 class RosterView:
     """All of it in numbers."""
 
@@ -69,6 +87,14 @@ class RosterView:
     num_free: int
     hosts: tuple[HostView, ...]
     num_paused: int = 0
+    asking: tuple[Asking, ...] = ()
+    """Of these streams, those that ask for labels."""
+
+    @property
+    def wanted(self) -> dict[LabelSelector, int]:
+        """How many streams ask for which labels, or for none."""
+        asking = {one.selector: one.num_wanted for one in self.asking}
+        return {ANYWHERE: self.num_wanted - sum(asking.values()), **asking}
 
 
 @runtime_checkable
@@ -113,8 +139,8 @@ class Roster(Protocol):
         """
         ...
 
-    def claim(self, host: str, most: int) -> list[str]:
-        """Take up to so many free streams; those that were got."""
+    def claim(self, host: str, most: int, selector: LabelSelector = ANYWHERE) -> list[str]:
+        """Take up to so many free streams that ask for this; those that were got."""
         ...
 
     def give_back(self, host: str, stream_ids: Iterable[str]) -> None:

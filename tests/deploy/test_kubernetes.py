@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from pipeline.ingest.fleet import STOP_S
-from pipeline.settings import load_settings
+from pipeline.settings import StreamSettings, load_settings
+from pipeline.values.labels import selector_of
 from tests.deploy import render as helm
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -32,6 +33,12 @@ SETS: dict[str, dict[str, Any]] = {
         "streams": [
             {"name": "gate", "url": "rtsp://10.0.0.21:554/sub", "fps": 0.5, "hold_still": True},
             {"name": "yard", "urlSecret": {"name": "cameras", "key": "yard"}},
+            {
+                "name": "dock",
+                "url": "rtsp://10.1.0.9/sub",
+                "label_selector": {"site": "north"},
+                "label_fallback": True,
+            },
         ],
         "networks": ["10.0.0.0/8"],
         "redis": {"url": "rediss://r:6380/0?ssl_cert_reqs=required", "caSecret": {"name": "ca"}},
@@ -41,6 +48,7 @@ SETS: dict[str, dict[str, Any]] = {
             "gcs": {"redisAddress": "redis:6379", "passwordSecret": {"name": "gcs"}},
         },
         "decode": {"nodeSelector": {"pool": "cpu"}, "tolerations": [{"operator": "Exists"}]},
+        "sites": [{"name": "north", "labels": {"site": "north"}, "maxReplicas": 2, "cores": 4}],
         "serve": {"ingress": {"enabled": True, "host": "aot.example", "tlsSecret": "cert"}},
         "settings": {"ingest": {"fps": 2.0}, "model": {"dtype": "float16"}},
         "monitoring": {"enabled": True},
@@ -168,6 +176,7 @@ def test_helm_finds_nothing_to_say(rendered, name):
         ({"streams": [{"name": "gate", "url": "rtsp://me:secret@10.0.0.1/a"}]}, "streams/0/url"),
         ({"redis": {"url": "rediss://:secret@redis:6380/0"}}, "redis/url"),
         ({"compress": {"gpus": 0}}, "gpus"),
+        ({"sites": [{"name": "north"}]}, "labels"),
     ],
 )
 def test_values_that_cannot_be_are_refused(rendered, values, said):
@@ -198,7 +207,7 @@ def test_settings_of_ones_own_win_and_streams_arrive(rendered, tmp_path):
     assert (
         settings.model.id == yaml.safe_load((helm.CHART / "values.yaml").read_text())["model"]["id"]
     )
-    assert [stream.name for stream in settings.streams] == ["gate", "yard"]
+    assert [stream.name for stream in settings.streams] == ["gate", "yard", "dock"]
     [cluster] = [one for one in documents if one["kind"] == "RayCluster"]
     groups = cluster["spec"]["workerGroupSpecs"]
     [decode] = [one for one in groups if one["groupName"] == "decode"]
@@ -206,6 +215,22 @@ def test_settings_of_ones_own_win_and_streams_arrive(rendered, tmp_path):
     asked = {stream.url_env for stream in settings.streams if stream.url_env}
     assert asked <= {variable["name"] for variable in pod["containers"][0]["env"]}
     assert settings.store.url.endswith("?ssl_cert_reqs=required&ssl_ca_certs=/etc/aot/ca/ca.crt")
+
+
+def test_a_site_has_nodes_of_its_own_that_its_streams_ask_for(rendered, tmp_path):
+    documents = rendered("everything on")
+    [cluster] = [one for one in documents if one["kind"] == "RayCluster"]
+    groups = {one["groupName"]: one for one in cluster["spec"]["workerGroupSpecs"]}
+    assert set(groups) == {"decode", "decode-north", "compress"}
+    here, north = groups["decode"], groups["decode-north"]
+    assert ("labels" in here, north["labels"]) == (False, {"site": "north"})
+    assert (north["maxReplicas"], north["rayStartParams"]["num-cpus"]) == (2, "4")
+    assert north["template"]["spec"]["nodeSelector"] == {"pool": "cpu"}
+    [config] = [one for one in documents if one["metadata"]["name"] == "aot-settings"]
+    [dock] = [one for one in yaml.safe_load(config["data"]["aot.yaml"])["streams"][2:]]
+    asked = selector_of(StreamSettings(**dock).model_dump_json())
+    assert asked.matches(north["labels"])
+    assert not asked.is_required
 
 
 def test_no_pod_runs_as_root_or_may_become_it(documents):

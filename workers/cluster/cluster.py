@@ -25,7 +25,8 @@ from workers.cluster.connect import (
     start_local_cluster,
     stop_local_cluster,
 )
-from workers.cluster.host import HostSpec, HostWork, ask_hosts, list_hosts, start_controller
+from workers.cluster.controller import start_controller
+from workers.cluster.host import HostSpec, HostWork, ask_hosts, list_hosts
 from workers.cluster.pool import Pool, PoolSettings, close_pool, open_pool
 from workers.cluster.scaling import Scaling
 from workers.cluster.session import (

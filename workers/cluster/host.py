@@ -1,28 +1,28 @@
-"""Actors that read many endless streams each, and the one that keeps as many of them as it takes.
+"""Actors that read many endless streams each.
 
 Ray starts processes and starts them again; which streams they read is not its matter. A host finds
 that out by itself (`HostWork`), and nothing of a stream is known to Ray's head: while that is away
-no actor is started, and the hosts that run share the streams of those that went. The controller
-holds nothing either: what is wanted it asks anew at every turn, what there is it sees by the names
-of the actors. So both are started again without end (`max_restarts=-1`), and nothing is sent to
-them that would have to be sent again (`max_task_retries=0`).
+no actor is started, and the hosts that run share the streams of those that went. So they are
+started again without end (`max_restarts=-1`), and nothing is sent to them that would have to be
+sent again (`max_task_retries=0`).
 """
 
+import hashlib
 import logging
 import signal
 import threading
-import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import ray
 from ray.actor import exit_actor
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util import get_node_ip_address, list_named_actors
 
-from workers.cluster.actors import OpenCompressor, create_actor
+from workers.cluster.actors import OpenCompressor
 from workers.cluster.gauges import RayGauges
 from workers.cluster.pool import PoolSettings, leave_pool, open_pool
 from workers.cluster.pusher import ClusterPusher
@@ -32,17 +32,16 @@ from workers.seams import WorkerInfo
 
 logger = logging.getLogger(__name__)
 
-CONTROLLER = "controller"
 HOST_PREFIX = "host-"
 """Of the names of actors; the version and a number follow."""
 AGAIN_S = 10.0
 """Before a host that failed, for want of workers or of its store, begins anew."""
 ASK_S = 10.0
 """For hosts to tell of their streams."""
-TURN_S = 2.0
-"""Between two looks of the controller."""
-SHRINK_S = 60.0
-"""For so long fewer hosts must be wanted than there are before one is let go."""
+
+
+LabelConditions = tuple[tuple[str, str], ...]
+"""A label selector of Ray's: keys, each with `value`, `!value`, `in(a, b)` or `!in(a, b)`."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,10 @@ class HostPlace:
     node: str
     """Ray's id of the machine."""
     address: str
+    labels: dict[str, str]
+    """Of the machine, as Ray knows them."""
+    started_for: LabelConditions
+    """By which the machine was chosen."""
     pusher: ClusterPusher | None
     """Where frames go; None where the host needs no workers."""
     gauges: RayGauges = field(default_factory=RayGauges)
@@ -75,8 +78,11 @@ class HostWork(Protocol):
         """Read streams until told to stop, or to retire and all are handed over."""
         ...
 
-    def count_hosts(self) -> int | None:
-        """How many hosts there should be now; None when this version is not wanted any more."""
+    def count_hosts(self) -> Mapping[LabelConditions, int] | None:
+        """How many hosts there should be now, and on which machines, `()` for any.
+
+        None when this version is not wanted any more.
+        """
         ...
 
 
@@ -100,12 +106,19 @@ class HostSpec:
         """Of the names of this version's actors."""
         return f"{HOST_PREFIX}{self.work.version}-"
 
+    def name(self, conditions: LabelConditions, number: int) -> str:
+        """Of the actor that is the `number`th, from 0, of those on such machines."""
+        if not conditions:
+            return f"{self.prefix}{number}"
+        digest = hashlib.blake2b(repr(conditions).encode(), digest_size=4).hexdigest()
+        return f"{self.prefix}{digest}-{number}"
+
 
 class HostActor:
     """Runs one host's work in a thread, again and again until it is done."""
 
-    def __init__(self, spec: HostSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: HostSpec, started_for: LabelConditions = ()) -> None:
+        self._spec, self._started_for = spec, started_for
         self._stop, self._retire = threading.Event(), threading.Event()
         self._streams: dict[str, LiveProgress] = {}
         self._self = ray.get_runtime_context().current_actor
@@ -143,9 +156,11 @@ class HostActor:
     def _work(self) -> None:
         spec, context = self._spec, ray.get_runtime_context()
         name = f"{HOST_PREFIX}{uuid.uuid4().hex[:12]}"
-        node, address = context.get_node_id(), get_node_ip_address()
+        where = context.get_node_id(), get_node_ip_address()
+        labels = {key: str(value) for key, value in context.get_node_labels().items()}
+        where = *where, labels, self._started_for
         if spec.compress is None:
-            place = HostPlace(name, node, address, None, streams=self._streams)
+            place = HostPlace(name, *where, None, streams=self._streams)
             spec.work.run(place, stop=self._stop, retire=self._retire)
             return
         pool = open_pool(
@@ -160,79 +175,11 @@ class HostActor:
         )
         pusher = ClusterPusher(pool, tenant=name)
         try:
-            place = HostPlace(name, node, address, pusher, streams=self._streams)
+            place = HostPlace(name, *where, pusher, streams=self._streams)
             spec.work.run(place, stop=self._stop, retire=self._retire)
         finally:
             pusher.close()
             leave_pool(pool, name)
-
-
-class ControllerActor:
-    """Keeps as many hosts of its version as are wanted; ends when its version is not, any more."""
-
-    def __init__(self, spec: HostSpec) -> None:
-        self._spec = spec
-        self._self = ray.get_runtime_context().current_actor
-        self._surplus_since_s: float | None = None
-        threading.Thread(target=self._run, name="controller", daemon=True).start()
-
-    def version(self) -> str:
-        """That it keeps hosts of."""
-        return self._spec.work.version
-
-    def leave(self) -> None:
-        """End this process for good."""
-        exit_actor()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                if not self._turn():
-                    break
-            except Exception as error:
-                logger.warning("the controller looks again: %s: %s", type(error).__name__, error)
-            time.sleep(TURN_S)
-        self._self.leave.remote()
-
-    def _turn(self) -> bool:
-        wanted = self._spec.work.count_hosts()
-        if wanted is None:
-            return False
-        there = list_hosts(self._spec.prefix)
-        for number in range(wanted):
-            if f"{self._spec.prefix}{number}" not in there:
-                self._start(number)
-        self._shrink(there, wanted)
-        return True
-
-    def _start(self, number: int) -> None:
-        """Ask Ray for another process; one without a place is what its autoscaler goes by."""
-        spec = self._spec
-        with suppress(ValueError):  # somebody else was quicker
-            create_actor(
-                HostActor,
-                spec,
-                name=f"{spec.prefix}{number}",
-                lifetime="detached",
-                num_cpus=spec.cpus,
-                resources=dict(spec.resources),
-                scheduling_strategy="SPREAD",
-                max_restarts=-1,
-                max_task_retries=0,
-                max_concurrency=4,
-            )
-
-    def _shrink(self, there: list[str], wanted: int) -> None:
-        """Let the last go, once it was too many for a while."""
-        surplus = [name for name in there if int(name.removeprefix(self._spec.prefix)) >= wanted]
-        if not surplus:
-            self._surplus_since_s = None
-            return
-        self._surplus_since_s = self._surplus_since_s or time.monotonic()
-        if time.monotonic() - self._surplus_since_s > SHRINK_S:
-            for name in surplus:
-                with suppress(ValueError, RayActorError):
-                    ray.get_actor(name).retire.remote()
 
 
 def list_hosts(prefix: str = HOST_PREFIX) -> list[str]:
@@ -251,29 +198,3 @@ def ask_hosts(timeout_s: float = ASK_S) -> list[LiveProgress]:
         with suppress(RayError):
             found += ray.get(call)
     return found
-
-
-def start_controller(spec: HostSpec) -> None:
-    """Have a controller with this spec, and no other: one of an earlier spec holds nothing."""
-    with suppress(ValueError, RayError):
-        ray.kill(ray.get_actor(CONTROLLER))
-    _create_controller(spec)
-
-
-def _create_controller(spec: HostSpec, *, limit_s: float = 10.0) -> Any:
-    until_s = time.monotonic() + limit_s
-    while True:
-        try:
-            return create_actor(
-                ControllerActor,
-                spec,
-                name=CONTROLLER,
-                lifetime="detached",
-                num_cpus=0,
-                max_restarts=-1,
-                max_task_retries=0,
-            )
-        except ValueError:  # the last one's name is not free at once
-            if time.monotonic() > until_s:
-                raise
-            time.sleep(0.2)

@@ -45,9 +45,9 @@ class Site:
     def want(self, names, version="v1", text="{}"):
         self.roster.put_wanted(dict.fromkeys(names, text), version=version)
 
-    def add(self, name, *, node="n1", version="v1", roster=None, retire=None) -> str:
+    def add(self, name, *, node="n1", version="v1", roster=None, retire=None, **labels) -> str:
         host, stop = f"host-{name}", threading.Event()
-        seat = Seat(host, node, "127.0.0.1", version)
+        seat = Seat(host, node, "127.0.0.1", version, labels)
 
         def run(stream_id, text, lease, own: threading.Event) -> None:
             readers = self.readers.setdefault(stream_id, [])
@@ -66,6 +66,10 @@ class Site:
 
     def is_running(self, host: str) -> bool:
         return any(thread.name == host and thread.is_alive() for thread in self.threads)
+
+    def reader(self, stream_id: str) -> str:
+        """Who reads a stream; empty where nobody does."""
+        return next(iter(self.readers.get(stream_id, [])), "")
 
     def read_by(self) -> Counter[str]:
         """How many streams each host reads, where each stream has one reader."""
@@ -403,3 +407,118 @@ def test_a_host_with_much_to_begin_is_not_taken_for_gone(site):
             time.sleep(0.01)
     assert seen <= {0, 1, 2}
     assert sum(site.switches.values()) <= 60 + 30, "nobody's streams were taken from them"
+
+
+NORTH = '{"label_selector": {"site": "north"}}'
+NEAR = '{"label_selector": {"site": "north"}, "label_fallback": true}'
+
+
+def want_near(site, text, number=4, *, others=4):
+    """Some streams that ask for the north, some for nothing."""
+    asking = dict.fromkeys(NAMES[:number], text)
+    rest = dict.fromkeys(NAMES[number : number + others], "{}")
+    site.roster.put_wanted(asking | rest, version="v1")
+
+
+def readers_of(site, names) -> set[str]:
+    return {site.reader(name) for name in names}
+
+
+def asking(site) -> list[tuple[int, int]]:
+    return [(one.num_wanted, one.num_free) for one in site.roster.view().asking]
+
+
+def test_streams_are_read_only_where_they_may_be_and_hosts_have_as_many_as_one_another(site):
+    want_near(site, NORTH, 6, others=6)
+    site.add("south", site="south")
+    wait_until(lambda: shares(site) == [6])
+    time.sleep(0.5)
+    assert readers_of(site, NAMES[:6]) == {""}, "no host is in the north"
+    assert asking(site) == [(6, 6)]
+    assert site.roster.view().num_free == 6
+    site.add("north", site="north")
+    wait_until(lambda: shares(site) == [6, 6])
+    assert readers_of(site, NAMES[:6]) == {"host-north"}
+    assert readers_of(site, NAMES[6:12]) == {"host-south"}
+
+
+def test_streams_of_a_site_that_is_lost_wait_for_it_and_the_others_go_on(site):
+    want_near(site, NORTH)
+    deaf = Deaf(site.open())
+    site.add("north", roster=deaf, site="north")
+    site.add("south", site="south")
+    wait_until(lambda: shares(site) == [4, 4])
+    deaf.cut.set()
+    wait_until(lambda: site.roster.view().num_free == 4)
+    moved = site.switches["cam7"]
+    time.sleep(2 * RULES.silent_s)
+    assert [view.seat.host for view in site.roster.view().hosts] == ["host-south"]
+    assert readers_of(site, NAMES[4:8]) == {"host-south"}
+    assert site.switches["cam7"] == moved
+    assert site.roster.find_lost() == set()
+    site.add("north2", site="north")
+    wait_until(lambda: not site.roster.view().num_free)
+    deaf.cut.clear()
+    wait_until(lambda: all(len(readers) == 1 for readers in list(site.readers.values())))
+    wait_until(lambda: shares(site) == [2, 3, 3])
+    assert readers_of(site, NAMES[:4]) == {"host-north", "host-north2"}
+
+
+def test_a_full_host_makes_room_for_a_stream_that_nobody_else_may_have(site):
+    site.want(NAMES[:16])
+    site.add("north", site="north")
+    wait_until(lambda: shares(site) == [16])
+    site.roster.add_wanted({"gate": NORTH})
+    wait_until(lambda: site.reader("gate") == "host-north")
+    assert shares(site) == [16]
+    assert site.roster.view().num_free == 1
+
+
+def test_a_stream_that_would_rather_be_elsewhere_is_read_here_until_then(site):
+    want_near(site, NEAR, others=0)
+    site.add("south", site="south")
+    wait_until(lambda: readers_of(site, NAMES[:4]) == {"host-south"})
+    site.add("north", site="north")
+    wait_until(lambda: readers_of(site, NAMES[:4]) == {"host-north"})
+    site.stops["host-north"].set()
+    wait_until(lambda: readers_of(site, NAMES[:4]) == {"host-south"})
+
+
+def test_a_stream_that_asks_for_another_site_moves_there(site):
+    want_near(site, NORTH, 2, others=2)
+    site.add("north", site="north")
+    site.add("south", site="south")
+    wait_until(lambda: shares(site) == [2, 2])
+    site.roster.add_wanted({NAMES[0]: NORTH.replace("north", "south")})
+    wait_until(lambda: site.reader(NAMES[0]) == "host-south")
+    site.roster.add_wanted({NAMES[1]: "{}"})
+    wait_until(lambda: shares(site) == [2, 2] and len(site.roster.view().asking) == 1)
+    assert site.roster.find_lost() == set()
+
+
+def test_a_machine_of_a_site_is_drained_to_the_other_one_there(site):
+    want_near(site, NORTH)
+    site.add("old", node="old", site="north")
+    site.add("south", site="south")
+    wait_until(lambda: shares(site) == [4, 4])
+    site.roster.drain("old")
+    time.sleep(1)
+    assert readers_of(site, NAMES[:4]) == {"host-old"}, "nobody else may have them"
+    site.add("new", site="north")
+    wait_until(lambda: readers_of(site, NAMES[:4]) == {"host-new"})
+    assert readers_of(site, NAMES[4:8]) == {"host-south"}
+
+
+def test_pauses_keep_count_of_who_asks_for_what(site):
+    want_near(site, NORTH)
+    assert site.roster.pause(NAMES[0])
+    assert asking(site) == [(3, 3)]
+    text = site.roster.get_paused(NAMES[0])
+    assert text == NORTH
+    site.roster.add_wanted({NAMES[0]: text})
+    site.roster.add_wanted({NAMES[0]: text})
+    assert site.roster.forget(NAMES[1])
+    assert asking(site) == [(3, 3)]
+    site.roster.put_wanted(dict.fromkeys(NAMES[2:6], "{}"), version="v1")
+    assert asking(site) == []
+    assert site.roster.view().num_free == site.roster.view().num_wanted == 4

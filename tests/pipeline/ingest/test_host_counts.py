@@ -1,5 +1,6 @@
 """How many hosts there are to be, and which version reads."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from pipeline.ingest.host import HostRules
 from pipeline.ingest.hosted import HostedStreams, add_streams, count_hosts, settings_version
 from pipeline.ingest.request import IngestRequest, move_stream, stream_of
 from pipeline.settings import Settings, StreamSettings, load_settings
-from pipeline.store.roster import HostView, RosterView, Seat
+from pipeline.store.roster import Asking, HostView, RosterView, Seat
 from pipeline.values.errors import InvalidQuery
+from pipeline.values.labels import LabelSelector, selector_of
 from workers.types import VideoSource
 
 WORK = HostedStreams(None, "v1", HostRules(most=16), most_hosts=4)  # pyright: ignore[reportArgumentType]
@@ -23,12 +25,39 @@ def view(num_wanted, *, version="v1", draining=(), old=0) -> RosterView:
 
 
 def test_hosts_are_three_quarters_full_up_to_a_bound():
-    assert [count_hosts(view(n), WORK) for n in (0, 1, 12, 13, 1000)] == [0, 1, 1, 2, 4]
+    counts = [count_hosts(view(n), WORK) for n in (0, 1, 12, 13, 1000)]
+    assert counts == [{(): number} for number in (0, 1, 1, 2, 4)]
 
 
 def test_a_machine_that_is_left_is_made_up_for():
-    assert count_hosts(view(17, draining=(True, False)), WORK) == 3
-    assert count_hosts(view(17, draining=(False, False), old=2), WORK) == 2
+    assert count_hosts(view(17, draining=(True, False)), WORK) == {(): 3}
+    assert count_hosts(view(17, draining=(False, False), old=2), WORK) == {(): 2}
+
+
+def test_streams_that_need_machines_of_a_kind_have_hosts_on_such():
+    north, rather = (LabelSelector.of({"site": "north"}, is_required=one) for one in (True, False))
+    asking = Asking(north, 13, 0), Asking(rather, 12, 0)
+    one = replace(view(26), asking=asking)
+    assert count_hosts(one, WORK) == {(): 2, (("site", "north"),): 2}
+    seat = replace(one_leaving().seat, started_for=north.key)
+    leaving = replace(one, hosts=(replace(one_leaving(), seat=seat),))
+    assert count_hosts(leaving, replace(WORK, most_hosts=9)) == {(): 2, (("site", "north"),): 3}
+    assert count_hosts(leaving, replace(WORK, most_hosts=3)) == {(): 2, (("site", "north"),): 1}
+
+
+def one_leaving() -> HostView:
+    return view(1, draining=(True,)).hosts[0]
+
+
+def test_a_list_without_labels_is_written_as_before_there_were_any():
+    settings, roster = Settings(), Texts("v0", 0)
+    add_streams(roster, settings, [StreamSettings(name="b", url="rtsp://cam/1")])  # pyright: ignore[reportArgumentType]
+    assert "label" not in roster.added["b"]
+    near = StreamSettings(name="c", url="rtsp://cam/1", label_selector={"site": "north"})
+    add_streams(roster, settings, [near])  # pyright: ignore[reportArgumentType]
+    assert selector_of(roster.added["c"]) == LabelSelector.of({"site": "north"})
+    with pytest.raises(ValueError, match="expected a label's value"):
+        StreamSettings(name="d", url="rtsp://cam/1", label_selector={"site": "in()"})
 
 
 def test_another_version_needs_none_of_these():

@@ -5,13 +5,15 @@ import threading
 import pytest
 
 from pipeline.api import sessions
+from pipeline.api.shared import explain_wait, look_up_reading
 from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
 from pipeline.ingest.hosted import open_roster
 from pipeline.ingest.lease import take_lease
 from pipeline.settings import StreamSettings
 from pipeline.store import open_store
-from pipeline.store.roster import Seat
+from pipeline.store.roster import HostView, RosterView, Seat
 from pipeline.values.errors import InvalidQuery, UnknownStream
+from pipeline.values.labels import ANYWHERE, LabelSelector
 from pipeline.values.types import Lease, StreamInfo
 from tests.waits import wait_until
 
@@ -81,3 +83,63 @@ def test_a_shared_stream_of_which_nothing_is_stored_is_just_taken_off_the_list(s
         roster.put_wanted({NAME: TEXT}, version="v1")
         assert sessions.remove(settings, NAME).clips == 0
         assert roster.view().num_wanted == 0
+
+
+NORTH = LabelSelector.of({"site": "north"})
+NEAR = LabelSelector.of({"site": "north"}, is_required=False)
+
+
+def host(streams, labels=None, *, quiet_s=0.0, takes=True) -> HostView:
+    seat = Seat("host-a", "n1", "127.0.0.1", "v1", labels or {})
+    return HostView(seat, streams, quiet_s, takes=takes, is_draining=not takes)
+
+
+@pytest.mark.parametrize(
+    ("selector", "hosts", "waits_for"),
+    [
+        (ANYWHERE, [], "session"),
+        (ANYWHERE, [host(1, quiet_s=9.0), host(1, takes=False)], "session"),
+        (ANYWHERE, [host(16), host(16)], "room"),
+        (ANYWHERE, [host(16), host(15)], "turn"),
+        (NORTH, [host(0), host(0, {"site": "south"})], "label_match"),
+        (NORTH, [host(0), host(0, {"site": "north"}, quiet_s=9.0)], "label_match"),
+        (NORTH, [host(0), host(16, {"site": "north"})], "room"),
+        (NORTH, [host(16), host(0, {"site": "north"})], "turn"),
+        (NEAR, [host(0)], "turn"),
+    ],
+)
+def test_what_a_stream_waits_for_has_a_name(selector, hosts, waits_for):
+    view = RosterView("v1", 1, 1, tuple(hosts))
+    assert explain_wait(selector, view, most=16, silent_s=3.0) == waits_for
+
+
+def test_a_stream_that_no_machine_matches_says_so(settings, opened, read, run, monkeypatch):
+    monkeypatch.setenv("AOT_RAY__SESSION_SILENT_S", "240")
+    stream = StreamSettings(name="far", url="rtsp://cam/1", label_selector={"site": "north"})
+    with open_roster(settings.store_config()) as roster:
+        roster.add_wanted({"far": stream.model_dump_json()})
+        wait_until(lambda: any(host.takes for host in roster.view().hosts))
+    shown = run("streams", "show", "far", "--json")
+    assert (shown.code, shown.json["status"]) == (0, "waiting")
+    assert shown.json["shared"] == {
+        "is_read": False,
+        "waits_for": "label_match",
+        "label_selector": {"site": "north"},
+        "label_fallback": False,
+    }
+    known = run("streams", "show", NAME, "--json").json
+    assert (known["status"], known["shared"]["is_read"]) == ("running", True)
+    assert "label_match" in run("streams", "show", "far").out
+    assert run("streams", "show", "other").code == 1
+    status = run("cluster", "status")
+    assert "1 ask for site=north, 1 of them read by nobody now; 0 sessions match" in status.out
+    assert run("cluster", "status", "--json").json["asking"][0]["num_free"] == 1
+    assert run("streams", "rm", "far", "--yes").code == 0
+    assert look_up_reading(opened, "far", settings) is None
+
+
+def test_a_paused_stream_waits_to_be_resumed(settings, opened, read):
+    assert sessions.pause(settings, NAME) == "stopped"
+    reading = look_up_reading(opened, NAME, settings)
+    assert reading is not None
+    assert (reading.is_read, reading.waits_for) == (False, "resume")

@@ -20,7 +20,8 @@ from tests.waits import wait_until
 from tests.workers.cluster import ticking
 from tests.workers.cluster.ticking import TickingStreams
 from workers.cluster.connect import NAMESPACE
-from workers.cluster.host import CONTROLLER, HostSpec, list_hosts, start_controller
+from workers.cluster.controller import CONTROLLER, start_controller
+from workers.cluster.host import HostSpec, list_hosts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline.ingest.host import HOST_PREFIX, Host, HostRules
-from pipeline.ingest.hosted import open_roster
+from pipeline.ingest.hosted import open_roster, seat_of
 from pipeline.ingest.lease import take_lease, take_leases
 from pipeline.store import ClipStore, StoreConfig, open_store
-from pipeline.store.roster import Seat
 from pipeline.values.errors import LeaseLost
 from pipeline.values.types import Lease
-from workers.cluster.host import HostPlace
+from workers.cluster.host import HostPlace, LabelConditions
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,11 @@ class TickingStreams:
     num_hosts: int
     tick_s: float
     version: str = "ticking"
+    counts: dict[LabelConditions, int] | None = None
+    """Of hosts on machines with labels, where there are such."""
 
     def run(self, place: HostPlace, *, stop: threading.Event, retire: threading.Event) -> None:
-        seat = Seat(place.name, place.node, place.address, self.version)
+        seat = seat_of(place, self.version)
         own = dict(writer=place.name, lease_s=3 * self.tick_s, kin=HOST_PREFIX)
         with open_roster(self.store) as roster, open_store(self.store) as store:
             turns = threading.Semaphore(8)  # about as many at once as a host of 16 streams has
@@ -35,8 +36,8 @@ class TickingStreams:
             take = partial(take_leases, roster, **own)
             Host(roster, seat, self.rules, run, take=take, stop=stop, retire=retire).work()
 
-    def count_hosts(self) -> int | None:
-        return self.num_hosts
+    def count_hosts(self) -> dict[LabelConditions, int] | None:
+        return {(): self.num_hosts} if self.counts is None else self.counts
 
 
 def _tick(
