@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bench.scale import INFO, SleepingWorker, open_plain, run
+from bench.scale import COUNTS, INFO, SleepingWorker, open_plain, run
 from workers.compress import CompressSettings
 from workers.types import VideoSource
 
@@ -25,5 +25,9 @@ def test_stand_ins_take_the_time_they_are_given():
 def test_the_bench_says_what_more_are_worth():
     figures = run(batch_s=0.2, clip_s=0.2, seconds=8.0)
     for what in ("workers", "sessions"):
-        assert figures[f"{what}_1_efficiency"] == 1.0
-        assert figures[f"{what}_4_clips_per_s"] > figures[f"{what}_1_clips_per_s"]
+        alone = figures[f"{what}_1_clips_per_s"]
+        for count in COUNTS:
+            rate = figures[f"{what}_{count}_clips_per_s"]
+            assert rate > 0
+            share = pytest.approx(rate / count / alone, rel=0.05)
+            assert figures[f"{what}_{count}_efficiency"] == share
