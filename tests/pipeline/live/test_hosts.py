@@ -71,7 +71,7 @@ def test_hosts_share_cameras_and_take_those_of_one_that_is_killed(
 ):
     started = aot("--config", config, "up", "--detach", "--json")
     assert started.code == 0, started.err
-    assert started.json == {"detached": CAMERAS}
+    assert started.json == {"detached": CAMERAS, "ended": []}
     wait_for_clips(opened, 2)
     ledgers = {name: Ledger(opened, name) for name in CAMERAS}
     with open_roster(environment) as roster:
