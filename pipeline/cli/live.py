@@ -43,9 +43,10 @@ def up(
 ) -> int:
     """Keep every stream that the settings name under `streams:`, until interrupted.
 
-    Streams that are added to the settings file, removed from it or changed there are begun, ended
-    or begun anew as soon as the file is written, or on SIGHUP. With --detach they go on in a
-    cluster, shared by its machines; the same command again brings changes to it.
+    What is added to the settings file, removed from it or changed there is
+    begun, ended or begun anew once the file is written, or on SIGHUP. With
+    --detach a cluster keeps them, shared by its machines; the same command
+    again brings changes to it.
     """
     from pipeline.cli.watched import WatchedSettings
     from pipeline.ingest.live import named_streams

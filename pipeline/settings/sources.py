@@ -8,7 +8,7 @@ where a value came from. No error shows what a key holds that may be a secret.
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _has(values: Any, name: str) -> bool:
     for key in name.split("."):
+        if isinstance(values, list):  # `streams.0.fps`
+            values = dict(zip(map(str, range(len(values))), values, strict=True))
         if not isinstance(values, Mapping) or key not in values:
             return False
         values = values[key]
@@ -239,6 +241,16 @@ def _shown(value: Any) -> Any:
     return redact_url(value) if isinstance(value, str) else value
 
 
+def _nearest_name(place: Sequence[str | int]) -> str | None:
+    """The setting that may have been meant; within the one of a list that holds the place."""
+    if len(place) > 2 and place[0] == "streams":
+        *entry, name = map(str, place)
+        nearest = difflib.get_close_matches(name, list(StreamSettings.model_fields), 1)
+        return ".".join([*entry, *nearest]) if nearest else None
+    nearest = difflib.get_close_matches(".".join(map(str, place)), list(_names()), 1)
+    return nearest[0] if nearest else None
+
+
 def _explained(error: ValidationError, layers: Mapping[str, Any]) -> str:
     return "; ".join(_explained_one(dict(problem), layers) for problem in error.errors())
 
@@ -248,8 +260,8 @@ def _explained_one(problem: Mapping[str, Any], layers: Mapping[str, Any]) -> str
     origins = [origin for origin, values in layers.items() if _has(values, name)]
     where = f" (from {origins[-1]})" if origins else ""
     if problem["type"] == "extra_forbidden":  # whatever it holds, it may be a secret
-        nearest = difflib.get_close_matches(name, list(_names()), 1)
-        hint = f", or did you mean {nearest[0]}?" if nearest else ""
+        nearest = _nearest_name(problem["loc"])
+        hint = f", or did you mean {nearest}?" if nearest else ""
         return f"{name}{where}: no such setting; see `aot config` for all of them{hint}"
     text = str(problem["msg"]).removeprefix("Value error, ")
     if "." not in name or "password" in name:  # a whole group, or what must not be shown

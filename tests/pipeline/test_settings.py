@@ -69,6 +69,14 @@ def test_null_for_the_rate_keeps_every_frame(written, monkeypatch, origin):
         ("ingest: {retention: 2}", r"ingest\.retention .*less than or equal to 1, got 2"),
         ("ray: {workers: 0}", r"ray\.workers .*greater than or equal to 1, got 0"),
         ("store: {dtype: fp4}", r"store\.dtype .*'bf16' or 'int8', got 'fp4'"),
+        (
+            "streams: [{name: a, url: 'rtsp://x', fsp: 2}]",
+            r"streams\.0\.fsp \(from .*aot\.yaml\): no such .* did you mean streams\.0\.fps\?",
+        ),
+        (
+            "streams: [{name: a, url: 'rtsp://x'}, {name: b, url: 'rtsp://y', fps: no}]",
+            r"streams\.1\.fps \(from .*aot\.yaml\): ",
+        ),
         ("[1, 2]", "not a YAML mapping"),
         ("a: [", "not a YAML mapping"),
         ("ingest: {fps: 1, fps: 2}", r"key fps stands there twice; take one out \(line 1\)"),
