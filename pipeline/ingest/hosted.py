@@ -30,7 +30,7 @@ from pipeline.store.roster import Roster, RosterStore, RosterView, Seat
 from pipeline.values.errors import InvalidQuery, InvalidSettings, LeaseLost
 from pipeline.values.labels import LabelSelector
 from pipeline.values.types import Lease
-from workers.cluster.gauges import RayGauges, Shown
+from workers.cluster.gauges import SHOW_EVERY_S, RayGauges, Shown
 from workers.cluster.host import HostPlace, LabelConditions
 from workers.live.session import LiveProgress
 
@@ -45,8 +45,6 @@ _NOT_ALIKE: Any = {
 }
 AGAIN_S = 10.0
 """Before a stream that failed is begun again."""
-SHOW_EVERY_S = 5.0
-"""How often Ray is told what is counted; it shows it as often itself."""
 
 
 @contextmanager

@@ -11,15 +11,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pipeline.values.errors import InvalidSettings
+from workers.live.tally import COUNTED, PushTally
 
 if TYPE_CHECKING:
-    from workers.live.push import PushTally
     from workers.live.session import LiveProgress
 
 MAX_STREAMS = 1000
@@ -40,7 +41,7 @@ class _Known:
 
     streams: dict[str, _Stream] = field(default_factory=dict)
     spools: dict[str, Callable[[], int]] = field(default_factory=dict)
-    workers: dict[str, Callable[[], "PushTally"]] = field(default_factory=dict)
+    workers: dict[str, Callable[[], PushTally]] = field(default_factory=dict)
     untold: set[str] = field(default_factory=set)
 
 
@@ -70,10 +71,16 @@ class Metrics:
         with self._lock:
             self._known.spools[stream_id] = spooled_bytes
 
-    def watch_worker(self, name: str, facts: Callable[[], "PushTally"]) -> None:
+    def watch_worker(self, name: str, facts: Callable[[], PushTally]) -> None:
         """Asked with every page: what an encoder has counted so far."""
         with self._lock:
             self._known.workers[name] = facts
+
+    def see_workers(self, tallies: Mapping[str, PushTally]) -> None:
+        """What encoders elsewhere have counted when they were asked: these, and no others."""
+        told = {name: partial(_given, tally) for name, tally in tallies.items()}
+        with self._lock:
+            self._known.workers = {**told}
 
     def forget(self, stream_id: str) -> None:
         """A stream that is read no more."""
@@ -103,6 +110,10 @@ class Metrics:
 
 def _none() -> int:
     return 0
+
+
+def _given(tally: PushTally) -> PushTally:
+    return tally
 
 
 class _Collector:
@@ -241,19 +252,8 @@ _OF_STREAMS: tuple[_Family[_Stream], ...] = (
     ),
 )
 
-_OF_WORKERS: "tuple[_Family[PushTally], ...]" = (
-    _Family(_COUNTER, "worker_batches", "Batches encoded.", lambda t: t.batches),
-    _Family(_COUNTER, "worker_frames", "Frames in them.", lambda t: t.frames),
-    _Family(_GAUGE, "worker_batch_frames", "Frames of the last batch.", lambda t: t.last_frames),
-    _Family(
-        _COUNTER,
-        "worker_busy_seconds",
-        "Time at work: its rate is the busy share.",
-        lambda t: t.busy_s,
-    ),
-    _Family(_COUNTER, "worker_encode_seconds", "Of it in the encoder.", lambda t: t.encode_s),
-    _Family(_COUNTER, "worker_reduce_seconds", "Of it in the reduction.", lambda t: t.reduce_s),
-    _Family(_GAUGE, "worker_queue_frames", "Frames that wait for a batch.", lambda t: t.waiting),
+_OF_WORKERS = tuple(
+    _Family(_COUNTER if one.only_grows else _GAUGE, one.name, one.text, one.get) for one in COUNTED
 )
 
 

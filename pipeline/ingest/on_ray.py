@@ -183,7 +183,8 @@ def connect_cluster(settings: Settings) -> Iterator[Cluster]:
 
 
 def look_at_hosts(cluster: Cluster, metrics: "Metrics", known: set[str]) -> set[str]:
-    """Have `metrics` see every endless source that the cluster's hosts read; their names.
+    """Have `metrics` see every endless source that the cluster's hosts read, and their workers;
+    the sources' names.
 
     `known`: those of the look before; what has gone is forgotten.
     """
@@ -193,4 +194,5 @@ def look_at_hosts(cluster: Cluster, metrics: "Metrics", known: set[str]) -> set[
         found.add(progress.stream_id)
     for stream_id in known - found:
         metrics.forget(stream_id)
+    metrics.see_workers(cluster.ask_workers())
     return found

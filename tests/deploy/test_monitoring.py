@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.ingest.metrics import Metrics
 from pipeline.serve.metrics import ServiceMetrics
-from workers.live.push import PushTally
 from workers.live.session import LiveProgress
+from workers.live.tally import PushTally
 
 FILES = Path(__file__).parents[2] / "deploy" / "chart" / "files"
 ALERTS, DASHBOARD = FILES / "alerts.yaml", FILES / "dashboard.json"

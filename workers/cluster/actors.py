@@ -18,10 +18,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import ray
@@ -29,10 +29,12 @@ import torch
 from ray.exceptions import RayTaskError
 
 from aot import ClipTokens
+from workers.cluster.gauges import SHOW_EVERY_S, RayGauges, show_tally
 from workers.cluster.scaling import Busyness, Scaling
 from workers.compress import CompressSettings
 from workers.errors import ModelChanged, WorkerBroken, WorkerError, WorkerLost, one_line
 from workers.live.push import BatchRule
+from workers.live.tally import BusyClock, PushTally
 from workers.seams import Push, Pushed, WorkerInfo
 from workers.types import Clip, CompressedClip, FailedClip
 
@@ -142,6 +144,8 @@ class CompressActor:
         self._news = asyncio.Event()
         self._at_work: set[asyncio.Task[None]] = set()
         self._begun: dict[int, tuple[float, int]] = {}
+        self._tally, self._busy = PushTally(), BusyClock()
+        self._name = context.get_actor_name() or "worker"
         self._problem = ""
         self._broken = False
         self._busyness = busyness or Busyness(0, Scaling())
@@ -179,6 +183,10 @@ class CompressActor:
         behind_s = time.monotonic() - self._behind_since_s if self._has_waiting else 0.0
         digest = self._loading.result().info.identity.digest()
         return Pulse("ready", waiting, digest, behind_s=behind_s)
+
+    async def tally(self) -> PushTally:
+        """What it has done in this life, and how much waits."""
+        return self._counted()
 
     async def leave(self, tenant: str) -> int:
         """Forget a tenant; returns how many are left."""
@@ -344,6 +352,7 @@ class CompressActor:
         if not batch:
             return
         self._begun[id(batch)] = time.monotonic(), len(batch)
+        self._busy.begin()
         try:
             results = await self._in_thread(function, [item for item, _ in batch])
         except WorkerBroken as error:
@@ -351,6 +360,7 @@ class CompressActor:
         except Exception as error:
             _fail([done for _, done in batch], error)
         else:
+            self._count([item for item, _ in batch], results)
             for (_, done), result in zip(batch, results, strict=True):
                 if done.done():  # its caller has gone
                     continue
@@ -359,7 +369,18 @@ class CompressActor:
                 else:
                     done.set_result(result)
         finally:
+            self._busy.end()
             del self._begun[id(batch)]
+
+    def _count(self, batch: Sequence[Clip | Push], results: Sequence[Any]) -> None:
+        done = [result for result in results if isinstance(result, Pushed)]
+        done += [result.stats for result in results if isinstance(result, CompressedClip)]
+        self._tally = self._tally.plus(_count_frames(batch), done)
+
+    def _counted(self) -> PushTally:
+        waiting = [item for item, _ in (*self._pushes, *self._waiting)]
+        frames = _count_frames(waiting)
+        return replace(self._tally, busy_s=self._busy.busy_s, waiting=frames)
 
     def _end_broken(self, batch: list[tuple[Any, Any]], error: WorkerBroken) -> None:
         """Nothing can be computed here any more; Ray starts a fresh process."""
@@ -380,11 +401,15 @@ class CompressActor:
         self._problem = problem
 
     def _watch(self, detached: bool) -> None:
-        """End a process that hangs over a batch, and one that nobody uses."""
-        used_s = time.monotonic()
+        """End a process that hangs over a batch, and one that nobody uses; show what it counts."""
+        used_s = shown_s = time.monotonic()
+        gauges = RayGauges()
         while True:
             time.sleep(1.0)
             now_s = time.monotonic()
+            if now_s - shown_s > SHOW_EVERY_S:
+                shown_s = now_s
+                gauges.show(show_tally(self._name, self._counted()))
             began_s = min((began_s for began_s, _ in list(self._begun.values())), default=now_s)
             if now_s - began_s > self._batch_timeout_s:
                 logger.error("no result of a batch in %.0f s: ending", self._batch_timeout_s)
@@ -414,6 +439,10 @@ class CompressActor:
             with suppress(TimeoutError):
                 self._thread.submit(self._loading.result().close).result(UNUSED_S)
         ray.kill(self._self)
+
+
+def _count_frames(items: Iterable[Clip | Push]) -> int:
+    return sum(len(item.pixels) for item in items)
 
 
 def create_actor(actor_class: type, *args: Any, **options: Any) -> Any:

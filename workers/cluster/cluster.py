@@ -27,7 +27,7 @@ from workers.cluster.connect import (
 )
 from workers.cluster.controller import start_controller
 from workers.cluster.host import HostSpec, HostWork, ask_hosts, list_hosts
-from workers.cluster.pool import Pool, PoolSettings, close_pool, open_pool
+from workers.cluster.pool import Pool, PoolSettings, ask_workers, close_pool, open_pool
 from workers.cluster.scaling import Scaling
 from workers.cluster.session import (
     SessionHandle,
@@ -39,6 +39,7 @@ from workers.cluster.session import (
 )
 from workers.compress import CompressSettings, CompressWorker
 from workers.live.session import LiveProgress
+from workers.live.tally import PushTally
 from workers.seams import SinkFactory, WorkerInfo
 from workers.session import CheckSource, OpenClips, SessionSettings
 from workers.types import VideoSource
@@ -54,6 +55,8 @@ __all__ = [
     "stop_local_cluster",
 ]
 
+POOL_PREFIX = "compress-"
+"""Of the names of compress workers."""
 CHECK_TIMEOUT_S = 30.0
 """Longest wait for a place from which a source can be looked at."""
 
@@ -202,6 +205,10 @@ class Cluster:
         """How far every stream of every host is that answers."""
         return ask_hosts()
 
+    def ask_workers(self) -> dict[str, PushTally]:
+        """What every compress worker that answers has counted, by its name."""
+        return ask_workers(POOL_PREFIX)
+
     def count_places(self, pool: PoolSettings) -> int:
         """How many sessions find a CPU beside the workers of such a pool."""
         cpus = ray.cluster_resources().get("CPU", 0.0) - pool.workers * (pool.worker_cpus or 0.0)
@@ -263,4 +270,4 @@ def open_cluster(settings: ClusterSettings | None = None) -> Iterator[Cluster]:
 def pool_name(compress: CompressSettings, owner: str) -> str:
     """Names the pool of these settings, so that sessions with equal ones share it."""
     digest = blake2b(repr(compress).encode(), digest_size=6).hexdigest()
-    return f"compress-{owner}-{digest}"
+    return f"{POOL_PREFIX}{owner}-{digest}"

@@ -5,10 +5,15 @@ long as the process lives: what is no more is shown as 0. Without Ray's own extr
 node has nobody to show them, and they go nowhere.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ray.util.metrics import Gauge
+
+from workers.live.tally import COUNTED, PushTally
+
+SHOW_EVERY_S = 5.0
+"""How often Ray is told what is counted; it shows it as often itself."""
 
 
 class Shown(NamedTuple):
@@ -43,3 +48,10 @@ class RayGauges:
             gauge = Gauge(one.name, description=one.text, tag_keys=tuple(one.labels))
             self._gauges[one.name] = gauge
         gauge.set(one.value, tags=dict(one.labels))
+
+
+def show_tally(worker: str, tally: PushTally) -> Iterator[Shown]:
+    """What an encoder has counted, by the names that a process of its own shows on its page."""
+    for one in COUNTED:
+        name = f"aot_{one.name}_total" if one.only_grows else f"aot_{one.name}"
+        yield Shown(name, one.text, {"worker": worker}, float(one.get(tally)))

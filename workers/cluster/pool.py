@@ -14,11 +14,13 @@ from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+from ray.util import list_named_actors
 
 from workers.cluster.actors import CompressActor, OpenCompressor, create_actor, original_error
 from workers.cluster.scaling import Busyness, Scaling
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import InvalidSettings, ModelChanged, WorkerLost, one_line
+from workers.live.tally import PushTally
 from workers.seams import StopSignal, WorkerInfo
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ LOAD_DEATHS = 3
 
 POLL_S = 0.25
 PULSE_S = 5.0
+ASK_S = 10.0
+"""For workers to tell what they have counted; one that loads answers at once, one that waits for a
+place not at all."""
 
 
 @dataclass(frozen=True)
@@ -307,6 +312,21 @@ def leave_pool(pool: Pool, tenant: str, *, timeout_s: float = 3.0) -> None:
     if left and not any(left):
         for call in waiting:
             ray.kill(calls[call])
+
+
+def ask_workers(prefix: str, timeout_s: float = ASK_S) -> dict[str, PushTally]:
+    """What compress actors have counted whose names begin so, of those that answer in time."""
+    calls: dict[Any, str] = {}
+    for name in list_named_actors():
+        if name.startswith(prefix):
+            with suppress(ValueError):  # it has just ended
+                calls[ray.get_actor(name).tally.remote()] = name
+    told: dict[str, PushTally] = {}
+    done = ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s)[0] if calls else []
+    for call in done:
+        with suppress(RayError):
+            told[calls[call]] = ray.get(call)
+    return told
 
 
 def _require_same(known: Sequence[WorkerInfo], infos: Sequence[WorkerInfo]) -> None:

@@ -10,7 +10,6 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from aot import ClipTokens
 from workers.compress import CompressSettings, CompressWorker
 from workers.errors import InvalidSettings, WorkerLost
+from workers.live.tally import BusyClock, PushTally
 from workers.seams import Push, Pushed, WorkerInfo
 
 logger = logging.getLogger(__name__)
@@ -41,21 +41,6 @@ class BatchRule:
             raise InvalidSettings(f"got {self}, expected positive limits")
 
 
-@dataclass(frozen=True)
-class PushTally:
-    """What a pusher has done so far."""
-
-    batches: int = 0
-    frames: int = 0
-    last_frames: int = 0
-    """Of the last batch."""
-    busy_s: float = 0.0
-    encode_s: float = 0.0
-    reduce_s: float = 0.0
-    waiting: int = 0
-    """Pushes that wait for a batch."""
-
-
 @dataclass
 class _Waiting:
     push: Push
@@ -72,7 +57,7 @@ class InlinePusher:
         self._rule = rule or BatchRule()
         self._on_cpu = torch.device(settings.device).type == "cpu"
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(self._rule.max_waiting)
-        self._tally = PushTally()
+        self._tally, self._busy = PushTally(), BusyClock()
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
         self._thread.start()
 
@@ -84,7 +69,10 @@ class InlinePusher:
     @property
     def tally(self) -> PushTally:
         """What was done so far, and how much waits."""
-        return replace(self._tally, waiting=self._waiting.qsize())
+        with self._waiting.mutex:
+            pushes = [one.push for one in self._waiting.queue if one is not None]
+        frames = sum(len(push.pixels) for push in pushes)
+        return replace(self._tally, busy_s=self._busy.busy_s, waiting=frames)
 
     def push(self, push: Push, *, timeout_s: float) -> Pushed:
         """See `Pusher.push`."""
@@ -141,30 +129,20 @@ class InlinePusher:
     def _compress(self, batch: list[_Waiting]) -> None:
         if not batch:
             return
-        began_s = time.monotonic()
+        self._busy.begin()
         try:
             results = self._worker.push([item.push for item in batch])
         except Exception as error:
             for item in batch:
                 item.result.set_exception(error)
             return
-        self._count(batch, results, time.monotonic() - began_s)
+        finally:
+            self._busy.end()
+        frames = sum(len(item.push.pixels) for item in batch)
+        done = [result for result in results if isinstance(result, Pushed)]
+        self._tally = self._tally.plus(frames, done)
         for item, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 item.result.set_exception(result)
             else:
                 item.result.set_result(result)
-
-    def _count(
-        self, batch: list[_Waiting], results: Sequence[Pushed | Exception], busy_s: float
-    ) -> None:
-        done = [result for result in results if isinstance(result, Pushed)]
-        before, frames = self._tally, sum(len(item.push.pixels) for item in batch)
-        self._tally = PushTally(
-            batches=before.batches + 1,
-            frames=before.frames + frames,
-            last_frames=frames,
-            busy_s=before.busy_s + busy_s,
-            encode_s=before.encode_s + sum(result.encode_s for result in done),
-            reduce_s=before.reduce_s + sum(result.reduce_s for result in done),
-        )

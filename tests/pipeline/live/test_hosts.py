@@ -8,14 +8,17 @@ from contextlib import suppress
 import psutil
 import pytest
 import ray
+from prometheus_client.parser import text_string_to_metric_families
 from ray.cluster_utils import Cluster as RayCluster
 
 from pipeline.ingest.hosted import open_roster
+from pipeline.ingest.metrics import Metrics
 from tests.pipeline.live.runs import Ledger, check_line
 from tests.pipeline.support import aot
 from tests.pipeline.test_detached import detached  # noqa: F401
 from tests.waits import wait_until
 from workers.cluster.cluster import ClusterSettings, open_cluster
+from workers.live.tally import PushTally
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -66,6 +69,19 @@ def pids_of_hosts(address) -> dict[str, int]:
         return {name: ray.get(ask(actor), timeout=60) for name, actor in actors.items()}
 
 
+def names_of_workers(page: str) -> set[str]:
+    families = text_string_to_metric_families(page)
+    samples = [sample for family in families for sample in family.samples]
+    return {sample.name for sample in samples if "worker" in sample.labels}
+
+
+def names_of_own_encoder() -> set[str]:
+    """As a session with an encoder in its own process shows them."""
+    metrics = Metrics()
+    metrics.watch_worker("0", PushTally)
+    return names_of_workers(metrics.render().decode())
+
+
 def test_hosts_share_cameras_and_take_those_of_one_that_is_killed(
     config, address, environment, opened
 ):
@@ -88,6 +104,7 @@ def test_hosts_share_cameras_and_take_those_of_one_that_is_killed(
         wait_until(is_shared_again, poll_s=0.1)
         owned_s = time.monotonic() - began_s
         wait_for_clips(opened, 1)
+        assert names_of_workers(aot("streams", "metrics").out) == names_of_own_encoder()
         print(f"owned again in {owned_s:.1f} s, clips of all in {time.monotonic() - began_s:.1f} s")
     for ledger in ledgers.values():
         ledger.look()

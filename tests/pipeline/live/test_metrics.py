@@ -2,7 +2,7 @@
 
 import urllib.error
 import urllib.request
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.ingest.metrics import Metrics, parse_address, serve
 from pipeline.ingest.on_ray import look_at_hosts
 from pipeline.values.errors import InvalidSettings
-from workers.live.push import PushTally
+from workers.cluster.gauges import Shown, show_tally
 from workers.live.session import LiveProgress
 from workers.live.source import SourceTally
+from workers.live.tally import PushTally
 
 FRONT = LiveProgress(
     "front",
@@ -166,24 +167,41 @@ def test_what_is_no_address_says_what_is_expected(address):
         parse_address(address)
 
 
-class Hosts:
-    """A cluster whose hosts tell of these streams."""
+def test_a_worker_of_a_cluster_is_shown_by_the_names_of_a_sessions_own():
+    metrics, tally = Metrics(), PushTally(3, 24, 8, 1.5, 1.0, 0.25, 2)
+    metrics.watch_worker("0", lambda: tally)
+    own = [Shown(*sample) for sample in metrics.samples() if "worker" in sample[2]]
 
-    def __init__(self, *told):
-        self.told = told
+    assert len(own) == len(fields(PushTally))
+    assert own == list(show_tally("0", tally))
+
+
+class Hosts:
+    """A cluster whose hosts tell of these streams, and workers of what they did."""
+
+    def __init__(self, *told, **workers):
+        self.told, self.workers = told, workers
 
     def ask_hosts(self):
         return list(self.told)
 
+    def ask_workers(self):
+        return self.workers
+
 
 def test_streams_of_a_cluster_are_seen_until_they_have_gone():
     metrics = Metrics()
-    before: Any = Hosts(FRONT)
-    after: Any = Hosts()
+    before: Any = Hosts(FRONT, one=PushTally(batches=1), other=PushTally(batches=2))
+    after: Any = Hosts(other=PushTally(batches=3))
 
     known = look_at_hosts(before, metrics, set())
 
     assert known == {"front"}
-    assert read(metrics.render())["aot_stream_clips_total", ("front",)] == 7
+    samples = read(metrics.render())
+    assert samples["aot_stream_clips_total", ("front",)] == 7
+    assert samples["aot_worker_batches_total", ("one",)] == 1
     assert look_at_hosts(after, metrics, known) == set()
-    assert ("aot_stream_clips_total", ("front",)) not in read(metrics.render())
+    samples = read(metrics.render())
+    assert ("aot_stream_clips_total", ("front",)) not in samples
+    assert ("aot_worker_batches_total", ("one",)) not in samples
+    assert samples["aot_worker_batches_total", ("other",)] == 3

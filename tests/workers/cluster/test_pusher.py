@@ -10,7 +10,7 @@ from aot import InvalidFeatures, concatenate
 from tests.checkpoints import write_tiny_checkpoint
 from tests.workers.session_support import make_clip
 from workers.cluster.cluster import ClusterSettings, open_cluster
-from workers.cluster.pool import PoolSettings, close_pool, open_pool
+from workers.cluster.pool import PoolSettings, ask_workers, close_pool, open_pool
 from workers.cluster.pusher import ClusterPusher
 from workers.compress import CompressSettings
 from workers.compress.inline import InlineWorkers
@@ -72,6 +72,25 @@ def test_a_clip_pushed_in_pieces_over_workers_is_the_whole_clip(pusher, whole, p
     assert places == columns(expected)[0]
     torch.testing.assert_close(values, columns(expected)[1], atol=1e-6, rtol=0)
     torch.testing.assert_close(mass, columns(expected)[2], atol=1e-6, rtol=0)
+
+
+def test_workers_tell_what_they_have_done(pool, pusher, whole):
+    clip, _ = whole
+    before = ask_workers("push-")
+    assert set(before) == {"push-0", "push-1"}
+    for _ in range(2):
+        pusher.push(Push(clip.pixels[:4]), timeout_s=60.0)
+    ray.get(pool.handles[0].compress.remote(clip, pool.info.identity.digest()), timeout=60)
+
+    after = ask_workers("push-")
+
+    def count(what):
+        return sum(getattr(after[name], what) - getattr(before[name], what) for name in after)
+
+    assert (count("batches"), count("frames")) == (3, 16)
+    assert 0 < count("encode_s") + count("reduce_s") <= count("busy_s")
+    assert after["push-0"].last_frames == 8
+    assert {tally.waiting for tally in after.values()} == {0}
 
 
 def test_a_push_whose_worker_is_killed_is_made_by_another(pusher, whole):

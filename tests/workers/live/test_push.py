@@ -6,6 +6,7 @@ import pytest
 from tests.checkpoints import write_tiny_checkpoint
 from workers.compress import CompressSettings
 from workers.live.push import InlinePusher
+from workers.live.tally import BusyClock
 from workers.seams import Push
 
 
@@ -25,3 +26,16 @@ def test_batches_frames_and_the_time_they_took_are_counted(model):
         tally = pusher.tally
     assert (tally.batches, tally.frames, tally.last_frames, tally.waiting) == (2, 3, 1, 0)
     assert 0 < tally.encode_s + tally.reduce_s <= tally.busy_s
+
+
+def test_time_at_work_is_counted_once_however_many_batches_are():
+    times_s = iter([0.0, 3.0, 5.0, 10.0, 12.0])
+    clock = BusyClock(lambda: next(times_s))
+    clock.begin()  # at 0
+    clock.begin()
+    assert clock.busy_s == 3
+    clock.end()
+    clock.end()  # at 5
+    assert clock.busy_s == 5
+    clock.begin()  # at 10
+    assert clock.busy_s == 7
