@@ -7,7 +7,9 @@ Decoders are killed now and then, so that what a reconnect leaves behind shows.
 
 Looked at, ten times an hour of the stream: resident bytes, open files and threads of this process,
 of every decoder and of the store's server; bytes of the records, which a retention rule bounds.
-Compared are the medians of the second hour (of twenty-four, so in proportion) and of the last.
+Compared are the medians of two hours (of twenty-four, so in proportion): of the last, and of one in
+the beginning. That is the second, or begins when every stream's records have come to their bound: a
+store that is still being filled grows, and should.
 """
 
 import os
@@ -56,8 +58,10 @@ START_S, END_S = 120.0, 60.0
 LOOKS_PER_HOUR = 10
 FLAT = 0.05
 """Most that anything may grow by."""
-FIRST, LAST = (1 / 24, 2 / 24), (23 / 24, 1.0)
-"""Shares of the run that are compared."""
+HOUR = 1 / 24
+"""Share of the run whose medians are compared."""
+FULL = 0.9
+"""Of the bound of a stream's records: from then on as much goes as comes."""
 DEATHS = 8
 """Of every decoder, in the whole run."""
 AWAY_S = 30.0
@@ -91,16 +95,25 @@ class Soak:
     """Of the largest stream, at every look."""
     store_bytes: list[tuple[float, int]] = field(default_factory=list)
     """What the server says that it uses."""
+    full_at: float | None = None
+    """Share of the run from which on no stream's records grew; None where they all still did."""
+
+    @property
+    def compared_from(self) -> float:
+        """Share of the run at which the first hour begins that is compared."""
+        return max(HOUR, self.full_at or 0.0)
 
     def growth(self, who: str, what: str) -> float | None:
         """From the first window to the last, as a fraction; None where one of them is empty."""
-        return grow([(look.share, getattr(look, what)) for look in self.looks[who]])
+        samples = [(look.share, getattr(look, what)) for look in self.looks[who]]
+        return grow(samples, self.compared_from)
 
 
-def grow(samples: Sequence[tuple[float, float]]) -> float | None:
-    """Medians of the two windows compared."""
+def grow(samples: Sequence[tuple[float, float]], begins: float = HOUR) -> float | None:
+    """Medians of the hour that begins at this share of the run, and of the last one, compared."""
     before, after = (
-        [value for share, value in samples if low <= share <= high] for low, high in (FIRST, LAST)
+        [value for share, value in samples if low <= share <= low + HOUR]
+        for low in (begins, 1.0 - HOUR)
     )
     if not before or not after:
         return None
@@ -320,6 +333,8 @@ class _Bench:
         names = store.list_streams()
         sizes = [store.get_overview(name).totals.size_bytes for name in names]
         self._soak.record_bytes.append(max(sizes, default=0))
+        if self._soak.full_at is None and min(sizes, default=0) >= FULL * MAX_BYTES:
+            self._soak.full_at = share
         self._soak.store_bytes.append((share, store.stats().used_bytes))
 
     def _line(self, share: float, took_s: float) -> str:
@@ -342,7 +357,7 @@ class _Bench:
             f"{what}_growth": _rounded(_largest(soak.growth(who, what) for who in soak.looks))
             for what in QUANTITIES
         }
-        growth["store_growth"] = _rounded(grow(soak.store_bytes))
+        growth["store_growth"] = _rounded(grow(soak.store_bytes, soak.compared_from))
         written = sum(progress.stored_bytes for progress in ends) / len(ends)
         # A rule is applied once a minute, and then looks at whole clips.
         slack = 1.1 * written / (self._hours * 3600) * EVERY_S + written / ends[0].clips
@@ -356,6 +371,7 @@ class _Bench:
             "fps": self._fps,
             "speed": round(self._stood_s() / took_s, 1),
             "took_s": round(took_s),
+            "compared_from_hour": round(soak.compared_from * self._hours, 2),
             **growth,
             "record_bytes_limit": MAX_BYTES,
             "record_bytes_peak": peak,

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bench.soak import grow, is_flat, look_at, run
+from bench.soak import HOUR, Look, Soak, grow, is_flat, look_at, run
 
 
 def test_growth_is_of_the_last_hour_over_the_second():
@@ -13,6 +13,17 @@ def test_growth_is_of_the_last_hour_over_the_second():
     assert grow(hours) == pytest.approx(123 / 101 - 1)
     assert grow(hours[5:]) is None
     assert grow(hours[:20]) is None
+
+
+def test_what_is_still_being_filled_is_not_compared():
+    soak = Soak()
+    assert soak.compared_from == HOUR
+    soak.looks["store"] = [
+        Look(hour / 24 + 0.01, rss_bytes=min(hour, 4), files=1, threads=1) for hour in range(24)
+    ]
+    assert soak.growth("store", "rss_bytes") == 3
+    soak.full_at = 4 / 24
+    assert soak.growth("store", "rss_bytes") == 0
 
 
 def test_what_was_not_compared_is_not_flat():

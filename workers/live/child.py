@@ -31,6 +31,8 @@ from workers.live.wire import Beat, Ended, MessageWriter, Opened, Started
 
 QUEUE_BYTES = 64 << 20
 """Pictures that wait for a slot; what was read to learn what the source holds comes at once."""
+GIVE_BACK_BYTES = 8 << 20
+"""Of pictures that waited at one time: worth a look for what can be given back."""
 BEAT_S = 1.0
 NOBODY = 65_534
 MAX_OPEN_FILES = 64
@@ -124,6 +126,8 @@ class _Sender:
         context = decoder.track.stream.codec_context
         size_bytes = 3 * max(1, context.width * context.height)
         self._queue: queue.Queue[Picture | None] = queue.Queue(max(4, QUEUE_BYTES // size_bytes))
+        self._many = max(4, GIVE_BACK_BYTES // size_bytes)
+        self._were_many = False
         self._shed = 0
         self._failed: OSError | None = None
 
@@ -137,6 +141,7 @@ class _Sender:
                     self._queue.put_nowait(picture)
                 except queue.Full:
                     self._shed += 1
+                self._were_many |= self._queue.qsize() >= self._many
                 if self._failed is not None:
                     break
         finally:
@@ -159,10 +164,17 @@ class _Sender:
                 if ended or time.monotonic() - beat_s >= BEAT_S:
                     beat_s = time.monotonic()
                     self._messages.write(self._beat())
+                    self._give_back()
             except OSError as error:
                 self._failed = error
                 while not ended:  # let the decoder's thread end
                     ended = self._queue.get() is None
+
+    def _give_back(self) -> None:
+        """Once those that had to wait are gone, their memory is the machine's again."""
+        if self._were_many and self._queue.empty():
+            self._were_many = False
+            give_memory_back()
 
     def _beat(self) -> Beat:
         tally = self._decoder.tally
@@ -173,6 +185,13 @@ class _Sender:
             self._shed,
             peak_memory_bytes(),
         )
+
+
+def give_memory_back() -> None:
+    """What is free in this process, where its allocator is glibc's, which else keeps much of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def give_up_privileges(memory_bytes: int, groups: Sequence[int] = ()) -> None:

