@@ -3,10 +3,11 @@
 A day of one stream's cache (clips of a generated scene, again and again, with the levels over them)
 and four cameras over RTSP, all ingested by a process of its own into the same store. One, four and
 sixteen clients ask the service over HTTP, each its next question once the last is answered: of
-16 s, of an hour, of the whole day, in turns, those that are shorter at places drawn by chance, so
-that no two are of one window. Told are milliseconds of the retrieval (index and values), of what
-was waited for its turn, and of the whole as a client sees it; and what the cameras lost. Sixteen
-ask once more of a service that answers one question at a time: what it is worth not to.
+16 s, of an hour, of the whole day, in turns, those that are shorter at places drawn by chance;
+merged windows are not kept. Told are milliseconds of the retrieval (index and values), of what was
+waited for its turn, and of the whole as a client sees it; and what the cameras lost. Sixteen ask
+once more of a service that answers one question at a time, and of one that keeps windows, all of
+the same three: what either is worth.
 """
 
 import http.client
@@ -79,11 +80,15 @@ def measure_crowd(
             serve_apart(make_recording(CAMERA_FPS)) as (url, _),
             _ingesting(settings, url) as end,
         ):
-            for together in (max(clients), 1):
-                with _serving(settings, together) as port:
-                    for count in clients if together > 1 else [max(clients)]:
-                        figures = _measure(port, count, seconds)
-                        told = {"clients": count, "together": together, **figures}
+            for kind, together, kept_bytes, counts in (
+                ("own", max(clients), 0, clients),
+                ("own", 1, 0, [max(clients)]),
+                ("same", max(clients), 1 << 28, [max(clients)]),
+            ):
+                with _serving(settings, together=together, kept_windows=kept_bytes) as port:
+                    for count in counts:
+                        figures = _measure(port, count, seconds, is_same=kind == "same")
+                        told = {"clients": count, "together": together, "windows": kind, **figures}
                         result["crowd"].append(told)
                         on_progress(json.dumps(told))
             result["crowd_lost"] = end()
@@ -136,9 +141,8 @@ def make_levels(settings: Settings) -> int:
 
 
 @contextmanager
-def _serving(settings: Settings, together: int) -> Iterator[int]:
-    """A service that answers so many questions at one time; its port."""
-    changes = {"together": together}
+def _serving(settings: Settings, **changes: int) -> Iterator[int]:
+    """A service with other settings of `serve`; its port."""
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=changes)})
     with listen(settings) as at:
         service = Service(settings)
@@ -155,15 +159,15 @@ def _serving(settings: Settings, together: int) -> Iterator[int]:
             service.close()
 
 
-def _measure(port: int, clients: int, seconds: float) -> dict[str, Any]:
+def _measure(port: int, clients: int, seconds: float, *, is_same: bool) -> dict[str, Any]:
     """All ask for so long."""
-    _ask(port, 0, 0)  # warms what is loaded at first use
+    _ask(port, 0, 0, is_same=is_same)  # warms what is loaded at first use
     until_s, began_s = time.monotonic() + seconds, time.perf_counter()
 
     def ask_on(client: int) -> list[Asked]:
         told: list[Asked] = []
         while time.monotonic() < until_s or not told:
-            told.append(_ask(port, client, len(told)))
+            told.append(_ask(port, client, len(told), is_same=is_same))
         return told
 
     with ThreadPoolExecutor(clients) as pool:
@@ -183,14 +187,15 @@ def _measure(port: int, clients: int, seconds: float) -> dict[str, Any]:
     return figures
 
 
-def _ask(port: int, client: int, number: int) -> Asked:
+def _ask(port: int, client: int, number: int, *, is_same: bool) -> Asked:
     """One question over HTTP.
 
     Raises:
         RuntimeError: it was not answered.
     """
     of = list(RANGES)[(client + number) % len(RANGES)]
-    start_s = random.Random(f"{client} {number}").uniform(0, DAY_S - RANGES[of])
+    place = random.Random("all" if is_same else f"{client} {number}")
+    start_s = place.uniform(0, DAY_S - RANGES[of])
     body = {
         "question": QUESTIONS[number % len(QUESTIONS)],
         "streams": [{"stream_id": "day", "start": start_s, "end": start_s + RANGES[of]}],

@@ -9,7 +9,7 @@ on the budget and not on the range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from pipeline.ask.finding import find_clips
 from pipeline.ask.loading import iter_clips, place_of
 from pipeline.ask.merging import fit_records
 from pipeline.ask.retrieval import Budget, share_budget
+from pipeline.ask.windows import Window, Windows
 from pipeline.store.pyramid import count_reads
 from pipeline.values.errors import QueryTooLarge
 from workers.reading import trim_clip
@@ -68,7 +69,7 @@ class Fitted:
     """Those that could be."""
     segments: tuple[VisualSegment, ...]
     bytes_read: int = 0
-    """Of records."""
+    """Of records; none where the merged window was kept."""
 
 
 def plan_reading(reading: Reading) -> Plan:
@@ -93,8 +94,10 @@ def plan_reading(reading: Reading) -> Plan:
     return Plan(_flat(groups), merge=True)
 
 
-def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
-    """Load the clips, and make them fit.
+def load_clips(
+    store: ClipStore, reading: Reading, plan: Plan, windows: Windows | None = None
+) -> Fitted:
+    """Load the clips, and make them fit; what was merged lately is in `windows`.
 
     Raises:
         QueryTooLarge: not one token of each stream fits.
@@ -107,7 +110,7 @@ def load_clips(store: ClipStore, reading: Reading, plan: Plan) -> Fitted:
     parts = _find_parts(store, reading)
     if parts is None:
         parts = [part_of(span) for span in _thin(reading, _enough_clips(reading))]
-    return _read_merged(store, reading, parts)
+    return _read_merged(store, reading, parts, windows)
 
 
 def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan]) -> Fitted:
@@ -123,23 +126,71 @@ def _read_stored(store: ClipStore, reading: Reading, chosen: Sequence[ClipSpan])
     return Fitted(tuple(chosen), tuple(read), tuple(segments), size_bytes)
 
 
-def _read_merged(store: ClipStore, reading: Reading, parts: Sequence[Part]) -> Fitted:
+def _read_merged(
+    store: ClipStore, reading: Reading, parts: Sequence[Part], windows: Windows | None = None
+) -> Fitted:
     """All clips, by records that tell of one or of several, with as many tokens as fit."""
-    records, told, size_bytes = [], [], 0
+    key = None if windows is None else _window_key(store, reading, parts)
+
+    def make() -> tuple[Window, bool]:
+        made = _merge(store, reading, parts)
+        # What was read is what is kept under the key if nothing changed meanwhile.
+        is_whole = len(made.nodes) == len(parts)
+        return made, is_whole and _window_key(store, reading, parts) == key
+
+    if windows is None or key is None:
+        window, is_kept = _merge(store, reading, parts), False
+    else:
+        window, is_kept = windows.get(key, make)
+    read = [
+        ReadClip(span, "merged", num_tokens, not part.node.level or num_tokens > 0)
+        for part in parts
+        if part.node in window.nodes
+        for span in part.spans
+        for num_tokens in [window.left.get(place_of(span), 0)]
+    ]
+    chosen = tuple(span for part in parts for span in part.spans)
+    return Fitted(chosen, tuple(read), window.segments, 0 if is_kept else window.bytes_read)
+
+
+def _merge(store: ClipStore, reading: Reading, parts: Sequence[Part]) -> Window:
+    """Read the records and merge them."""
+    records, size_bytes = [], 0
     for part, record, num_bytes in read_parts(store, parts, reading.open_clips):
         size_bytes += num_bytes
-        told += [(span, not part.node.level) for span in part.spans]
         is_whole = part.node.level > 0
         records.append((part, record if is_whole else trim_clip(record, reading.within(record))))
     fewer, segments = fit_records(reading, records, _most_tokens(reading))
     left = {place_of(clip): len(clip.tokens) for clip in fewer}
-    read = [
-        ReadClip(span, "merged", num_tokens, is_alone or num_tokens > 0)
-        for span, is_alone in told
-        for num_tokens in [left.get(place_of(span), 0)]
-    ]
-    chosen = tuple(span for part in parts for span in part.spans)
-    return Fitted(chosen, tuple(read), tuple(segments), size_bytes)
+    return Window(frozenset(p.node for p, _ in records), tuple(segments), left, size_bytes)
+
+
+def _window_key(store: ClipStore, reading: Reading, parts: Sequence[Part]) -> Hashable | None:
+    """All that the merged window depends on; None where a record has no digest in the server."""
+    if any(span.is_open for part in parts if not part.node.level for span in part.spans):
+        return None
+    digests = store.list_digests(part.node for part in parts)
+    if len(digests) < len(parts):
+        return None
+    told = ((part.node, digests[part.node], [s.start_s for s in part.spans]) for part in parts)
+    records = tuple((node, digest, tuple(starts_s)) for node, digest, starts_s in told)
+    return records, _terms(reading)
+
+
+def _terms(reading: Reading) -> Hashable:
+    """All that what is read of given records hangs on beside them."""
+    ranges = tuple(
+        (
+            part.stream_id,
+            (part.start_s, part.end_s, part.before and part.before.span, len(part.to_read)),
+            tuple(sorted(part.timeline.shift_s.items())),
+            replace(part.timeline.clock, end_s=0.0, now_s=0.0),
+        )
+        for part in reading.parts
+    )
+    costs = (reading.room(), reading.mark_cost, reading.names_cost)
+    budget = reading.question.max_visual_tokens
+    return reading.model.identity, reading.style, reading.named, costs, budget, ranges
 
 
 def _find_parts(store: ClipStore, reading: Reading) -> list[Part] | None:

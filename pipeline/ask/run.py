@@ -11,22 +11,15 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pipeline.ask.answer import (
-    DETAILS,
-    Answer,
-    Detail,
-    LevelReading,
-    Piece,
-    StreamReading,
-    Timings,
-)
+from pipeline.ask.answer import Answer, Piece, Timings
+from pipeline.ask.describing import describe_reading, share_of
 from pipeline.ask.fitting import Fitted, ReadClip, load_clips, plan_reading
 from pipeline.ask.prompt import Reading, reading_style
 from pipeline.ask.question import Question, StreamPart, look_up, resolve_range
 from pipeline.ask.turns import Turns, take
+from pipeline.ask.windows import Windows
 from pipeline.store import ClipStore
 from pipeline.values.errors import FingerprintMismatch, NoFootage
-from pipeline.values.times import write_moment
 from pipeline.values.types import StreamInfo
 from workers.models import ModelIdentity
 from workers.seams import Answerer
@@ -98,9 +91,10 @@ def answer_prepared(
     *,
     tracer: Tracer = NO_TRACER,
     turns: Turns | None = None,
+    windows: Windows | None = None,
 ) -> Generator[Piece | Answer]:
     """The same for a question that was looked up before the model was loaded; clips are read in
-    their turn where there are `turns`.
+    their turn where there are `turns`, and what was merged is kept where there are `windows`.
 
     Raises:
         TooManyRequests: its turn did not come in time.
@@ -108,11 +102,16 @@ def answer_prepared(
     streams = ",".join(part.stream_id for part in prepared.parts)
     ago_s = prepared.index_s + prepared.wait_s
     with tracer.span("question", ago_s=ago_s, streams=streams) as whole:
-        yield from _answer_traced(store, model, prepared, whole, turns)
+        yield from _answer_traced(store, model, prepared, whole, turns, windows)
 
 
 def _answer_traced(
-    store: ClipStore, model: Answerer, prepared: Prepared, whole: Span, turns: Turns | None
+    store: ClipStore,
+    model: Answerer,
+    prepared: Prepared,
+    whole: Span,
+    turns: Turns | None,
+    windows: Windows | None,
 ) -> Generator[Piece | Answer]:
     started_s = time.perf_counter() - prepared.index_s - prepared.wait_s
     question = prepared.question
@@ -121,7 +120,7 @@ def _answer_traced(
     if model.reading.needs_records:
         prepared = _without_open(prepared)
     reading = Reading(question, tuple(part for part in prepared.parts if part.to_read), model)
-    retrieve = partial(_retrieve, store, reading, prepared.index_s, whole)
+    retrieve = partial(_retrieve, store, reading, windows, prepared.index_s, whole)
     (fitted, index_s, load_s), waited_s = take(turns, retrieve)
     segments = fitted.segments
     wait_s = prepared.wait_s + waited_s
@@ -153,7 +152,7 @@ def _answer_traced(
 
 
 def _retrieve(
-    store: ClipStore, reading: Reading, looked_up_s: float, whole: Span
+    store: ClipStore, reading: Reading, windows: Windows | None, looked_up_s: float, whole: Span
 ) -> tuple[Fitted, float, float]:
     """What is read, and the seconds that the index and the values took."""
     began_s = time.perf_counter()
@@ -161,7 +160,7 @@ def _retrieve(
         plan = plan_reading(reading)
     planned_s = time.perf_counter()
     with whole.part("load") as loading:
-        fitted = load_clips(store, reading, plan)
+        fitted = load_clips(store, reading, plan, windows)
         _require_something(store, fitted)
         loading.tell(clips=len(fitted.read), chosen=len(fitted.chosen))
     return fitted, looked_up_s + planned_s - began_s, time.perf_counter() - planned_s
@@ -248,8 +247,8 @@ def _answer(
     return Answer(
         text=text,
         citations=tuple(clip.span for clip in read if clip.is_cited),
-        coverage=_share(footage_s, asked_s),
-        read_fraction=_share(len(read), sum(len(part.to_read) for part in parts)),
+        coverage=share_of(footage_s, asked_s),
+        read_fraction=share_of(len(read), sum(len(part.to_read) for part in parts)),
         partial=partial,
         removed=removed,
         bytes_read=bytes_read,
@@ -259,36 +258,3 @@ def _answer(
         streams=tuple(describe_reading(part, read) for part in parts),
         without_footage=tuple(part.stream_id for part in parts if not part.to_read),
     )
-
-
-def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamReading:
-    """What was asked about one stream, what there is of it and what was read."""
-    read: dict[Detail, list[ReadClip]] = {detail: [] for detail in DETAILS}
-    for clip in all_read:
-        if clip.span.stream_id == part.stream_id:
-            read[clip.detail].append(clip)
-    clock = part.timeline.clock
-    return StreamReading(
-        stream_id=part.stream_id,
-        start_s=part.start_s,
-        end_s=part.end_s,
-        wall_start=write_moment(clock, part.start_s),
-        wall_end=write_moment(clock, part.end_s),
-        coverage=_share(part.footage_s, part.asked_s),
-        clips_found=len(part.to_read),
-        clips_read=sum(map(len, read.values())),
-        gaps=tuple(gap for gap in part.gaps if not gap.is_footage),
-        held_s=part.held_s,
-        phrase=part.phrase,
-        clips_faded=sum(span.keep < 1 for span in part.spans),
-        levels=tuple(_level(detail, alike) for detail, alike in read.items() if alike),
-    )
-
-
-def _level(detail: Detail, alike: Sequence[ReadClip]) -> LevelReading:
-    before = sum(clip.span.num_tokens for clip in alike)
-    return LevelReading(detail, len(alike), before, sum(clip.tokens_read for clip in alike))
-
-
-def _share(part: float, whole: float) -> float:
-    return min(1.0, part / whole) if whole > 0 else 0.0

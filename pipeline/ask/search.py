@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.ask.answer import StreamReading
+from pipeline.ask.describing import describe_reading
 from pipeline.ask.finding import find_clips
 from pipeline.ask.prompt import Reading
 from pipeline.ask.question import StreamPart
-from pipeline.ask.run import Prepared, describe_reading, require_model
+from pipeline.ask.run import Prepared, require_model
 from pipeline.store import ClipStore
 from pipeline.values.times import write_moment
 from pipeline.values.types import ClipSpan

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.ask.run import describe_reading
+from pipeline.ask.describing import describe_reading
 from pipeline.serve.asking import Window, look_up_window
 from pipeline.serve.keys import Key
 from pipeline.settings import Settings

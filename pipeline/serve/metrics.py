@@ -49,6 +49,12 @@ class ServiceMetrics:
             registry=self.registry,
         )
 
+        self.windows_found = prometheus.Gauge(
+            "aot_kept_windows_found",
+            "Questions so far whose merged window was kept from one before.",
+            registry=self.registry,
+        )
+
     def count(self, answer: Answer) -> None:
         """What an answer took."""
         timings = answer.timings

@@ -16,6 +16,7 @@ from pipeline.ask.answer import Answer, Piece
 from pipeline.ask.run import Prepared, answer_prepared
 from pipeline.ask.search import SearchResult, search_prepared
 from pipeline.ask.turns import Turns
+from pipeline.ask.windows import Windows
 from pipeline.serve.answers import AnswerQueue, Part, Work
 from pipeline.serve.asking import Asked, prepare_asked
 from pipeline.serve.evidence import Written, evidence_of
@@ -53,8 +54,10 @@ class Service:
         self.tracer: Tracer = open_tracer(settings.trace_settings())
         self.answers = AnswerQueue(settings)
         self.turns = Turns(settings.serve.retrievals)
+        self.windows = Windows(settings.serve.kept_windows)
         self.metrics = ServiceMetrics()
         self.metrics.open_questions.set_function(lambda: self.answers.num_open)
+        self.metrics.windows_found.set_function(lambda: self.windows.hits)
         self.evaluator = Evaluator(settings, self.store, self.answers, self.turns)
         self.sessions = Sessions(settings)
         self._watcher: Watcher | None = None
@@ -160,7 +163,14 @@ class Service:
         """In its turn: what was waited for it is told."""
         waited_s = prepared.wait_s + time.perf_counter() - put_s
         in_turn = replace(prepared, wait_s=waited_s)
-        return answer_prepared(self.store, model, in_turn, tracer=self.tracer, turns=self.turns)
+        return answer_prepared(
+            self.store,
+            model,
+            in_turn,
+            tracer=self.tracer,
+            turns=self.turns,
+            windows=self.windows,
+        )
 
     async def _read(self, work: Work, gone: asyncio.Future[Any] | None) -> AsyncGenerator[Part]:
         """What a model writes in a question's turn; that it was stopped is an error."""

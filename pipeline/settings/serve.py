@@ -41,6 +41,8 @@ class ServeSettings(Group):
     retrievals: int | None = Field(default=None, ge=1, le=256)
     """Questions whose index and clips are read at one time; others wait for their turn. null is one
     for two cores."""
+    kept_windows: ByteSize = Field(default=ByteSize(256 << 20), ge=0)
+    """Merged windows that are kept for the next question on them; 0 keeps none."""
     waiting: int = Field(default=32, ge=1, le=4096)
     """Questions that wait behind them; one more is refused."""
     sessions: int = Field(default=4, ge=0, le=256)

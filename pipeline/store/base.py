@@ -279,6 +279,11 @@ class Levels(Protocol):
         """The same with the bytes of each record."""
         ...
 
+    def list_digests(self, nodes: Iterable[Node]) -> dict[Node, str]:
+        """Digests of the nodes' records as their headers say, those of clips too; of those that
+        have one in the server itself."""
+        ...
+
     def iter_levels(self, nodes: Iterable[Node]) -> Iterator["tuple[Node, ClipRecord | None]"]:
         """Records of nodes, verified, a few in memory at a time.
 

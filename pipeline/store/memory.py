@@ -313,6 +313,11 @@ class MemoryStore(RecordWrites, VerifiedReads):
         """As `VerifiedReads.measure_levels`."""
         return {node: len(blob) for node, blob in self.iter_level_records(nodes) if blob}
 
+    def list_digests(self, nodes: Iterable[Node]) -> dict[Node, str]:
+        """As `VerifiedReads.list_digests`."""
+        read = self.iter_level_records(nodes)
+        return {node: digest_of(blob) for node, blob in read if blob}
+
     def iter_level_records(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, bytes | None]]:
         """As `VerifiedReads.iter_level_records`."""
         for node in nodes:

@@ -63,6 +63,10 @@ class VerifiedReads(ABC):
         """As `Levels.measure_levels`."""
 
     @abstractmethod
+    def list_digests(self, nodes: Iterable[Node]) -> dict[Node, str]:
+        """As `Levels.list_digests`."""
+
+    @abstractmethod
     def list_streams(self) -> list[str]:
         """As `StreamIndex.list_streams`."""
 

@@ -48,10 +48,11 @@ def test_a_kept_prompt_is_measured_beside_a_text_alone():
 @pytest.mark.slow
 def test_a_crowd_is_answered_while_cameras_come_in():
     result = measure_crowd(seconds=1.0, clients=(1, 2), day_s=120.0)
-    assert [(one["clients"], one["together"]) for one in result["crowd"]] == [
-        (1, 2),
-        (2, 2),
-        (2, 1),
+    assert [(one["clients"], one["together"], one["windows"]) for one in result["crowd"]] == [
+        (1, 2, "own"),
+        (2, 2, "own"),
+        (2, 1, "own"),
+        (2, 2, "same"),
     ]
     for one in result["crowd"]:
         assert one["questions"] >= one["clients"]

@@ -62,6 +62,15 @@ class RedisLevels(RedisExpiry):
                 sizes |= {node: size for node, size in asked if size}
         return sizes
 
+    def list_digests(self, nodes: Iterable[Node]) -> dict[Node, str]:
+        """As `VerifiedReads.list_digests`."""
+        found: dict[Node, str] = {}
+        for some in _parts(nodes, 1000):
+            with self._translated(some[0].stream_id):
+                of = self._digests(map(self._level_key, some))
+            found |= {node: of[key] for node in some if (key := self._level_key(node)) in of}
+        return found
+
     def iter_level_records(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, bytes | None]]:
         """As `VerifiedReads.iter_level_records`."""
         for some in _parts(nodes, AT_ONCE):

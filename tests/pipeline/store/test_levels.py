@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.arrow import encode_clip
+from pipeline.store.arrow import decode_clip, encode_clip
 from pipeline.store.cold.moving import cool_stream
 from pipeline.store.fading import fade_clips
 from pipeline.store.levels import (
@@ -62,6 +62,21 @@ def test_levels_are_measured_by_their_records(store, write):
     made = make(store, node(0, 1))
     sizes = store.measure_levels(nodes_of(store.list_spans("lobby")))
     assert sizes == {node(0, 1): made.size_bytes}
+
+
+def test_digests_are_those_of_the_records(store, write):
+    write(0, 6)
+    made = make(store, node(0, 1))
+    spans = store.list_spans("lobby")
+    nodes = [node(0, 1), node(4, 1), *(node(span.index, 0) for span in spans), node(9, 0)]
+
+    found = store.list_digests(nodes)
+
+    assert found.keys() == {node(0, 1), *(node(index, 0) for index in range(6))}
+    assert found[node(0, 1)] == made.digest
+    record = decode_clip(store.get_record(spans[5]), key=node(5, 0).record_id)
+    assert found[node(5, 0)] == record.digest
+    assert store.list_digests([]) == {}
 
 
 def test_groups_are_counted_from_the_first_index():
