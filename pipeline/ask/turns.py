@@ -6,6 +6,7 @@ the others wait, first come, first served, and are told how long. Knows of no st
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,7 +24,7 @@ class Turns:
 
     def __init__(self, at_once: int | None = None, *, wait_s: float = WAIT_S) -> None:
         """`at_once` of them; None is one for two cores: answers are written on the others."""
-        self.at_once = at_once or max(1, len(os.sched_getaffinity(0)) // 2)
+        self.at_once = at_once or max(1, _cores() // 2)
         self._wait_s = wait_s
         self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="retrieval")
 
@@ -59,6 +60,13 @@ class Turns:
                 f"{self.at_once} questions are retrieved at one time, and this one's turn did not "
                 f"come within {self._wait_s:.0f} s; ask again in a moment"
             )
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _timed(work: Callable[[], T], since_s: float) -> tuple[T, float]:
