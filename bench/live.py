@@ -37,6 +37,7 @@ from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings, load_settings
 from pipeline.store.embedded import start_embedded
 from workers.decode.frame import resize
+from workers.live.child import NAME
 from workers.live.push import InlinePusher
 from workers.live.session import LiveProgress, run_live_session
 from workers.live.settings import LiveSettings
@@ -360,15 +361,15 @@ def supervised_cpu_s(settings: Settings, url: str, pusher: InlinePusher) -> floa
 
 def _tree_cpu_s() -> float:
     """Of this process and the decoders; the camera's process does other work."""
-    decoders = [pid for pid in descendants(os.getpid())[1:] if b"live.child" in _command(pid)]
+    decoders = [pid for pid in descendants(os.getpid())[1:] if _name_of(pid) == NAME]
     return sum(map(cpu_s, decoders)) + time.process_time()
 
 
-def _command(pid: int) -> bytes:
+def _name_of(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
-        return b""
+        return ""
 
 
 class Forgetful:

@@ -38,6 +38,7 @@ from pipeline.store.embedded import start_embedded
 from pipeline.store.retention import EVERY_S
 from workers.decode.live import Pace, Picture
 from workers.live.child import Request
+from workers.live.forks import Forks
 from workers.live.overload import OverloadRule
 from workers.live.process import DecoderProcess
 from workers.live.push import InlinePusher
@@ -154,7 +155,7 @@ class FastConnection:
     """A decoder's process whose pictures lie on a clock that runs faster; killed after a while."""
 
     def __init__(self, request: Request, camera: "_Camera", lives_s: float) -> None:
-        self._process = DecoderProcess(request, stop=camera.stop)
+        self._process = DecoderProcess(request, stop=camera.stop, forks=camera.forks)
         self._camera, self._lives_s = camera, lives_s
 
     def __enter__(self) -> "FastConnection":
@@ -195,6 +196,7 @@ class _Camera:
     stop: threading.Event
     now_s: float
     """Unix time of the last picture by the camera's clock, which the session goes by."""
+    forks: Forks = field(default_factory=Forks)
     pid: int | None = None
     """Of its decoder."""
     progress: LiveProgress | None = None

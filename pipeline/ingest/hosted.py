@@ -32,6 +32,7 @@ from pipeline.values.labels import LabelSelector
 from pipeline.values.types import Lease
 from workers.cluster.gauges import SHOW_EVERY_S, RayGauges, Shown
 from workers.cluster.host import HostPlace, LabelConditions
+from workers.live.forks import Forks
 from workers.live.session import LiveProgress
 
 logger = logging.getLogger(__name__)
@@ -134,10 +135,17 @@ class HostedStreams:
             logs.keep()
         seat = seat_of(place, self.version)
         metrics = Metrics()
-        shared = Shared(
-            self.job, place.pusher, place.pusher.info, metrics, writer=place.name, kin=HOST_PREFIX
-        )
-        with open_roster(self.job.store) as roster, _shown(metrics, place.gauges):
+        with (
+            Forks() as forks,
+            open_roster(self.job.store) as roster,
+            _shown(metrics, place.gauges),
+        ):
+            shared = Shared(
+                *(self.job, place.pusher, place.pusher.info, metrics),
+                writer=place.name,
+                kin=HOST_PREFIX,
+                forks=forks,
+            )
             take = partial(
                 take_leases,
                 roster,

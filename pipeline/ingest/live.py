@@ -19,6 +19,7 @@ from pipeline.values.errors import InvalidQuery, PipelineError
 from workers.decode.policy import is_network_url
 from workers.errors import SourceError
 from workers.imports import collector_paused
+from workers.live.forks import Forks
 
 if TYPE_CHECKING:  # what needs torch is loaded once sources are connected to
     from pipeline.ingest.metrics import Metrics
@@ -88,7 +89,7 @@ def ingest_live(
     wanted = [request for request in requests if request.source.stream_id not in names]
     if not wanted:
         return
-    with SourcesAhead() as ahead:
+    with Forks() as forks, SourcesAhead(forks) as ahead:
         first = _wanted(settings, wanted)
         ahead.begin(one.spec for one in first.values())
         yield from _run_all(
@@ -115,7 +116,7 @@ def _run_all(
         job = IngestJob.of(settings)
         pusher = InlinePusher(job.compress)
     with pusher:
-        shared = Shared(job, pusher, pusher.info, metrics, ahead=ahead)
+        shared = Shared(job, pusher, pusher.info, metrics, ahead=ahead, forks=ahead.forks)
         run = partial(run_kept if keep else run_one, shared)
         fleet: Fleet[Wanted, LiveProgress | LiveEnd] = Fleet(run, stop=stop)
         fleet.change(first)

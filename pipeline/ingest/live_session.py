@@ -13,6 +13,7 @@ from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings.logs import about_stream
 from pipeline.values.types import Lease
+from workers.live.forks import Forks
 from workers.live.session import LiveProgress, run_live_session
 from workers.seams import Pusher, WorkerInfo
 
@@ -39,6 +40,8 @@ class Shared:
     """How names of writers begin from whom streams are taken over: see `take_lease`."""
     ahead: SourcesAhead | None = None
     """Sources that are connected to already."""
+    forks: Forks | None = None
+    """Where decoders come from; None has each come from a process of its own."""
 
 
 def run_kept(
@@ -107,7 +110,7 @@ def run_session(
         stack.callback(sink.close)
         if shared.metrics is not None:
             shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)
-        source = spec.open(stop, begun=begun)
+        source = spec.open(stop, begun=begun, forks=shared.forks)
         for progress in run_live_session(
             request.source, spec.settings, shared.info, shared.pusher, sink, source, stop=stop
         ):

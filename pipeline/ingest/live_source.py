@@ -13,6 +13,7 @@ from pipeline.ingest.request import IngestRequest
 from pipeline.settings import LiveSourceSettings
 from workers.decode.policy import SourcePolicy, check_url
 from workers.live.child import Request
+from workers.live.forks import Forks
 from workers.live.process import DecoderProcess
 from workers.live.settings import LiveSettings
 from workers.live.source import LiveSource
@@ -48,14 +49,16 @@ class Wanted:
 class SourcesAhead:
     """Sources that are connected to before their sessions begin; those that none took are left."""
 
-    def __init__(self) -> None:
+    def __init__(self, forks: Forks | None = None) -> None:
+        self.forks = forks
+        """Where decoders come from; None has each come from a process of its own."""
         self._begun: list[tuple[LiveSpec, DecoderProcess]] = []
 
     def begin(self, specs: Iterable[LiveSpec]) -> None:
         """Connect to them: to one that two streams want, twice."""
         for spec in specs:
             try:
-                self._begun.append((spec, spec.begin()))
+                self._begun.append((spec, spec.begin(self.forks)))
             except OSError as error:  # its session tries again, and tells it
                 logger.warning("no decoder for %s yet: %s", spec.request.shown, error)
 

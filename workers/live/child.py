@@ -1,6 +1,6 @@
 """A decoder's process: the request on stdin, messages on stdout, pictures in shared memory.
 
-`python -m workers.live.child MEMORY FREE` has the descriptors of `PictureSlots`.
+It is forked (`workers.live.fork_server`) with no other descriptors than these.
 
 It reads one source until that ends, and can do no harm: it cannot outlive its parent, gain
 privileges, write files, or take more memory than it is given. A picture that nobody takes in time
@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 
 from workers.decode.device import device_groups, is_device_url
 from workers.decode.live import LiveDecoder, Picture, load_decoder
@@ -33,12 +34,14 @@ QUEUE_BYTES = 64 << 20
 """Pictures that wait for a slot; what was read to learn what the source holds comes at once."""
 GIVE_BACK_BYTES = 8 << 20
 """Of pictures that waited at one time: worth a look for what can be given back."""
+NAME = "aot-decoder"
+"""Of the process, as `ps -o comm` and `top` show it."""
 BEAT_S = 1.0
 NOBODY = 65_534
 MAX_OPEN_FILES = 64
 OUT_OF_MEMORY = "reading it takes more memory than its decoder may have (live.decoder_memory_mb)"
 
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 15, 38
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,20 @@ class Request:
         return cls(**fields)
 
 
-def main() -> None:
-    """Read the request, give privileges up, then read the source to its end."""
+def decode(memory_fd: int, free_fd: int, *, parent: int) -> None:
+    """Read the request, give privileges up, then read the source to its end; never returns.
+
+    The descriptors are those of `PictureSlots`; `parent` is the process that it must not outlive.
+    """
+    _name_process(NAME)
     request = Request.from_json(sys.stdin.buffer.readline())
-    slots = PictureSlots(*(int(fd) for fd in sys.argv[1:]))  # before memory is limited
+    slots = PictureSlots(memory_fd, free_fd)  # before memory is limited
     messages = MessageWriter(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), slots)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not be a message
     groups = device_groups(request.url) if is_device_url(request.url) else []
     give_up_privileges(request.memory_bytes, groups)
+    if os.getppid() != parent:  # it went before this was bound to its life
+        os._exit(1)
     try:
         messages.write(Started())
         run(request, messages)
@@ -189,28 +198,34 @@ class _Sender:
 
 def give_memory_back() -> None:
     """What is free in this process, where its allocator is glibc's, which else keeps much of it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+@cache
+def load() -> None:
+    """All that Python and libraries else load at first use.
+
+    Later nothing may be readable, as where they are installed in a folder of root's own.
+    """
+    load_decoder()
+    for name in ("idna", "latin-1", "ascii", "utf-8"):
+        codecs.lookup(name)
 
 
 def give_up_privileges(memory_bytes: int, groups: Sequence[int] = ()) -> None:
     """Bind this process: to its parent's life, to few files, to so much more memory.
 
-    Root becomes nobody, of these groups at most. What Python and libraries load at first use is
-    loaded here: afterwards nothing may be readable, as where they are installed in a folder of
-    root's own.
+    Root becomes nobody, of these groups at most.
     """
-    load_decoder()
-    for name in ("idna", "latin-1", "ascii", "utf-8"):
-        codecs.lookup(name)
+    load()
     if os.geteuid() == 0:
         os.setgroups(groups)
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    bind_to_parent()  # which a change of user undoes
     limits = {
         resource.RLIMIT_AS: _address_space_bytes() + memory_bytes,
         resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
@@ -219,6 +234,19 @@ def give_up_privileges(memory_bytes: int, groups: Sequence[int] = ()) -> None:
     }
     for name, limit in limits.items():
         resource.setrlimit(name, (limit, limit))
+
+
+def bind_to_parent() -> None:
+    """Die with the thread that started this process."""
+    _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _name_process(name: str) -> None:
+    _libc().prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _address_space_bytes() -> int:
@@ -241,7 +269,3 @@ def _describe(track: OpenTrack) -> Opened:
         height=context.height,
         rate_fps=float(track.rate),
     )
-
-
-if __name__ == "__main__":
-    main()

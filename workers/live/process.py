@@ -4,13 +4,11 @@ A crash, a leak or a hang inside FFmpeg takes that process and nothing else. The
 pictures decoded, not at a socket that lives: a source that sends bytes and no pictures is stalled.
 """
 
-import contextlib
 import logging
 import os
 import resource
 import select
-import subprocess
-import sys
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from workers import errors
 from workers.decode.live import Pace, Picture
 from workers.errors import SourceCrashed, SourceError, SourceStalled
 from workers.live.child import Request
+from workers.live.forks import Forks
 from workers.live.slots import PictureSlots
 from workers.live.wire import Beat, Ended, Message, MessageReader, Opened, Started, WireError
 from workers.types import StopSignal
@@ -40,6 +39,8 @@ KILL_WAIT_S = 5.0
 STOP_LOOK_S = 1.0
 """How often a wait for a message looks whether it was asked to stop."""
 STDERR_BYTES = 2000
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+"""What a process dies of that wrote where it should not."""
 
 
 class DecoderProcess:
@@ -53,9 +54,16 @@ class DecoderProcess:
     """
 
     def __init__(
-        self, request: Request, *, stall_s: float = 20.0, stop: StopSignal | None = None
+        self,
+        request: Request,
+        *,
+        stall_s: float = 20.0,
+        stop: StopSignal | None = None,
+        forks: Forks | None = None,
     ) -> None:
+        """`forks`: from where the process comes; None has one of its own for it."""
         self._request, self._stall_s, self.stop = request, stall_s, stop
+        self._forks, self._is_alone = forks or Forks(), forks is None
         self._decoded, self._allowed_s = -1, 0.0
         self.opened: Opened | None = None
         self.beat: Beat | None = None
@@ -67,38 +75,47 @@ class DecoderProcess:
     def __enter__(self) -> "DecoderProcess":
         self._slots = PictureSlots.create()
         try:
-            self._process = self._start(self._slots.fds)
+            self._start()
         except BaseException:
             self._slots.close()
             raise
         self._messages, self._poll = MessageReader(self._slots), select.poll()
         self._poll.register(self._stdout, select.POLLIN)
-        self._stderr = _Tail(self._process.stderr)
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(self._request.to_json() + b"\n")
-            self._process.stdin.flush()
+            self._stdin.write(self._request.to_json() + b"\n")
         except BrokenPipeError:
-            logger.debug("decoder %d died before it was asked", self._process.pid)
+            logger.debug("a decoder died before it was asked")
         return self
 
-    def _start(self, fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "workers.live.child", *map(str, fds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(),
-            pass_fds=fds,
-        )
+    def _start(self) -> None:
+        pipes = [os.pipe() for _ in range(3)]
+        (stdin, self_in), (self_out, stdout), (self_err, stderr) = pipes
+        try:
+            self._process = self._forks.start((stdin, stdout, stderr, *self._slots.fds))
+        except BaseException:
+            for fd in (self_in, self_out, self_err):
+                os.close(fd)
+            raise
+        finally:
+            for fd in (stdin, stdout, stderr):
+                os.close(fd)
+        self._stdin, self._stdout = os.fdopen(self_in, "wb", buffering=0), self_out
+        self._stderr = _Tail(os.fdopen(self_err, "rb"))
 
     def __exit__(self, *exc_info: object) -> None:
         self.kill()
 
     @property
     def pid(self) -> int:
-        """Id of the process."""
-        return self._process.pid
+        """Id of the process.
+
+        Raises:
+            SourceCrashed: there is none.
+        """
+        pid = self._process.get_pid(START_S)
+        if pid is None:
+            raise self._crashed(None)
+        return pid
 
     @property
     def shed(self) -> int:
@@ -107,25 +124,26 @@ class DecoderProcess:
 
     def set_pace(self, pace: Pace) -> None:
         """How much of what comes is decoded from now on."""
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(pace.encode() + b"\n")
-            self._process.stdin.flush()
+            self._stdin.write(pace.encode() + b"\n")
         except OSError:
-            logger.debug("decoder %d is gone", self.pid)  # which shows at the next picture
+            logger.debug("a decoder is gone")  # which shows at the next picture
 
     def kill(self) -> None:
         """End the process at once; what it holds is not worth a wait."""
-        self._process.kill()
-        self._process.wait(KILL_WAIT_S)
         if self._is_closed:
             return
         self._is_closed = True
+        self._end()
         self._slots.close()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):  # a pace that it did not live to read
-                if pipe is not None:
-                    pipe.close()
+        self._stdin.close()
+        os.close(self._stdout)
+        if self._is_alone:
+            self._forks.renew()
+
+    def _end(self) -> None:
+        if not self._process.kill(KILL_WAIT_S):
+            logger.warning("%s: its decoder has not ended yet", self._request.shown)
 
     def __iter__(self) -> Iterator[Picture]:
         until_s = time.monotonic() + START_S
@@ -183,31 +201,33 @@ class DecoderProcess:
             raise self._crashed(None)
         self._messages.feed(data)
 
-    @property
-    def _stdout(self) -> int:
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
-
     def _allow_cpu(self) -> None:
         """It said something: it may use so many CPU seconds more. Asked of the kernel once a
         second, however many pictures come."""
         now_s = time.monotonic()
         if now_s - self._allowed_s >= ALLOW_CPU_S:
             self._allowed_s = now_s
-            _allow_cpu(self.pid)
+            if (pid := self._process.get_pid()) is not None:
+                _allow_cpu(pid)
 
     def _crashed(self, wire: WireError | None) -> SourceCrashed:
-        try:
-            self._process.wait(EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        if not self._process.wait(EXIT_WAIT_S):
+            self._end()
         code = self._process.returncode
-        how = str(wire) if wire else f"signal {-code}" if code < 0 else f"exit code {code}"
+        if code is not None and -code in _FAULTS:
+            self._forks.renew()
+        how = str(wire) if wire else _explain(code)
         said = self._stderr.last_line()
         return SourceCrashed(
             f"{self._request.shown}: its decoder died ({how}{': ' if said else ''}{said}); "
             "it is started again"
         )
+
+
+def _explain(code: int | None) -> str:
+    if code is None:
+        return "with the process that it was forked from"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 class _Tail:
@@ -227,12 +247,6 @@ class _Tail:
         with pipe:
             while part := pipe.read1(STDERR_BYTES):
                 self._text = (self._text + part)[-STDERR_BYTES:]
-
-
-def _environment() -> dict[str, str]:
-    """What a decoder needs to start, and no secret of its parent's."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return {"PYTHONPATH": paths, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _allow_cpu(pid: int) -> None:

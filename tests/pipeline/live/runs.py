@@ -14,6 +14,7 @@ from pipeline.ingest.request import IngestRequest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore
 from tests.pipeline.support import digests
+from workers.live.child import NAME
 from workers.live.session import LiveProgress
 from workers.types import VideoSource
 
@@ -106,7 +107,7 @@ def decoder_of(pid: int | None = None) -> int:
         for child in psutil.Process(pid).children(recursive=True):
             if child.status() == psutil.STATUS_ZOMBIE:
                 continue
-            if "workers.live.child" in child.cmdline():
+            if child.name() == NAME:
                 return child.pid
         time.sleep(0.01)
 

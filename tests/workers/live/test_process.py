@@ -136,7 +136,7 @@ def test_a_hang_inside_the_decoder_is_killed(camera, request_for):
 
 
 SHUT = """
-import sys
+import os, sys
 from workers.live import child
 
 class Refuse:
@@ -150,7 +150,7 @@ def shut(*limits):
     sys.meta_path.insert(0, Refuse())
 
 child.give_up_privileges = shut
-child.main()
+child.decode(*map(int, sys.argv[1:]), parent=os.getppid())
 """
 
 
