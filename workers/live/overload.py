@@ -1,8 +1,9 @@
 """What a live stream gives up, step by step, when the workers cannot keep up.
 
 A ladder with hysteresis: down when frames have waited too long for some time, up again only after
-a longer calm. Every step is told, so that it can be written into the record. Files are never shed:
-they wait. A pure rule over a clock that is given to it.
+a longer calm. Frames that piled up, while a model was loaded or a store was away, are no overload
+as long as they are caught up with. Every step is told, so that it can be written into the record.
+Files are never shed: they wait. A pure rule over a clock that is given to it.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ LADDER = (
 )
 
 
+CATCHING_UP = 0.5
+"""Seconds that the wait shrinks by in a second: twenty are caught up with in forty."""
+
+
 @dataclass(frozen=True)
 class OverloadRule:
     """When to step."""
@@ -38,7 +43,7 @@ class OverloadRule:
     down_wait_s: float = 2.0
     """A frame that waited longer than this is late."""
     down_after_s: float = 3.0
-    """Frames late for so long: one rung down."""
+    """Frames late for so long, and not being caught up with: one rung down."""
     up_after_s: float = 30.0
     """None late for so long: one rung up."""
 
@@ -51,7 +56,8 @@ class OverloadLadder:
     ) -> None:
         self._rule, self._ladder = rule or OverloadRule(), tuple(ladder)
         self._at = 0
-        self._late_since_s: float | None = None
+        self._late: tuple[float, float] | None = None
+        """Since when, and how long frames had waited then."""
         self._calm_since_s: float | None = None
 
     @property
@@ -64,16 +70,18 @@ class OverloadLadder:
         before = self._at
         if waited_s > self._rule.down_wait_s:
             self._calm_since_s = None
-            self._late_since_s = now_s if self._late_since_s is None else self._late_since_s
-            if now_s - self._late_since_s >= self._rule.down_after_s:
-                self._move(1, now_s)
+            since_s, had_waited_s = self._late = self._late or (now_s, waited_s)
+            if now_s - since_s >= self._rule.down_after_s:
+                self._late = now_s, waited_s
+                if had_waited_s - waited_s < CATCHING_UP * (now_s - since_s):
+                    self._move(1)
         else:
-            self._late_since_s = None
+            self._late = None
             self._calm_since_s = now_s if self._calm_since_s is None else self._calm_since_s
             if now_s - self._calm_since_s >= self._rule.up_after_s:
-                self._move(-1, now_s)
+                self._calm_since_s = now_s
+                self._move(-1)
         return self._at != before
 
-    def _move(self, step: int, now_s: float) -> None:
+    def _move(self, step: int) -> None:
         self._at = min(max(self._at + step, 0), len(self._ladder) - 1)
-        self._late_since_s = self._calm_since_s = now_s

@@ -188,6 +188,7 @@ class _Session:
         """Epoch and second since when the sink could keep nothing."""
         self._begins = False
         self._skipped = 0
+        self._taken_s = float("-inf")
         self.progress = LiveProgress(
             source.stream_id, state="running", position_s=self._accounted_s
         )
@@ -208,7 +209,7 @@ class _Session:
             return
         if place.starts_epoch:
             self._begin_epoch(place)
-        if self._skips(self._ladder.rung) or self._is_accounted(place):
+        if self._skips(self._ladder.rung, place) or self._is_accounted(place):
             return
         pixels = resize(picture.rgb, self._info.pixel_format)
         if self._gate is None or not self._gate.is_still(pixels):
@@ -330,15 +331,25 @@ class _Session:
         elif self._held is not None:
             self._put_held(self._held)
 
-    def _skips(self, rung: Rung) -> bool:
-        """Whether overload leaves this picture out; what is missing is then its gap."""
+    def _skips(self, rung: Rung, place: Place) -> bool:
+        """Whether overload leaves this picture out; what is missing is then its gap.
+
+        Keyframes come as the camera makes them, which may be seldom enough.
+        """
         self._skipped += 1
         if not rung.takes_clips:
             self._end_clip()
             self._missing = "overload"
             self._step(0.0)
             return True
-        return self._skipped % round(1 / rung.fps_share) != 0
+        if rung.pace == "keyframes":
+            due_s = self._taken_s + self._step_s - 0.5 * self._interval_s
+            is_due = place.pts_s >= due_s
+        else:
+            is_due = self._skipped % round(1 / rung.fps_share) == 0
+        if is_due:
+            self._taken_s = place.pts_s
+        return not is_due
 
     def _is_accounted(self, place: Place) -> bool:
         """Whether what ended before this picture reaches beyond it: read at a slower pace, each

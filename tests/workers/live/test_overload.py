@@ -30,3 +30,18 @@ def test_a_step_up_takes_a_longer_calm():
 
 def test_a_late_frame_begins_the_calm_anew():
     assert climb(*[5.0] * 4, *[0.1] * 25, 5.0, *[0.1] * 25) == "half-rate"
+
+
+def test_what_piled_up_is_caught_up_with_and_costs_nothing():
+    """As after a start, while the model was loaded."""
+    assert climb(*(20.0 - 0.6 * second for second in range(60))) == "full"
+
+
+def test_catching_up_too_slowly_is_being_late():
+    assert climb(*(20.0 - 0.3 * second for second in range(4))) == "half-rate"
+
+
+def test_one_that_stops_catching_up_is_late_from_then_on():
+    waits = [*(20.0 - second for second in range(9)), *[12.0] * 6]
+    assert climb(*waits[:10]) == "full"
+    assert climb(*waits) == "half-rate"

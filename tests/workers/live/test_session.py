@@ -305,6 +305,28 @@ def test_what_is_not_read_under_overload_is_its_gap():
     assert {gap.reason for gap in sink.gaps} == {"overload"}
 
 
+def test_keyframes_that_come_seldom_are_all_read_under_overload():
+    """Late until that is the rung, which reads a picture in 4 s."""
+    sink, dense, sparse = MemorySink(), range(10), range(15, 80, 5)
+    seconds, now_s = iter([0, *dense, *sparse]), BEGAN_S
+    session = run_live_session(
+        SOURCE,
+        LiveSettings(overload=OverloadRule(up_after_s=1e9)),
+        INFO,
+        Canned(),
+        sink,
+        Script(*map(picture, [*dense, *sparse])),
+        clock=lambda: now_s,
+    )
+
+    for progress in session:
+        late_s = 0.0 if progress.rung == "keyframes" else 5.0
+        now_s = BEGAN_S + next(seconds, 80) + late_s
+
+    assert progress.rung == "keyframes"
+    assert set(sparse) <= {pts_s for clip in sink.clips for pts_s in clip.pts_s}
+
+
 class _Late:
     """A clock by which every frame has waited for a minute."""
 
