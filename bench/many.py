@@ -29,7 +29,7 @@ from workers.live.session import LiveProgress
 
 SPARE_BYTES = 3 << 30
 """Of the machine's memory, left to others."""
-ADDED_AT_ONCE, ADD_EVERY_S = 8, 3.0
+ADDED_AT_ONCE, ADD_EVERY_S = 12, 3.0
 RAMP_S = 600.0
 LATE_S = 90.0
 """What has not come in so long after the last was added counts as silent."""

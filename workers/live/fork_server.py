@@ -8,6 +8,7 @@ decoder keeps none of its descriptors, and dies with it, as it dies with the pro
 
 import gc
 import os
+import resource
 import select
 import signal
 import socket
@@ -30,6 +31,8 @@ def main() -> None:
     parent = os.getppid()
     child.bind_to_parent()
     requests = socket.socket(fileno=int(sys.argv[1]))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two a decoder are open here
     child.load()
     gc.collect()
     gc.freeze()  # what is collected is written to, and what is written to is not shared
@@ -64,13 +67,14 @@ class ForkServer:
             requests.close()
             self._requests = None
             return
-        assert len(fds) == NUM_FDS, "a request comes with its descriptors"
-        parent, pid = os.getpid(), os.fork()
-        if pid == 0:
-            _decode(fds, parent)
-        for fd in fds[:-1]:
-            os.close(fd)
-        told, process = socket.socket(fileno=fds[-1]), os.pidfd_open(pid)
+        try:
+            pid, process = _fork(fds)
+        except OSError as error:  # the others go on; who asked hears that there is none
+            print(f"no process for a decoder: {error}", file=sys.stderr)
+            _close_all(fds)
+            return
+        _close_all(fds[:-1])
+        told = socket.socket(fileno=fds[-1])
         self._children[process] = pid, told
         _tell(told, pid, [process])
 
@@ -80,6 +84,26 @@ class ForkServer:
         os.close(process)
         _tell(told, os.waitstatus_to_exitcode(status))
         told.close()
+
+
+def _fork(fds: list[int]) -> tuple[int, int]:
+    """A decoder with these; its id, and a descriptor of it."""
+    if len(fds) != NUM_FDS:
+        raise OSError(f"got {len(fds)} descriptors, expected {NUM_FDS}: too many are open")
+    parent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        _decode(fds, parent)
+    try:
+        return pid, os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def select_ready(waited: "list[int | socket.socket]") -> "list[int | socket.socket]":

@@ -216,18 +216,19 @@ class DecoderProcess:
         code = self._process.returncode
         if code is not None and -code in _FAULTS:
             self._forks.renew()
-        how = str(wire) if wire else _explain(code)
+        how = str(wire) if wire else self._explain(code)
         said = self._stderr.last_line()
         return SourceCrashed(
             f"{self._request.shown}: its decoder died ({how}{': ' if said else ''}{said}); "
             "it is started again"
         )
 
-
-def _explain(code: int | None) -> str:
-    if code is None:
-        return "with the process that it was forked from"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    def _explain(self, code: int | None) -> str:
+        if self._process.get_pid() is None:
+            return "no process could be had for it"
+        if code is None:
+            return "with the process that it was forked from"
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 class _Tail:

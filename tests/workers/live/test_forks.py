@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,8 +15,9 @@ import pytest
 
 from tests.waits import HANG_S, wait_until
 from workers.errors import SourceCrashed
+from workers.live import fork_server
 from workers.live.child import NAME
-from workers.live.forks import Forks
+from workers.live.forks import Fork, Forks
 from workers.live.process import DecoderProcess
 
 
@@ -177,3 +179,37 @@ def test_a_kill_from_elsewhere_ends_a_wait(camera, request_for, forks):
         thread.join(HANG_S)
     assert waited == [True]
     assert decoder._process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("lacking", ["fork", "pidfd_open"])
+def test_where_no_process_can_be_had_the_others_go_on(monkeypatch, lacking, capfd):
+    ours, requests = socket.socketpair()
+    told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(fork_server, "_decode", lambda fds, parent: os._exit(0))
+
+    def refuse(*arguments):
+        raise OSError("no more of them")
+
+    monkeypatch.setattr(os, lacking, refuse)
+    server = fork_server.ForkServer(requests)
+    with ours, requests, told:
+        with theirs:
+            socket.send_fds(ours, [fork_server.REQUEST], [theirs.fileno()] * fork_server.NUM_FDS)
+        server._take(requests)
+        assert told.recv(1) == b""
+    assert server._children == {}
+    assert "no process for a decoder: no more of them" in capfd.readouterr().err
+
+
+def test_a_decoder_that_is_not_forked_is_told(camera, request_for, forks, monkeypatch):
+    def start(fds):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.close()
+        return Fork(ours)
+
+    monkeypatch.setattr(forks, "start", start)
+    with (
+        DecoderProcess(request_for(camera.url), forks=forks) as decoder,
+        pytest.raises(SourceCrashed, match="no process could be had for it"),
+    ):
+        next(iter(decoder))
