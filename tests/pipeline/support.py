@@ -123,9 +123,13 @@ def start_aot(
 ) -> subprocess.Popen[str]:
     """`aot ...`, started.
 
-    It hears SIGINT whatever the tests were started by: a shell's background job ignores it.
+    It hears SIGINT and SIGHUP whatever the tests were started by: a shell's background job ignores
+    the one, what runs under nohup the other.
     """
-    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    hear = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    )
     run = "from pipeline.cli import main; raise SystemExit(main())"
     command = [sys.executable, "-c", f"{hear}; {run}"]
     return subprocess.Popen(

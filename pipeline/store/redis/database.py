@@ -6,6 +6,7 @@ was interrupted may be sent again: keys are deterministic and no write counts. P
 rather than Lua: a script costs three times as much for values of this size.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
@@ -13,7 +14,13 @@ from typing import Any, NoReturn, TypeVar
 import redis
 from redis.client import Pipeline
 from redis.cluster import RedisCluster
-from redis.exceptions import AskError, ClusterDownError, MovedError, RedisClusterException
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    RedisClusterException,
+    TryAgainError,
+)
 
 from pipeline.store import rows
 from pipeline.store.checks import Place, require_current
@@ -28,11 +35,15 @@ from workers.redact import redact_url
 
 MAX_ATTEMPTS = 16
 """Transactions tried before a stream that keeps changing under us is reported."""
+MOVING_S = 0.02
+"""Between two tries at a slot that is being moved."""
 PAGE_ROWS = 5000
 """Rows of the index taken at a time: the server is held up for less than 2 ms."""
 
 _NODE_AWAY = (redis.ConnectionError, redis.TimeoutError, ClusterDownError, MovedError, AskError)
 """Of a cluster: what a node that is gone, or that lost its slots, makes of a command."""
+_MOVING = (MovedError, AskError, TryAgainError)
+"""What the nodes say between which a slot is being moved."""
 _ERRORS = (redis.RedisError, RedisClusterException)
 """All of redis-py's: a cluster of which no node answers is a kind of its own to it."""
 
@@ -74,15 +85,36 @@ class RedisDatabase:
         attempts: int = MAX_ATTEMPTS,
     ) -> T:
         """Run `body` until nobody changed what it read."""
+
+        def once() -> T:
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.watch(*watched)
+                return body(pipe)
+
         with self._translated(stream_id):
             for _ in range(attempts):
-                with self._client.pipeline(transaction=True) as pipe:
-                    try:
-                        pipe.watch(*watched)
-                        return body(pipe)
-                    except redis.WatchError:
-                        continue
+                try:
+                    return self._once_settled(once)
+                except redis.WatchError:
+                    continue
         raise Conflict(f"{stream_id}: changed by others in each of {attempts} attempts; try again")
+
+    def _once_settled(self, transaction: Callable[[], T]) -> T:
+        """What a transaction gives; tried again while its slot is between two nodes of a cluster.
+
+        redis-py waits for that with single commands alone. A slot of one stream has moved within
+        milliseconds; after one time limit of the store it is an error like any other.
+        """
+        until_s = time.monotonic() + self._config.timeout_s
+        while True:
+            try:
+                return transaction()
+            except _MOVING as error:
+                if self._is_one_server or time.monotonic() > until_s:
+                    raise
+                if isinstance(error, _NODE_AWAY):
+                    self._look_for_nodes()
+            time.sleep(MOVING_S)
 
     def _iter_members(
         self, key: str, lowest: str | float, highest: str | float, *, page: int | None = None

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 from pipeline.store.redis.wanted import WHAT, RedisWanted, grouped
@@ -184,14 +185,19 @@ class RedisRoster(RedisWanted):
             hosts = self._command("hkeys", key("hosts"))
             asking = self._command("hkeys", key("asking"))
             selectors = [LabelSelector.of_key(one.decode()) for one in asking]
-            with self._client.pipeline(transaction=True) as pipe:
-                pipe.hkeys(key("wanted"))
-                for selector in (ANYWHERE, *selectors):
-                    pipe.smembers(self._free(selector))
-                for host in hosts:
-                    pipe.smembers(key(f"held:{host.decode()}"))
-                wanted, *taken = pipe.execute()
+            wanted, *taken = self._once_settled(partial(self._read_at_once, hosts, selectors))
         return {name.decode() for name in set(wanted).difference(*taken)}
+
+    def _read_at_once(self, hosts: list[bytes], selectors: Iterable[LabelSelector]) -> list[Any]:
+        """All names that are wanted, then those that are free or held, as of one moment."""
+        key = self._keys.roster
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hkeys(key("wanted"))
+            for selector in (ANYWHERE, *selectors):
+                pipe.smembers(self._free(selector))
+            for host in hosts:
+                pipe.smembers(key(f"held:{host.decode()}"))
+            return pipe.execute()
 
     def free(self, stream_ids: Iterable[str]) -> None:
         wanted = self.get_wanted(list(stream_ids))

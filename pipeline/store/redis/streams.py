@@ -168,13 +168,18 @@ class RedisStreams(RedisIndex, RedisLeases):
         """Remove rows with their values, and touch no other key."""
         places = {place for member in members if (place := rows.place_in(member))}
         values = [self._keys.clip(stream_id, *place) for place in places]
-        with self._translated(stream_id), self._client.pipeline(transaction=True) as pipe:
-            pipe.hdel(self._keys.info(stream_id), rows.TOTALS)
-            pipe.zrem(self._keys.clips(stream_id), *members)
-            if values:
-                pipe.unlink(*values)
-                pipe.unlink(*self._levels_over(stream_id, places))
-            pipe.execute()
+
+        def unlink() -> None:
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.hdel(self._keys.info(stream_id), rows.TOTALS)
+                pipe.zrem(self._keys.clips(stream_id), *members)
+                if values:
+                    pipe.unlink(*values)
+                    pipe.unlink(*self._levels_over(stream_id, places))
+                pipe.execute()
+
+        with self._translated(stream_id):
+            self._once_settled(unlink)
 
     def _unlink_facts(self, stream_id: str, lease: Lease | None) -> None:
         keys = self._keys
