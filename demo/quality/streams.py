@@ -55,6 +55,8 @@ DENSE_SHARE = 0.75
 """Of the budget, for the clip that was found, where the others are read too."""
 COARSE = 4
 """Clips are scored with so many times fewer tokens than they are stored with."""
+CLOSELY = 16
+"""So many of the best are scored again with all tokens, as `ask.fit: find` does."""
 BATCH = 32
 
 
@@ -325,6 +327,8 @@ def measure(
     found, ranks = [], []
     for one in asked if finds else ():
         scores = reader.score([coarse[k] for k in one.clips], one.question.text)
+        near = np.argsort(-scores, kind="stable")[:CLOSELY]
+        scores[near] = reader.score([stored[one.clips[k]] for k in near], one.question.text)
         found.append(int(scores.argmax()))
         if one.has_moment:
             ranks.append(int((scores > scores[one.at]).sum()))

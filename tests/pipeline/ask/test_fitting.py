@@ -3,7 +3,7 @@
 import pytest
 
 from aot import recompress
-from pipeline.ask import merging, prompt
+from pipeline.ask import finding, merging, prompt
 from pipeline.ask.answer import LevelReading
 from pipeline.ask.cover import cover, read_parts, split_level
 from pipeline.ask.prompt import ASIDE, Reading
@@ -230,6 +230,30 @@ def test_the_clips_that_matter_are_found_and_read(store, model, monkeypatch):
     assert [span.index for span in answer.citations] == [3]
     assert [level.detail for level in answer.streams[0].levels] == ["stored"]
     assert not answer.partial
+
+
+@pytest.mark.parametrize(("closely", "found"), [(3, 6), (2, 1)])
+def test_the_likeliest_are_looked_at_again_with_all_their_tokens(
+    store, model, monkeypatch, closely, found
+):
+    """By a quarter of its tokens clip 6 is the third; by all of them it is the first."""
+    monkeypatch.setattr(finding, "CLOSELY", closely)
+    whole, seen = [span.num_tokens for span in store.list_spans("one")], []
+
+    def score(question, parts):
+        seen.append(len(parts))
+        return [look(part) for part in parts]
+
+    def look(part):
+        at = int(part[0].mark[-3:-1]) // 2
+        is_whole = sum(len(segment.tokens) for segment in part) == whole[at]
+        return {1: 0.9, 2: 0.8, 6: 5.0 if is_whole else 0.7}.get(at, 0.0)
+
+    monkeypatch.setattr(model, "score_relevance", score)
+    answer = ask(store, model, question(fit="find", max_visual_tokens=max(whole)))
+
+    assert [span.index for span in answer.citations] == [found]
+    assert seen == [CLIPS, closely]
 
 
 def test_a_clip_that_is_found_and_does_not_fit_is_merged(store, model):
