@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.ask.turns import Turns, take
+from pipeline.ask.turns import MOST_LONG, Turns, take
 from pipeline.values.errors import TooManyRequests
+from tests.waits import wait_until
 
 HANG_S = 60.0
 
@@ -60,6 +61,43 @@ def test_a_turn_that_does_not_come_is_refused_and_not_done():
         assert first.result(HANG_S)[0]
     turns.close()
     assert done == []
+
+
+def test_those_that_take_long_hold_up_nobody_until_they_are_too_many():
+    may_end, turns = threading.Event(), Turns(1, wait_s=HANG_S, long_s=0.02)
+    with ThreadPoolExecutor(MOST_LONG + 2) as others:
+        long = [others.submit(turns.take, lambda: may_end.wait(HANG_S)) for _ in range(MOST_LONG)]
+        done, waited_s = turns.take(lambda: "done")
+        assert not any(one.done() for one in long)
+        more = [others.submit(turns.take, lambda: may_end.wait(HANG_S)) for _ in range(2)]
+        wait_until(lambda: turns.num_waiting == 1)
+        may_end.set()
+        assert all(one.result(HANG_S)[0] for one in [*long, *more])
+
+    assert (done, waited_s > 0) == ("done", True)
+    assert [turns.take(lambda n=n: n)[0] for n in range(4)] == [0, 1, 2, 3]
+    turns.close()
+
+
+def test_whoever_waits_when_it_is_closed_is_refused():
+    turns, is_begun, may_end = Turns(1, wait_s=HANG_S), threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        is_begun.set()
+        return may_end.wait(HANG_S)
+
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(turns.take, hold)
+        assert is_begun.wait(HANG_S)
+        second = callers.submit(turns.take, lambda: "done")
+        wait_until(lambda: turns.num_waiting == 1)
+        turns.close()
+        with pytest.raises(TooManyRequests):
+            second.result(HANG_S)
+        may_end.set()
+        assert first.result(HANG_S)[0]
+    with pytest.raises(TooManyRequests):
+        turns.take(lambda: "done")
 
 
 def test_what_a_retrieval_raises_is_raised(turns):
