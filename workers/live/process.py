@@ -9,6 +9,7 @@ import os
 import resource
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 from workers import errors
 from workers.decode.live import Pace, Picture
-from workers.errors import SourceCrashed, SourceError, SourceStalled
+from workers.errors import SourceCrashed, SourceError, SourceRefused, SourceStalled
 from workers.live.child import Request
 from workers.live.forks import Forks
 from workers.live.slots import PictureSlots
@@ -73,6 +74,7 @@ class DecoderProcess:
         self._is_closed = False
 
     def __enter__(self) -> "DecoderProcess":
+        _require_linux()
         self._slots = PictureSlots.create()
         try:
             self._start()
@@ -248,6 +250,14 @@ class _Tail:
         with pipe:
             while part := pipe.read1(STDERR_BYTES):
                 self._text = (self._text + part)[-STDERR_BYTES:]
+
+
+def _require_linux() -> None:
+    if sys.platform != "linux":
+        raise SourceRefused(
+            f"sources that do not end are decoded within limits that Linux alone has, got "
+            f"{sys.platform}; bring them in there. Files and questions need none of it"
+        )
 
 
 def _allow_cpu(pid: int) -> None:

@@ -19,7 +19,6 @@ MOST_LENT = SLOTS - 1
 """Who keeps more pictures than these gets copies: there is always a slot to fill."""
 SLOT_BYTES = 3 * 4096 * 4096
 """The largest picture that is decoded at all, in RGB; only what was used of a slot is in memory."""
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class PictureSlots:
@@ -38,7 +37,8 @@ class PictureSlots:
         """New ones, all of them free."""
         memory_fd = os.memfd_create("pictures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(memory_fd, SLOTS * SLOT_BYTES)
-        fcntl.fcntl(memory_fd, fcntl.F_ADD_SEALS, _SEALS)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(memory_fd, fcntl.F_ADD_SEALS, seals)
         free_fd, freed_fd = os.pipe()
         os.write(freed_fd, bytes(range(SLOTS)))
         return cls(memory_fd, free_fd, freed_fd)

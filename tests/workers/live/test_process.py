@@ -197,6 +197,12 @@ def test_its_limits_are_in_force(camera, request_for):
     assert "HOME" not in environment
 
 
+def test_a_system_without_the_limits_reads_no_camera(camera, request_for, monkeypatch):
+    monkeypatch.setattr("workers.live.process.sys.platform", "darwin")
+    with pytest.raises(SourceRefused, match="Linux alone"), DecoderProcess(request_for(camera.url)):
+        pass
+
+
 def test_nobody_there_is_unreachable(request_for):
     with (
         DecoderProcess(request_for("rtsp://127.0.0.1:9/x")) as decoder,
