@@ -22,6 +22,7 @@ from workers.errors import (
     SourceError,
     SourceStalled,
     SourceUnreachable,
+    TooLarge,
 )
 from workers.types import StopSignal
 
@@ -166,9 +167,10 @@ class LiveSource:
                         self.tally = replace(self.tally, shed=shed)
                 reason, text = "disconnected", "the source closed the connection"
             except SourceError as error:
-                if type(error) not in _REASONS:
+                known = _reason_of(error, had_pictures=pictures > 0)
+                if known is None:
                     raise
-                reason, text = _REASONS[type(error)], str(error)
+                reason, text = known, str(error)
             finally:
                 self._connection = None
             if self._is_stopped():
@@ -192,3 +194,14 @@ class LiveSource:
 
     def _is_stopped(self) -> bool:
         return self._stop is not None and self._stop.is_set()
+
+
+def _reason_of(error: SourceError, *, had_pictures: bool) -> OutageReason | None:
+    """Why a connection ended; None where another one would end so too.
+
+    A decoder that comes to its memory's limit is begun anew where it gave pictures before: what
+    grew for weeks is small then. A picture that is too large is the first that it does not give.
+    """
+    if isinstance(error, TooLarge) and had_pictures:
+        return "crashed"
+    return _REASONS.get(type(error))

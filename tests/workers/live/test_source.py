@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from workers.decode.live import Picture
-from workers.errors import SourceCrashed, SourceRefused, SourceStalled, SourceUnreachable
+from workers.errors import SourceCrashed, SourceRefused, SourceStalled, SourceUnreachable, TooLarge
 from workers.live.source import Backoff, LiveSource, Outage
 
 QUICK = Backoff(first_s=0.001, longest_s=0.002)
@@ -57,6 +57,7 @@ def run(*script):
         (SourceStalled("s"), "stalled"),
         (SourceCrashed("c"), "crashed"),
         (SourceUnreachable("u"), "unreachable"),
+        (TooLarge("its memory, used up by and by"), "crashed"),
     ],
 )
 def test_every_end_is_told_and_tried_again(error, reason):
@@ -71,6 +72,8 @@ def test_every_end_is_told_and_tried_again(error, reason):
 def test_what_trying_again_cannot_mend_is_raised():
     with pytest.raises(SourceRefused):
         run((0, SourceRefused("no")))
+    with pytest.raises(TooLarge):
+        run((2, TooLarge("by and by")), (0, TooLarge("from the first picture on")))
 
 
 def test_tries_are_counted():
