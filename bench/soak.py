@@ -61,6 +61,8 @@ FLAT = 0.05
 """Most that anything may grow by."""
 HOUR = 1 / 24
 """Share of the run whose medians are compared."""
+SETTLED = 500
+"""Pictures of a decoder, or a quarter of those that it gives."""
 FULL = 0.9
 """Of the bound of a stream's records: from then on as much goes as comes."""
 DEATHS = 8
@@ -160,7 +162,7 @@ class FastConnection:
 
     def __enter__(self) -> "FastConnection":
         self._process.__enter__()
-        self._camera.pid = self._process.pid
+        self._camera.pid, self._camera.taken = self._process.pid, 0
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -180,6 +182,7 @@ class FastConnection:
         began_s = camera.now_s + AWAY_S
         for picture in self._process:
             media_s = picture.media_s * camera.speed
+            camera.taken += 1
             camera.now_s = began_s + media_s
             yield replace(picture, media_s=media_s, arrived_s=camera.now_s, sent_s=None)
             if media_s > self._lives_s:
@@ -199,6 +202,8 @@ class _Camera:
     forks: Forks = field(default_factory=Forks)
     pid: int | None = None
     """Of its decoder."""
+    taken: int = 0
+    """Pictures of it."""
     progress: LiveProgress | None = None
     error: Exception | None = None
 
@@ -216,6 +221,7 @@ class _Bench:
     ) -> None:
         self._url, self._speed, self._fps, self._hours = url, speed, fps, hours
         self._report = report
+        self._settled = min(SETTLED, hours * 3600 * fps / (DEATHS + 1) / 4)
         self._stop = threading.Event()
         self._folder = folder
         given: dict[str, Any] = {
@@ -315,7 +321,8 @@ class _Bench:
             self._look("session", os.getpid(), share)
             self._look("store", server, share)
             for camera in self._cameras:
-                self._look(f"decoder {camera.name}", camera.pid, share)
+                if camera.taken >= self._settled:
+                    self._look(f"decoder {camera.name}", camera.pid, share)
             self._look_at_store(store, share)
             if share * 24 >= told:
                 self._report(self._line(share, time.monotonic() - began_s))
