@@ -44,6 +44,8 @@ from workers.types import (
 )
 
 COUNTS = (1, 2, 4)
+START_S = 300.0
+"""For all sessions of a measurement to start, each a process of its own."""
 BATCH_CLIPS = 4
 WARM_CLIPS = 8
 """Of each session, before it is measured: workers that load late have joined by then."""
@@ -154,8 +156,9 @@ def run(
     batch_s: float = 0.4,
     clip_s: float = 0.5,
     seconds: float = 15.0,
+    counts: Sequence[int] = COUNTS,
 ) -> dict[str, Any]:
-    """Rates and efficiencies with 1, 2 and 4 compress workers, and with 1, 2 and 4 sessions."""
+    """Rates and efficiencies with so many compress workers, and with so many sessions; 1 first."""
     figures: dict[str, Any] = {
         "commit": measured_commit(),
         "processor": processor(),
@@ -166,7 +169,7 @@ def run(
     }
     with open_cluster(ClusterSettings(num_cpus=32)) as cluster:
         for what in ("workers", "sessions"):
-            for count in COUNTS:
+            for count in counts:
                 rate = _measure(cluster, what, count, batch_s, clip_s, seconds)
                 figures[f"{what}_{count}_clips_per_s"] = round(rate, 2)
                 alone = figures[f"{what}_1_clips_per_s"]
@@ -201,14 +204,26 @@ def _measure(
         for number in range(num_sessions)
     ]
     try:
-        while not all(session.status().clips > WARM_CLIPS for session in sessions):
-            time.sleep(0.2)
+        _await_all(sessions)
         began_s, begun = time.monotonic(), _count(sessions)
         time.sleep(seconds)
         return (_count(sessions) - begun) / (time.monotonic() - began_s)
     finally:
         for session in sessions:
             session.stop()
+
+
+def _await_all(sessions: Sequence[SessionHandle]) -> None:
+    """Until each has begun. Raises `TimeoutError` after `START_S`, and what a session failed of."""
+    until_s = time.monotonic() + START_S
+    while not all(session.status().clips > WARM_CLIPS for session in sessions):
+        if time.monotonic() > until_s:
+            clips = [session.status().clips for session in sessions]
+            raise TimeoutError(
+                f"sessions had {clips} clips after {START_S:g} s, expected more than {WARM_CLIPS}"
+            )
+        _count(sessions)
+        time.sleep(0.2)
 
 
 def _count(sessions: Sequence[SessionHandle]) -> int:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bench.scale import COUNTS, INFO, SleepingWorker, open_plain, run
+from bench.scale import INFO, SleepingWorker, open_plain, run
 from workers.compress import CompressSettings
 from workers.types import VideoSource
 
@@ -21,9 +21,12 @@ def test_stand_ins_take_the_time_they_are_given():
     assert made[1].end_s == clips[1].end_s == 16.0
 
 
+COUNTS = (1, 2)
+
+
 @pytest.mark.slow
 def test_the_bench_says_what_more_are_worth():
-    figures = run(batch_s=0.2, clip_s=0.2, seconds=8.0)
+    figures = run(batch_s=0.2, clip_s=0.2, seconds=2.0, counts=COUNTS)
     for what in ("workers", "sessions"):
         alone = figures[f"{what}_1_clips_per_s"]
         for count in COUNTS:
