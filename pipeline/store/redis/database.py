@@ -6,6 +6,7 @@ was interrupted may be sent again: keys are deterministic and no write counts. P
 rather than Lua: a script costs three times as much for values of this size.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,8 @@ from workers.redact import redact_url
 
 MAX_ATTEMPTS = 16
 """Transactions tried before a stream that keeps changing under us is reported."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.25
+"""Between two attempts at a stream that others are changing."""
 MOVING_S = 0.02
 """Between two tries at a slot that is being moved."""
 PAGE_ROWS = 5000
@@ -92,11 +95,11 @@ class RedisDatabase:
                 return body(pipe)
 
         with self._translated(stream_id):
-            for _ in range(attempts):
+            for attempt in range(attempts):
                 try:
                     return self._once_settled(once)
-                except redis.WatchError:
-                    continue
+                except redis.WatchError:  # by chance later each time, or all would meet again
+                    time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.random())
         raise Conflict(f"{stream_id}: changed by others in each of {attempts} attempts; try again")
 
     def _once_settled(self, transaction: Callable[[], T]) -> T:

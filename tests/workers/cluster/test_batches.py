@@ -45,7 +45,9 @@ class Gated:
 
 @pytest.fixture
 def made(monkeypatch):
-    context = SimpleNamespace(current_actor=None, was_current_actor_reconstructed=False)
+    context = SimpleNamespace(
+        current_actor=None, was_current_actor_reconstructed=False, get_actor_name=lambda: None
+    )
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     held = []
 
