@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 test: install
 	$(PYTEST) -n $(JOBS)
 
-# Kills, many nodes, thousands of mutants: all of it.
+# Kills, many nodes, thousands of mutants: all of it; two hours on two cores that do other work too.
 test-slow: install
 	$(PYTEST) -m slow --timeout 900 --durations 20
 

@@ -171,7 +171,10 @@ class Site:
     def wait_for_workers(self, number: int) -> None:
         """Until so many compress workers have loaded their model."""
         until_s = time.monotonic() + HANG_S
-        while int(self.head.run(sys.executable, "-c", _COUNT, timeout_s=HANG_S)) < number:
+        # Ray may have told of a dead node before: the count is the last line.
+        while (
+            int(self.head.run(sys.executable, "-c", _COUNT, timeout_s=HANG_S).split()[-1]) < number
+        ):
             assert time.monotonic() < until_s, f"{number} workers did not come"
 
     def write_settings(self, names: list[str], name: str = "aot.yaml", **more: Any) -> Path:
