@@ -287,7 +287,7 @@ class _Bench:
             clock=lambda: camera.now_s,
         )
         try:
-            with closing(factory.open()) as sink:
+            with camera.forks, closing(factory.open()) as sink:
                 for progress in run_live_session(
                     request.source,
                     rules,

@@ -80,6 +80,7 @@ class DecoderProcess:
             self._start()
         except BaseException:
             self._slots.close()
+            self._let_go()
             raise
         self._messages, self._poll = MessageReader(self._slots), select.poll()
         self._poll.register(self._stdout, select.POLLIN)
@@ -140,6 +141,10 @@ class DecoderProcess:
         self._slots.close()
         self._stdin.close()
         os.close(self._stdout)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the process it came from, where no other comes from it."""
         if self._is_alone:
             self._forks.renew()
 
