@@ -7,6 +7,7 @@ import ray
 
 from tests.checkpoints import write_tiny_checkpoint
 from tests.videos import VideoSpec, write_video
+from tests.waits import HANG_S
 from tests.workers import session_support
 from tests.workers.session_support import (
     FolderSink,
@@ -186,6 +187,12 @@ def test_an_address_where_nothing_listens_is_an_error_at_once():
         open_cluster(ClusterSettings(address="127.0.0.1:1")),
     ):
         pass
+
+
+def test_a_cluster_of_ones_own_gives_way_to_nobody(cluster):
+    """Ray's own niceness of workers is 15."""
+    niceness = ray.remote(num_cpus=0)(lambda: os.nice(0))
+    assert ray.get(niceness.remote(), timeout=HANG_S) == os.nice(0)
 
 
 def test_a_second_connection_is_refused_and_leaves_the_first(cluster):

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from tests.checkpoints import write_tiny_checkpoint
-from tests.waits import wait_until
+from tests.waits import HANG_S, wait_until
 from tests.workers.session_support import FolderSink, digests, open_canned
 from workers.cluster.cluster import ClusterSettings, open_cluster, start_local_cluster
 from workers.compress import CompressSettings
@@ -143,6 +143,9 @@ def test_a_running_local_cluster_is_joined_not_started_again(local):
     again, _ = start_local_cluster(ClusterSettings(local_port=int(local.address.split(":")[1])))
     assert again.address == local.address
     assert time.monotonic() - started_s < 30
+    with open_cluster(again):
+        niceness = ray.remote(num_cpus=0)(lambda: os.nice(0))
+        assert ray.get(niceness.remote(), timeout=HANG_S) == os.nice(0)
 
 
 def test_something_else_at_the_address_is_an_error_in_bounded_time():
