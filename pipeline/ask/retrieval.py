@@ -81,8 +81,7 @@ def _shares(groups: Sequence[Sequence[ClipSpan]], price: Cost, limit: int | None
         several = ", and one of each stream is read" if len(groups) > 1 else ""
         raise QueryTooLarge(
             f"the budget is {limit} visual tokens, a clip of the range takes at least "
-            f"{max(least)}{several}; raise the budget, "
-            " or ask a model with a longer context"
+            f"{max(least)}{several}; raise the budget, or ask a model with a longer context"
         )
     return share_evenly(needs, limit, least)
 

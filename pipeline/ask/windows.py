@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.ask.loading import ClipPlace
+from pipeline.values.errors import TooManyRequests
 
 if TYPE_CHECKING:
     from pipeline.store.levels import Node
@@ -61,7 +62,7 @@ class Windows:
         `make` tells whether what it makes may be kept.
 
         Raises:
-            TimeoutError: another one has been making it for `MAKING_S`.
+            TooManyRequests: another one has been making it for `MAKING_S`.
         """
         kept = self._find(key)
         if kept is not None:
@@ -83,7 +84,10 @@ class Windows:
         """What is kept; where that is None, making it is up to whoever asked."""
         with self._changed:
             if not self._changed.wait_for(lambda: key not in self._making, MAKING_S):
-                raise TimeoutError(f"its window has been merged for over {MAKING_S:.0f} s")
+                raise TooManyRequests(
+                    f"another question has been merging this window for over {MAKING_S:.0f} s; ask "
+                    "again, or for a smaller range"
+                )
             kept = self._kept.get(key)
             if kept is None:
                 self._making.add(key)
