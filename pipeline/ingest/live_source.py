@@ -7,7 +7,6 @@ model is loaded, which takes seconds.
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import TracebackType
 
 from pipeline.ingest.request import IngestRequest
 from pipeline.settings import LiveSourceSettings
@@ -70,12 +69,7 @@ class SourcesAhead:
     def __enter__(self) -> "SourcesAhead":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         while self._begun:
             self._begun.pop()[1].kill()
 

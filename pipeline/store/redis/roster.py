@@ -1,7 +1,8 @@
 """The roster on a server: sets between which a stream is moved, one command a move.
 
-`SMOVE` is the claim: of two that move one member out of a set one is told that it did. So nothing
-here needs a script, a lock or a retry. All keys share one slot.
+`SMOVE` is the claim: of two that move one member out of a set one is told that it did. So taking
+and giving back need no script, no lock and no retry; what becomes of a dead host's streams, and of
+the list (`wanted`), is a transaction. All keys share one slot.
 """
 
 import json
