@@ -13,11 +13,11 @@ from pydantic import ByteSize, Field, SecretStr, field_validator, model_validato
 from pipeline.settings.base import ENV_PREFIX, Group, parse_length, parse_share
 from pipeline.store import StoreConfig
 from pipeline.store.fading import KEYFRAME
+from pipeline.store.password import read_password
 from pipeline.store.retention import FadeRule, RetentionRules
 from pipeline.values.errors import InvalidSettings
 
 DATA_FOLDER = "~/.local/share/aot-stream"
-MAX_PASSWORD_BYTES = 4096
 _WITH_PASSWORD = ("redis://", "rediss://", "unix://", "sentinel://")
 
 _EARLY_END = re.compile(r"(?:rediss?|unix|sentinel)://[^/?#@]+[/?#].*@", re.IGNORECASE)
@@ -33,7 +33,7 @@ class StoreSettings(Group):
     password: SecretStr | None = None
     """Of the server; in the environment (AOT_STORE__PASSWORD) rather than in a file."""
     password_file: Path | None = None
-    """A file that holds the password and nothing else."""
+    """A file that holds the password and nothing else, on every machine that opens the store."""
     namespace: str = "aot"
     dtype: Literal["bf16", "int8"] = "bf16"
     timeout_s: float = Field(default=5.0, gt=0, le=600)
@@ -79,13 +79,18 @@ class StoreSettings(Group):
         return self
 
     def to_config(self) -> StoreConfig:
-        """What opens the store, here and in every worker, its password included.
+        """What opens the store, here and in every worker; of a password's file its name alone.
 
         Raises:
             InvalidSettings: the password's file cannot be read.
         """
         fields = self.model_dump(exclude={"password", "password_file", "url"})
-        return StoreConfig(_with_password(self), **fields)
+        if self.password_file is None:
+            return StoreConfig(_with_password(self), **fields)
+        read_password(self.password_file)  # what is wrong here is so before anything is started
+        _require_no_password(self.url)
+        path = self.password_file.expanduser().absolute()
+        return StoreConfig(self.url, password_file=str(path), **fields)
 
 
 class SpoolSettings(Group):
@@ -152,31 +157,16 @@ class RetentionSettings(Group):
 
 def _with_password(store: StoreSettings) -> str:
     """The store's URL with its password, wherever that came from."""
-    if store.password is not None:
-        password = store.password.get_secret_value()
-    elif store.password_file is not None:
-        password = _read_password(store.password_file)
-    else:
+    if store.password is None:
         return store.url
+    _require_no_password(store.url)
+    password = store.password.get_secret_value()
     scheme, _, rest = store.url.partition("://")
     user, at, place = rest.rpartition("@")
-    if ":" in user:
-        raise InvalidSettings("store: got a password in the URL and another; take one of them out")
     return f"{scheme}://{user if at else ''}:{quote(password, safe='')}@{place}"
 
 
-def _read_password(path: Path) -> str:
-    try:
-        with path.expanduser().open("rb") as file:
-            password = file.read(MAX_PASSWORD_BYTES + 1).decode().strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8"
-        raise InvalidSettings(
-            f"store.password_file {str(path)!r} cannot be read ({reason}); check path and rights"
-        ) from None
-    if not password or len(password) > MAX_PASSWORD_BYTES or "\n" in password:
-        raise InvalidSettings(
-            f"store.password_file {str(path)!r} holds no password; expected one line of 1 to "
-            f"{MAX_PASSWORD_BYTES} bytes"
-        )
-    return password
+def _require_no_password(url: str) -> None:
+    login, _, _ = url.partition("://")[2].rpartition("@")
+    if ":" in login:
+        raise InvalidSettings("store: got a password in the URL and another; take one of them out")

@@ -29,6 +29,9 @@ class StoreConfig:
     """Embedded server only: what a power cut may cost, up to a second of clips or none."""
     cold: str | None = None
     """Folder, or URL of one, that old clips are moved to (`cold`); None keeps all in the server."""
+    password_file: str | None = None
+    """On every machine that opens the store, so that no password travels; None where it is in the
+    URL, or there is none."""
 
     def __repr__(self) -> str:
         return f"StoreConfig({redact_url(self.url)}, {self.namespace}, {self.dtype})"

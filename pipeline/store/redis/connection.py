@@ -23,6 +23,7 @@ from redis.sentinel import Sentinel
 from pipeline.store import rows
 from pipeline.store.config import StoreConfig
 from pipeline.store.keys import Keys
+from pipeline.store.redis.login import take_login
 from pipeline.values.errors import InvalidSettings
 from pipeline.values.types import ClipSpan
 from workers.redact import redact_url
@@ -52,8 +53,9 @@ def connect(config: StoreConfig) -> redis.Redis:
     except ValueError as error:
         raise InvalidSettings(f"{shown}: {error}; expected redis://host:port/db") from None
     try:
+        url, login = take_login(config)
         *others, last = [
-            redis.Redis.from_url(url, **_bounds(config)) for url in _node_urls(config.url)
+            redis.Redis.from_url(one, **login, **_bounds(config)) for one in _node_urls(url)
         ]
     except ValueError:  # its text may hold a part of the password
         raise InvalidSettings(
@@ -64,10 +66,11 @@ def connect(config: StoreConfig) -> redis.Redis:
 
 def connect_cluster(config: StoreConfig) -> RedisCluster:
     """The same for a cluster, found through any of the nodes that the URL names."""
-    first, *others = _node_urls(config.url)
-    nodes = [ClusterNode(**_place_of(url)) for url in others]
+    url, login = take_login(config)
+    first, *others = _node_urls(url)
+    nodes = [ClusterNode(**_place_of(other)) for other in others]
     return RedisCluster.from_url(
-        first, startup_nodes=nodes, **_bounds(config), require_full_coverage=False
+        first, startup_nodes=nodes, **login, **_bounds(config), require_full_coverage=False
     )
 
 
@@ -116,10 +119,11 @@ def _bounds(config: StoreConfig) -> dict[str, Any]:
 
 
 def _connect_primary(config: StoreConfig) -> redis.Redis:
-    parts = urlsplit(config.url)
-    login, _, places = parts.netloc.rpartition("@")
+    url, login = take_login(config)
+    parts = urlsplit(url)
+    in_url, _, places = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")
-    user, _, password = login.partition(":")
+    user, _, password = in_url.partition(":")
     sentinels = []
     for place in places.split(","):
         host, _, port = place.rpartition(":")
@@ -127,11 +131,8 @@ def _connect_primary(config: StoreConfig) -> redis.Redis:
             raise ValueError("expected sentinel://host:port,host:port/service/db")
         sentinels.append((host.strip("[]"), int(port)))
     bounds = _bounds(config)
-    login_fields: dict[str, Any] = {
-        "username": unquote(user) or None,
-        "password": unquote(password) or None,
-    }
-    sentinel = Sentinel(sentinels, sentinel_kwargs=dict(bounds), **bounds, **login_fields)
+    login = login or {"username": unquote(user) or None, "password": unquote(password) or None}
+    sentinel = Sentinel(sentinels, sentinel_kwargs=dict(bounds), **bounds, **login)
     return sentinel.master_for(service, db=int(db or 0))
 
 

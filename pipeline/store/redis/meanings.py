@@ -20,6 +20,7 @@ from pipeline.values.errors import (
 )
 
 _PASSWORD = "set user and password in the store URL"
+_FILE = "put it on every machine that opens the store"
 _NO_NODE = "Redis Cluster cannot be connected. Please provide at least one reachable node: "
 _NO_CLUSTER = "several servers are named, which only nodes of a Redis Cluster can be; name one"
 _CLUSTER = "the server is one of a Redis Cluster; allow the store's user INFO, so that it is seen"
@@ -46,6 +47,7 @@ def explain(error: RedisProblem, text: str, *, in_cluster: bool) -> tuple[type[E
 _MEANINGS: tuple[tuple[type[Exception], str, type[Exception], str], ...] = (
     (redis.OutOfMemoryError, "", StoreFull, "raise maxmemory or delete streams"),
     (redis.ReadOnlyError, "", StoreReadOnly, "point the URL at the primary"),
+    (redis.AuthenticationError, "store.password_file", StoreRefused, _FILE),
     (redis.AuthenticationError, "", StoreRefused, _PASSWORD),
     (NoPermissionError, "", StoreRefused, "grant the store's user this command and key"),
     (redis.BusyLoadingError, "", StoreUnavailable, "the server is loading its data; try again"),

@@ -15,6 +15,7 @@ from aot import ClipTokens
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.embedded import find_server, start_embedded, stop_embedded
 from pipeline.values.types import StreamInfo
+from tests.waits import wait_until
 from workers.types import ClipStats, CompressedClip
 
 MakeClip = Callable[..., CompressedClip]
@@ -151,3 +152,26 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
         for path in sorted(server.folder.rglob("*"), reverse=True):
             path.unlink() if not path.is_dir() else path.rmdir()
         server.folder.rmdir()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., redis.Redis]]:
+    """`start(port, *options)`: a server on loopback that ends with the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def run(port: int, *options: str) -> redis.Redis:
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        command = [str(find_server().path), *options, "--port", str(port), "--dir", str(folder)]
+        process = subprocess.Popen(
+            [*command, "--bind", "127.0.0.1", "--save", ""], stdout=subprocess.DEVNULL
+        )
+        running.append(process)
+        client = redis.Redis(port=port)
+        wait_until(client.ping)
+        return client
+
+    yield run
+    for process in running:
+        process.kill()
+        process.wait(timeout=120)

@@ -34,29 +34,6 @@ def free_ports(count):
 
 
 @pytest.fixture
-def start(tmp_path):
-    """`start(port, *options)`: a server on loopback that ends with the test."""
-    running = []
-
-    def run(port, *options):
-        folder = tmp_path / str(port)
-        folder.mkdir()
-        command = [str(find_server().path), *options, "--port", str(port), "--dir", str(folder)]
-        process = subprocess.Popen(
-            [*command, "--bind", "127.0.0.1", "--save", ""], stdout=subprocess.DEVNULL
-        )
-        running.append(process)
-        client = redis.Redis(port=port)
-        wait_until(client.ping)
-        return client
-
-    yield run
-    for process in running:
-        process.kill()
-        process.wait(timeout=120)
-
-
-@pytest.fixture
 def cluster_url(start):
     """Three nodes, a third of the slots each."""
     ports = free_ports(3)
