@@ -21,7 +21,7 @@ from typing import Literal
 Fault = Literal["none", "stall", "trickle", "refuse", "mute", "deaf"]
 Cut = Literal["close", "reset", "half"]
 
-POLL_S = 0.02
+POLL_S, END_S = 0.02, 2.0
 
 
 class FaultProxy:
@@ -62,10 +62,12 @@ class FaultProxy:
 
     def close(self) -> None:
         self._closing.set()
+        accepting, *_ = self._threads
+        accepting.join(END_S)  # it looks at the listener until then, and begins threads
         self._listener.close()
         self.cut("close")
         for thread in self._threads:
-            thread.join(2)
+            thread.join(END_S)
 
     def __enter__(self) -> "FaultProxy":
         return self
