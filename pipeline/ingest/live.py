@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pipeline.ingest.fleet import Fleet
 from pipeline.ingest.live_source import LiveEnd, SourcesAhead, Wanted, check_live
 from pipeline.ingest.request import IngestRequest, request_of
-from pipeline.settings import LiveSourceSettings, Settings
-from pipeline.values.errors import InvalidQuery, PipelineError
+from pipeline.settings import LiveSourceSettings, Settings, StreamSettings
+from pipeline.values.errors import InvalidQuery, InvalidSettings, PipelineError
 from workers.decode.policy import is_network_url
 from workers.errors import SourceError
 from workers.imports import collector_paused
@@ -48,8 +48,9 @@ def named_streams(settings: Settings, *, may_be_none: bool = False) -> list[Inge
 
     Raises:
         InvalidQuery: there are none, or one is a file.
-        InvalidSettings: a URL's variable is not set.
+        InvalidSettings: a URL's variable is not set, or one is for labelled machines alone.
     """
+    _require_no_labels(settings.streams)
     requests = [request_of(stream, settings) for stream in settings.streams]
     if not requests and not may_be_none:
         raise InvalidQuery("the settings name no streams; list them: streams: [{name, url}]")
@@ -59,6 +60,27 @@ def named_streams(settings: Settings, *, may_be_none: bool = False) -> list[Inge
                 f"stream {request.source.stream_id} is a file; `aot ingest` takes files"
             )
     return requests
+
+
+def _require_no_labels(streams: Sequence[StreamSettings]) -> None:
+    """Which machine reads a stream is for a cluster to say: here it is this one, without labels."""
+    labelled = [stream for stream in streams if stream.label_selector]
+    required = [stream.name for stream in labelled if not stream.label_fallback]
+    if required:
+        raise InvalidSettings(
+            f"got label_selector of {_some(required)}, expected streams that any machine may read: "
+            "labels are those of a cluster's nodes; say `aot up --detach`, or give them "
+            "label_fallback: true, to read them here as well"
+        )
+    if labelled:
+        logger.warning(
+            "%s: label_selector says nothing without --detach; read here, as label_fallback allows",
+            _some([stream.name for stream in labelled]),
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def ingest_live(

@@ -149,6 +149,25 @@ def test_nothing_to_keep_is_an_error(tmp_path, text):
         named_streams(load(tmp_path, text))
 
 
+NORTH = "label_selector: {site: north}"
+
+
+def test_a_stream_for_labelled_machines_alone_is_refused_without_a_cluster(tmp_path):
+    near = f"{{name: dock, url: 'rtsp://h/x', {NORTH}}}"
+
+    with pytest.raises(InvalidSettings, match=r"of dock, .*--detach.*label_fallback"):
+        named_streams(load(tmp_path, f"streams: [{near}, {{name: hall, url: 'rtsp://h/y'}}]"))
+
+
+def test_one_that_other_machines_may_read_is_read_here_and_said_to_be(tmp_path, caplog):
+    either = f"streams: [{{name: yard, url: 'rtsp://h/x', {NORTH}, label_fallback: true}}]"
+
+    [yard] = named_streams(load(tmp_path, either))
+
+    assert yard.source.stream_id == "yard"
+    assert "yard: label_selector says nothing without --detach" in caplog.text
+
+
 def test_a_stream_that_fails_is_begun_again_while_the_others_go_on(camera, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.ingest.live_session.KEEP_WAIT_S", 0.2)
     settings = load_settings(
