@@ -162,6 +162,7 @@ def _wanted(settings: Settings, requests: Sequence[IngestRequest]) -> dict[str, 
     return {request.source.stream_id: Wanted(request, settings.live) for request in requests}
 
 
+NAMES_TOLD = 10
 FIXED = ("model", "ingest", "store", "spool", "ray", "tracing")
 """Groups of settings that all streams share and that are read once."""
 
@@ -179,12 +180,15 @@ def _look_again(begun: Settings, look: Callable[[], Settings | None]) -> dict[st
     except PipelineError as error:
         logger.error("the changed settings are not applied: %s", error)
         return None
-    logger.warning("settings read again: streams %s", ", ".join(_names(requests)) or "none")
+    logger.warning("settings read again: streams %s", _tell_names(requests))
     return _wanted(settings, requests)
 
 
-def _names(requests: Sequence[IngestRequest]) -> list[str]:
-    return [request.source.stream_id for request in requests]
+def _tell_names(requests: Sequence[IngestRequest]) -> str:
+    """The first of them, and how many there are besides."""
+    names = [request.source.stream_id for request in requests]
+    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
+    return ", ".join(names[:NAMES_TOLD]) + more or "none"
 
 
 def _check_source(live: LiveSourceSettings, request: IngestRequest) -> LiveEnd:

@@ -44,6 +44,16 @@ class Fork:
         self._hear(limit_s, lambda: self._pid is not None)
         return self._pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its id is its own: one that has ended, told of or not, may have passed it on."""
+        with self._lock:
+            if self._process is None:
+                return False
+            poll = select.poll()
+            poll.register(self._process, select.POLLIN)
+            return not poll.poll(0)
+
     def wait(self, limit_s: float) -> bool:
         """Whether it ended within so long; `returncode` tells how, None where nobody knows."""
         self._hear(limit_s, lambda: False)

@@ -214,7 +214,8 @@ class DecoderProcess:
         now_s = time.monotonic()
         if now_s - self._allowed_s >= ALLOW_CPU_S:
             self._allowed_s = now_s
-            if (pid := self._process.get_pid()) is not None:
+            pid = self._process.get_pid()
+            if pid is not None and self._process.is_running:
                 _allow_cpu(pid)
 
     def _crashed(self, wire: WireError | None) -> SourceCrashed:

@@ -87,6 +87,17 @@ def test_one_that_dies_takes_no_other_along(two, how):
         next(others)
 
 
+def test_the_id_of_one_that_has_ended_is_nobodys_to_limit(two):
+    """The kernel gives it to another process, which a limit of CPU seconds would end later."""
+    (one, _), (other, _) = two
+    gone = psutil.Process(one.pid)
+    os.kill(one.pid, signal.SIGKILL)
+    gone.wait(HANG_S)
+    assert one._process.get_pid() == gone.pid
+    assert not one._process.is_running
+    assert other._process.is_running
+
+
 def test_after_a_fault_decoders_come_from_another_process(camera, request_for, forks, two):
     """So that what was learnt of addresses by one crash is of no use for the next."""
     (one, pictures), (other, others) = two
