@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.api.pipeline import Pipeline
-    from pipeline.ask.answer import Answer, Piece
+    from pipeline.ask.answer import Answer, Citation, Piece
     from pipeline.ask.question import Question
     from pipeline.settings import Settings, load_settings
     from pipeline.values.errors import PipelineError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Citation",
     "ClipSpan",
     "Gap",
     "Piece",
@@ -30,7 +31,7 @@ __all__ = [
 
 _HOMES = {
     "api.pipeline": ("Pipeline",),
-    "ask.answer": ("Answer", "Piece"),
+    "ask.answer": ("Answer", "Citation", "Piece"),
     "ask.question": ("Question",),
     "values.errors": ("PipelineError",),
     "settings": ("Settings", "load_settings"),

@@ -77,11 +77,20 @@ class StreamReading:
 
 
 @dataclass(frozen=True)
+class Citation(ClipSpan):
+    """A clip that was read: its index row, with its seconds on the stream's line of time."""
+
+    wall_start: str | None = None
+    """When it begins on the wall clock, ISO 8601 in the stream's zone; None where it has none."""
+    wall_end: str | None = None
+
+
+@dataclass(frozen=True)
 class Answer:
     """A question's answer and what it rests on."""
 
     text: str
-    citations: tuple[ClipSpan, ...]
+    citations: tuple[Citation, ...]
     """The clips that were read."""
     coverage: float
     """Share of the asked ranges that has footage, 0 to 1, over all streams."""

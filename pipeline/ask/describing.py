@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from pipeline.ask.answer import DETAILS, Detail, LevelReading, StreamReading
+from pipeline.ask.answer import DETAILS, Citation, Detail, LevelReading, StreamReading
 from pipeline.ask.fitting import ReadClip
 from pipeline.ask.question import StreamPart
+from pipeline.ask.timeline import Timeline
 from pipeline.values.times import write_moment
+from pipeline.values.types import ClipSpan
 
 
 def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamReading:
@@ -29,6 +31,22 @@ def describe_reading(part: StreamPart, all_read: Sequence[ReadClip]) -> StreamRe
         phrase=part.phrase,
         clips_faded=sum(span.keep < 1 for span in part.spans),
         levels=tuple(_level(detail, alike) for detail, alike in read.items() if alike),
+    )
+
+
+def cite(parts: Sequence[StreamPart], read: Sequence[ReadClip]) -> tuple[Citation, ...]:
+    """Where the clips lie that an answer rests on, each in its stream's own time."""
+    lines = {part.stream_id: part.timeline for part in parts}
+    return tuple(_cite(lines[clip.span.stream_id], clip.span) for clip in read if clip.is_cited)
+
+
+def _cite(line: Timeline, span: ClipSpan) -> Citation:
+    placed = line.place(span)
+    first, last = (write_moment(line.clock, s) for s in (placed.start_s, placed.end_s))
+    return Citation(
+        **{**vars(span), "start_s": placed.start_s, "end_s": placed.end_s},
+        wall_start=first,
+        wall_end=last,
     )
 
 

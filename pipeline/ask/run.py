@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline.ask.answer import Answer, Piece, Timings
-from pipeline.ask.describing import describe_reading, share_of
+from pipeline.ask.describing import cite, describe_reading, share_of
 from pipeline.ask.fitting import Fitted, ReadClip, load_clips, plan_reading
 from pipeline.ask.prompt import Reading, reading_style
 from pipeline.ask.question import Question, StreamPart, look_up, resolve_range
@@ -246,7 +246,7 @@ def _answer(
     footage_s = sum(part.footage_s for part in parts)
     return Answer(
         text=text,
-        citations=tuple(clip.span for clip in read if clip.is_cited),
+        citations=cite(parts, read),
         coverage=share_of(footage_s, asked_s),
         read_fraction=share_of(len(read), sum(len(part.to_read) for part in parts)),
         partial=partial,

@@ -4,7 +4,6 @@ A service that runs is asked where one is named; else the model is loaded into t
 """
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipeline.cli.output import common_of, explain_error, hms, note, print_json, settings_of
+from pipeline.cli.sources import show_sources
 from pipeline.values.errors import kind_of
 from pipeline.values.plain import to_plain
 
 if TYPE_CHECKING:
-    from pipeline.ask.answer import Answer, Piece, StreamReading
+    from pipeline.ask.answer import Answer, Piece
     from pipeline.settings.server import ServerAddress
 
     Asking = Callable[
@@ -235,7 +235,7 @@ def _show(answer: "Answer", as_json: bool) -> None:
         print_json(_as_json(answer))
     else:
         print()
-        _show_sources(answer)
+        show_sources(answer)
 
 
 def _ray(choice: str | None) -> dict[str, Any]:
@@ -251,49 +251,3 @@ def _as_json(answer: "Answer") -> dict[str, Any]:
     for shown, stream in zip(plain["streams"], answer.streams, strict=True):
         shown["read_fraction"] = stream.read_fraction
     return plain
-
-
-def _show_sources(answer: "Answer") -> None:
-    """The range as it was understood, citations, coverage and cost on stderr."""
-    for stream in answer.streams:
-        note(f"  {stream.stream_id}  {_range_of(stream)}: {_found_in(stream)}")
-    for span in answer.citations[:8]:
-        still = ", open" if span.is_open else ""
-        where = f"{hms(span.start_s)} to {hms(span.end_s)}"
-        note(f"  {span.stream_id}  {where}  clip {span.index}{still}")
-    if len(answer.citations) > 8:
-        note(f"  and {len(answer.citations) - 8} clips more")
-    partial = ", some clips could not be read" if answer.partial else ""
-    if answer.removed:
-        partial = f", {answer.removed} clips were removed meanwhile"
-    note(
-        f"  {answer.visual_tokens} visual tokens, coverage {answer.coverage:.0%}, "
-        f"{answer.read_fraction:.0%} of the clips read{partial}; "
-        f"first word after {answer.timings.first_token_s:.2f} s"
-    )
-
-
-def _range_of(stream: "StreamReading") -> str:
-    told_by = f' ("{stream.phrase}")' if stream.phrase else ""
-    if stream.wall_start is not None and stream.wall_end is not None:
-        return f"{stream.wall_start} to {stream.wall_end}{told_by}"
-    return f"{hms(stream.start_s)} to {hms(stream.end_s)}{told_by}"
-
-
-def _found_in(stream: "StreamReading") -> str:
-    if not stream.clips_found:
-        return "no footage"
-    gaps = Counter(gap.reason for gap in stream.gaps)
-    without = "".join(f", {count} gaps ({reason})" for reason, count in gaps.items())
-    if stream.held_s:
-        without = f", unchanged for {hms(stream.held_s)}{without}"
-    faded = f", {stream.clips_faded} faded" if stream.clips_faded else ""
-    merged = "".join(
-        f", {level.clips} merged from {level.tokens_before} to {level.tokens_read} tokens"
-        for level in stream.levels
-        if level.detail == "merged"
-    )
-    return (
-        f"{stream.clips_read} of {stream.clips_found} clips read, coverage "
-        f"{stream.coverage:.0%}{without}{faded}{merged}"
-    )

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import aot.errors
 import workers.errors
-from pipeline.ask.answer import Answer, LevelReading, Piece, StreamReading, Timings
+from pipeline.ask.answer import Answer, Citation, LevelReading, Piece, StreamReading, Timings
 from pipeline.ask.search import Hit, SearchResult
 from pipeline.settings.server import ServerAddress
 from pipeline.values import errors
@@ -149,7 +149,7 @@ def _answer(text: str, evidence: Mapping[str, Any]) -> Answer:
     names = ("index", "load", "first_token", "total", "wait")
     return Answer(
         text=text,
-        citations=tuple(ClipSpan(**span) for span in evidence["spans"]),
+        citations=tuple(Citation(**span) for span in evidence["spans"]),
         coverage=evidence["coverage"],
         read_fraction=evidence["read_fraction"],
         partial=evidence["partial"],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
 
-from pipeline.ask.answer import Answer
+from pipeline.ask.answer import Answer, Citation
 from pipeline.serve.asking import Asked, Window
 from pipeline.serve.evidence import Evidence
 from pipeline.serve.schemas import Chat, Message
@@ -195,9 +195,17 @@ def annotations_of(answer: Answer) -> Sequence[dict[str, Any]]:
             "url_citation": {
                 "start_index": 0,
                 "end_index": len(answer.text),
-                "title": f"{span.stream_id}, clip {span.index}",
+                "title": _title(span),
                 "url": write_window(span.stream_id, span.start_s, span.end_s),
+                "wall_start": span.wall_start,
+                "wall_end": span.wall_end,
             },
         }
         for span in answer.citations
     ]
+
+
+def _title(span: Citation) -> str:
+    """A clip as people are told of it: by the time of day where its stream has one."""
+    when = "" if span.wall_start is None else f", {span.wall_start} to {span.wall_end}"
+    return f"{span.stream_id}{when}, clip {span.index}"

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.ask.answer import Answer, StreamReading
-from pipeline.values.types import ClipSpan
+from pipeline.ask.answer import Answer, Citation, StreamReading
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Evidence:
 
     streams: tuple[StreamReading, ...]
     """The interval of each stream as it was understood, and what there is of it."""
-    spans: tuple[ClipSpan, ...]
-    """The clips that were read."""
+    spans: tuple[Citation, ...]
+    """The clips that were read, each in seconds of its stream and on the wall clock."""
     coverage: float
     read_fraction: float
     partial: bool

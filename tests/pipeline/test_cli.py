@@ -175,6 +175,25 @@ def test_ask_answers_and_cites_on_stderr(run, walk):
     assert "coverage 100%, 100% of the clips read; first word after" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ("2026-05-04T14:00:00+02:00", "14:00:04 to 14:00:06"),
+        ("2026-05-04T23:59:55+02:00", "2026-05-04 23:59:59 to 2026-05-05 00:00:01"),
+    ],
+)
+def test_citations_are_told_by_the_time_of_day_of_their_stream(run, video, start, said):
+    told = ("--stream", "gate", "--start-time", start, "--zone", "Europe/Berlin")
+    assert run("ingest", video, *told).code == 0
+    ran = run("ask", "what is seen", "-s", "gate", "--from", "4", "--to", "8")
+    assert f"gate  {said}  clip 2" in ran.err
+    [first, _] = run("ask", "what", "-s", "gate", "--from", "4", "--to", "8", "--json").json[
+        "citations"
+    ]
+    assert (first["start_s"], first["end_s"]) == (4.0, 6.0)
+    assert first["wall_start"].replace("T", " ").endswith("+02:00")
+
+
 def test_ask_as_json(run, walk):
     plain = run("ask", "what is seen", "-s", "walk", "--last", "4s")
     value = run("ask", "what is seen", "-s", "walk", "--last", "4s", "--json").json

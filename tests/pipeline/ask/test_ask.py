@@ -212,6 +212,33 @@ def test_the_answer_says_which_range_was_meant(store, model):
     assert datetime.fromisoformat(reading.wall_start).timestamp() == WALL_START_S + 16
 
 
+def test_citations_are_told_on_the_wall_clock_where_their_stream_has_one(store, model):
+    asked = question(streams=("clock", "walk"), start=5, end=7.0)
+    cited = ask(store, model, asked).citations
+    assert [(span.stream_id, span.start_s, span.end_s) for span in cited] == [
+        (name, *place) for name in ("clock", "walk") for place in ((4.0, 6.0), (6.0, 8.0))
+    ]
+    clock, walk = cited[:2], cited[2:]
+    for span in clock:
+        begin, stop = map(datetime.fromisoformat, (span.wall_start, span.wall_end))
+        assert begin.timestamp() == WALL_START_S + span.start_s == span.wall_start_s
+        assert stop.timestamp() == WALL_START_S + span.end_s
+    assert {(span.wall_start, span.wall_end) for span in walk} == {(None, None)}
+
+
+def test_a_citation_of_an_epoch_that_counts_anew_is_in_the_streams_seconds(store, model):
+    info = dataclasses.replace(store.get_info("walk"), stream_id="anew", made_with=None)
+    store.put_info(info)
+    lease = store.acquire_lease("anew", "test")
+    for epoch, index in ((0, 0), (1, 1)):
+        clip = store.get_clip(store.list_spans("walk")[0])
+        clip = dataclasses.replace(clip, stream_id="anew", epoch=epoch, index=index)
+        store.put_clip(clip, lease, fingerprint=info.fingerprint)
+    cited = ask(store, model, question(streams=("anew",))).citations
+    assert [(span.start_s, span.end_s) for span in cited] == [(0.0, 2.0), (2.0, 4.0)]
+    store.delete_stream("anew")
+
+
 def test_coverage_is_the_share_of_the_range_with_footage(store, model):
     answer = ask(store, model, question(start=10, end=30))
     assert answer.coverage == 0.5

@@ -56,6 +56,7 @@ def test_an_agent_lists_looks_and_asks(served):
     assert (seen["start_s"], seen["clips"]) == (14.0, 3)
     assert told["answer"]
     assert [span["start_s"] for span in told["evidence"]["spans"]] == [16.0, 18.0]
+    assert all("T" in span["wall_start"] for span in told["evidence"]["spans"])
     assert told["evidence"]["cost"]["frames_decoded"] == 0
     assert (len(found["hits"]), found["searched"]) == (2, 3)
 

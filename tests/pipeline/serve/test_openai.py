@@ -1,5 +1,7 @@
 """The unchanged OpenAI client: chat, streaming, several windows, errors as its own types."""
 
+from datetime import datetime
+
 import openai
 import pytest
 
@@ -28,6 +30,9 @@ def test_a_whole_answer_with_citations_and_usage(client, served):
     assert choice.finish_reason in ("stop", "length")
     urls = [note.url_citation.url for note in choice.message.annotations]
     assert urls == ["stream://walk?start=4&end=6", "stream://walk?start=6&end=8"]
+    titles = [note.url_citation.title for note in choice.message.annotations]
+    assert titles[0].startswith("walk, 2026-01-01T")
+    assert titles[0].endswith(", clip 2")
     assert done.usage.total_tokens == done.usage.prompt_tokens + done.usage.completion_tokens
     assert 0 < done.usage.completion_tokens <= 8
     assert done.usage.visual_tokens > 0
@@ -49,6 +54,10 @@ def test_several_windows_and_their_other_names(client):
     done = ask(client, "aot://walk?from=0&to=2", "stream://other?last=2s")
     urls = [note.url_citation.url for note in done.choices[0].message.annotations]
     assert urls == ["stream://walk?start=0&end=2", "stream://other?start=18&end=20"]
+    walk, other = (note.url_citation for note in done.choices[0].message.annotations)
+    assert datetime.fromisoformat(walk.wall_start).timestamp() == 1_767_268_800.0
+    assert datetime.fromisoformat(walk.wall_end).timestamp() == 1_767_268_802.0
+    assert (other.title, other.wall_start, other.wall_end) == ("other, clip 9", None, None)
 
 
 def test_wall_times_keep_the_sign_of_their_zone(client):
