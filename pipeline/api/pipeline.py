@@ -10,16 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
+from pipeline.api.shared import require_info
 from pipeline.ask.answer import Answer, Piece
 from pipeline.ask.model import answers_on_ray, open_answers
 from pipeline.ask.question import Fit, Question
-from pipeline.ask.run import answer_prepared, prepare
+from pipeline.ask.run import Prepared, answer_prepared, prepare
 from pipeline.ask.search import SearchResult, search_prepared
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.run import ingest
 from pipeline.settings import Settings, load_settings
 from pipeline.store import ClipStore, open_store
-from pipeline.values.errors import InvalidQuery
+from pipeline.values.errors import InvalidQuery, UnknownStream
 from pipeline.values.types import BrokenStream, StreamInfo
 from workers.models import Marks
 from workers.seams import Answerer
@@ -133,7 +134,7 @@ class Pipeline:
 
         Streams, range and budget are looked at before the model is loaded.
         """
-        prepared = prepare(self.store, self._question(text, streams, options))
+        prepared = self._prepare(self._question(text, streams, options))
         return answer_prepared(self.store, self.model, prepared, tracer=self._tracer)
 
     def search(
@@ -151,14 +152,14 @@ class Pipeline:
         All of them are looked through, up to `ask.max_clips`. Errors: those of `ask_stream`.
         """
         question = self._question(text, streams, {"start": start, "end": end, "last": last})
-        prepared = prepare(self.store, question)
+        prepared = self._prepare(question)
         return search_prepared(self.store, self.model, prepared, most)
 
     def clips(
         self, stream: str, *, start_s: float | None = None, end_s: float | None = None
     ) -> Iterator[CompressedClip]:
         """The stored clips with a part in the range, verified, in order."""
-        self.store.get_info(stream)
+        require_info(self.store, stream, self.settings)
         return self.store.iter_clips(self.store.list_spans(stream, start_s, end_s))
 
     def streams(self) -> list[StreamInfo]:
@@ -176,6 +177,15 @@ class Pipeline:
         if self._model is None:
             self._model = self._holding.enter_context(open_answers(self.settings))
         return self._model
+
+    def _prepare(self, question: Question) -> Prepared:
+        """Look up what is asked; a stream that is still to be read is told as such."""
+        try:
+            return prepare(self.store, question)
+        except UnknownStream:
+            for name in question.streams:
+                require_info(self.store, name, self.settings)
+            raise
 
     def _question(self, text: str, streams: str | Sequence[str], options: AskOptions) -> Question:
         names = (streams,) if isinstance(streams, str) else tuple(streams)

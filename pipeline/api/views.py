@@ -12,7 +12,7 @@ from pipeline.ingest.lease import is_lease_held, is_writer_alive
 from pipeline.store import ClipStore
 from pipeline.values.types import BrokenStream, Gap, StreamInfo, StreamOverview, StreamStatus
 
-ShownStatus = StreamStatus | Literal["interrupted", "broken", "waiting: store"]
+ShownStatus = StreamStatus | Literal["interrupted", "broken", "waiting", "waiting: store"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class StreamView:
     stream_id: str
     status: ShownStatus
     """`waiting: store` where the writer lives and its lease ended: it is not back yet from an
-    outage of the store. `interrupted` where a session was begun and nobody writes any more,
+    outage of the store. `waiting` where nothing is stored of a stream that a cluster's sessions are
+    to read, `interrupted` where a session was begun and nobody writes any more,
     `broken` where the store has what does not read."""
     error: str | None
     clips: int = 0

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.api.shared import require_info
 from pipeline.ask.question import Question, StreamPart, look_up_each, look_up_stream
 from pipeline.ask.run import Prepared
 from pipeline.serve.keys import Key
@@ -44,16 +45,16 @@ class Asked:
     """Where times are looked for of windows without a range; None for the text itself."""
 
 
-def require_stream(store: ClipStore, caller: Key, stream_id: str) -> StreamInfo:
+def require_stream(store: ClipStore, settings: Settings, caller: Key, stream_id: str) -> StreamInfo:
     """What is known of a stream; one that the caller may not see is as one that there is not.
 
     Raises:
         UnknownStream: either.
+        NotReadYet: a cluster's sessions are to read it; says what it waits for.
     """
-    info = store.get_info(stream_id)
     if not caller.sees(stream_id):
         raise unknown_stream_error(stream_id)
-    return info
+    return require_info(store, stream_id, settings)
 
 
 def prepare_asked(store: ClipStore, settings: Settings, caller: Key, asked: Asked) -> Prepared:
@@ -66,7 +67,7 @@ def prepare_asked(store: ClipStore, settings: Settings, caller: Key, asked: Aske
     started_s = time.perf_counter()
     question = _question(settings, asked)
     for window in asked.windows:
-        require_stream(store, caller, window.stream_id)
+        require_stream(store, settings, caller, window.stream_id)
     spoken = replace(question, text=asked.told or asked.text)
     parts = look_up_each(store, {w.stream_id: _over(spoken, w) for w in asked.windows})
     return Prepared(question, tuple(parts), time.perf_counter() - started_s)
@@ -74,7 +75,7 @@ def prepare_asked(store: ClipStore, settings: Settings, caller: Key, asked: Aske
 
 def look_up_window(store: ClipStore, settings: Settings, caller: Key, window: Window) -> StreamPart:
     """The range of one stream with what the index has of it; errors as `prepare_asked`."""
-    require_stream(store, caller, window.stream_id)
+    require_stream(store, settings, caller, window.stream_id)
     question = Question("-", (window.stream_id,), max_range_s=settings.serve.max_range)
     return look_up_stream(store, window.stream_id, _over(question, window))
 

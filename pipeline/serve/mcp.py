@@ -107,7 +107,7 @@ def _add_streams(server: MCPServer[Any], service: Service, find: FindKey) -> Non
     def clip(stream: str, key: str, context: Context) -> bytes:
         """The tokens of a clip, `EPOCH-INDEX`: an Arrow IPC stream, a row a token."""
         with _told_as(ResourceError):
-            require_stream(service.store, find(context), stream)
+            require_stream(service.store, service.settings, find(context), stream)
             return read_body(service.store, stream, key)
 
 
@@ -168,7 +168,7 @@ def _add_watches(server: MCPServer[Any], service: Service, find: FindKey) -> Non
     def watch_list(context: Context, stream: str) -> dict[str, Any]:
         """The standing questions of a stream, and the newest of what they found."""
         with _told_as(ToolError):
-            require_stream(service.store, find(context), stream)
+            require_stream(service.store, service.settings, find(context), stream)
             known = service.store.list_watches(stream)
             return {
                 "watches": [
@@ -196,7 +196,7 @@ def _add_writing(server: MCPServer[Any], service: Service, find: FindKey) -> Non
         key = find(context)
         with _told_as(ToolError):
             require_scope(key, "ingest")
-            require_stream(service.store, key, stream)
+            require_stream(service.store, service.settings, key, stream)
             rule = {"expect": expect, "window_s": window_s, "cooldown_s": cooldown_s}
             watch = Watch(watch_id, stream, question, **rule)
             begin_watch(service.store, watch)

@@ -22,6 +22,7 @@
       UnknownModel           no such model answers
       UnknownWatch           the stream has no such standing question
       NoFootage              the range holds no clip
+        NotReadYet             the stream is to be read, and nothing of it is stored yet
       FingerprintMismatch    tokens of another model or other settings
       QueryTooLarge          more than the permitted number of clips, tokens or bytes
       UnknownKey             no key of that id
@@ -184,6 +185,10 @@ class NoFootage(PipelineError):
     """The range holds no clip."""
 
     kind = "no_footage"
+
+
+class NotReadYet(NoFootage):
+    """A stream that a cluster's sessions are to read, of which nothing is stored yet."""
 
 
 class FingerprintMismatch(PipelineError):

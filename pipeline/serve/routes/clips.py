@@ -38,7 +38,7 @@ def list_clips(
     limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 1000,
 ) -> ClipList:
     """The clips of a range, from the index alone."""
-    require_stream(service.store, caller, stream_id)
+    require_stream(service.store, service.settings, caller, stream_id)
     if start is None and end is None:
         found = list(islice(service.store.iter_spans(stream_id), limit + 1))
     else:
@@ -56,7 +56,7 @@ def list_clips(
 )
 def get_clip(stream_id: StreamName, key: ClipKey, service: ServiceOf, caller: Reader) -> Response:
     """One record, verified: an Arrow IPC stream, a row a token."""
-    require_stream(service.store, caller, stream_id)
+    require_stream(service.store, service.settings, caller, stream_id)
     return Response(read_body(service.store, stream_id, key), media_type=ARROW)
 
 

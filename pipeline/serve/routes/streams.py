@@ -1,18 +1,21 @@
 """Streams: what there is, what is being brought in, begin and end."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from fastapi import APIRouter
 
 from pipeline.api import sessions
+from pipeline.api.shared import Reading, look_up_reading
 from pipeline.api.views import StreamView, view_stream, view_streams
 from pipeline.ingest.request import IngestRequest
 from pipeline.serve.asking import require_stream
 from pipeline.serve.keys import Key
 from pipeline.serve.routes.needs import ERRORS, Admin, Ingester, Reader, ServiceOf, StreamName
 from pipeline.serve.schemas import NewStream, Resumption
-from pipeline.values.errors import Conflict, NotAllowed, UnknownStream
+from pipeline.serve.service import Service
+from pipeline.values.errors import Conflict, NotAllowed, NotReadYet, UnknownStream
 from pipeline.values.times import parse_zone
 from pipeline.values.types import DeletedCounts
 from workers.types import VideoSource
@@ -25,6 +28,14 @@ class StreamList:
     """All streams that a key may see."""
 
     streams: list[StreamView]
+
+
+@dataclass(frozen=True)
+class ShownStream(StreamView):
+    """A stream's state and size."""
+
+    shared: Reading | None = None
+    """Of one that a cluster's sessions share: whether one reads it, and what it waits for."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +67,29 @@ def create_stream(body: NewStream, service: ServiceOf, caller: Ingester) -> Acce
 
 
 @router.get("/{stream_id}")
-def show_stream(stream_id: StreamName, service: ServiceOf, caller: Reader) -> StreamView:
-    """One stream; also one that is starting, or ended before its first clip."""
+def show_stream(stream_id: StreamName, service: ServiceOf, caller: Reader) -> ShownStream:
+    """One stream; also one that is starting, is waited for, or ended before its first clip."""
     end = service.sessions.end_of(stream_id)
     try:
-        require_stream(service.store, caller, stream_id)
+        require_stream(service.store, service.settings, caller, stream_id)
+    except NotReadYet:
+        return ShownStream(stream_id, "waiting", None, shared=_look_up(service, stream_id))
     except UnknownStream:
         if not caller.sees(stream_id):
             raise
         if end is not None:
-            return StreamView(stream_id, "failed", f"{end.code}: {end.message}")
+            return ShownStream(stream_id, "failed", f"{end.code}: {end.message}")
         if service.sessions.is_running(stream_id):
-            return StreamView(stream_id, "running", None)
+            return ShownStream(stream_id, "running", None)
         raise
-    return view_stream(service.store, stream_id)
+    view = view_stream(service.store, stream_id)
+    return ShownStream(**vars(view), shared=_look_up(service, stream_id))
 
 
 @router.delete("/{stream_id}")
 def delete_stream(stream_id: StreamName, service: ServiceOf, caller: Admin) -> DeletedCounts:
     """End what brings it in, and remove all its records."""
-    require_stream(service.store, caller, stream_id)
+    _require_known(service, caller, stream_id)
     service.sessions.stop(stream_id)
     return sessions.remove(service.settings, stream_id)
 
@@ -83,11 +97,12 @@ def delete_stream(stream_id: StreamName, service: ServiceOf, caller: Admin) -> D
 @router.post("/{stream_id}:pause", responses={409: {"description": "Nobody brings it in."}})
 def pause_stream(stream_id: StreamName, service: ServiceOf, caller: Ingester) -> Accepted:
     """End what brings it in; what is stored stays."""
-    require_stream(service.store, caller, stream_id)
+    _require_known(service, caller, stream_id)
     if service.sessions.stop(stream_id):
         return Accepted(stream_id, "stopped")
     state = sessions.pause_shared(service.settings, stream_id)
     if state is None:
+        require_stream(service.store, service.settings, caller, stream_id)
         if not service.settings.ray.enabled:
             raise Conflict(f"{stream_id} is not brought in by this service; nothing to pause")
         service.sessions.pause_detached(stream_id)
@@ -101,13 +116,24 @@ def resume_stream(
     stream_id: StreamName, service: ServiceOf, caller: Ingester, body: Resumption | None = None
 ) -> Accepted:
     """Go on with a stream as it was begun, behind what is stored."""
-    require_stream(service.store, caller, stream_id)
+    _require_known(service, caller, stream_id)
     url = None if body is None else body.url
     if sessions.resume_shared(service.settings, stream_id, url):
         return Accepted(stream_id, "starting")
+    require_stream(service.store, service.settings, caller, stream_id)
     settings, request = sessions.prepare_resume(service.settings, stream_id, url)
     service.sessions.start(request, settings)
     return Accepted(stream_id, "starting")
+
+
+def _require_known(service: Service, caller: Key, stream_id: str) -> None:
+    """A stream that is stored, or that a cluster's sessions are to read."""
+    with suppress(NotReadYet):
+        require_stream(service.store, service.settings, caller, stream_id)
+
+
+def _look_up(service: Service, stream_id: str) -> Reading | None:
+    return look_up_reading(service.store, stream_id, service.settings)
 
 
 def _require_own(caller: Key, stream_id: str) -> None:

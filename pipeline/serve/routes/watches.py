@@ -44,14 +44,14 @@ class Removed:
 @router.get("/watches")
 def list_watches(stream_id: StreamName, service: ServiceOf, caller: Reader) -> WatchList:
     """What is asked of every new clip."""
-    require_stream(service.store, caller, stream_id)
+    require_stream(service.store, service.settings, caller, stream_id)
     return WatchList([without_secret(watch) for watch, _ in service.store.list_watches(stream_id)])
 
 
 @router.post("/watches", status_code=201, responses={409: {"description": "It is there."}})
 def add_watch(stream_id: StreamName, body: NewWatch, service: ServiceOf, caller: Ingester) -> Watch:
     """Ask a question of every clip from now on."""
-    require_stream(service.store, caller, stream_id)
+    require_stream(service.store, service.settings, caller, stream_id)
     watch = Watch(stream_id=stream_id, **body.model_dump())
     require_webhook(service.settings, watch.webhook)
     begin_watch(service.store, watch)
@@ -63,7 +63,7 @@ def remove_watch(
     stream_id: StreamName, watch_id: WatchName, service: ServiceOf, caller: Ingester
 ) -> Removed:
     """Ask it no more; its events stay."""
-    require_stream(service.store, caller, stream_id)
+    require_stream(service.store, service.settings, caller, stream_id)
     service.store.remove_watch(stream_id, watch_id)
     return Removed(watch_id)
 
@@ -86,7 +86,7 @@ def list_events(
 
     `after`, or the header that a browser sends when it connects again, goes on behind an event.
     """
-    require_stream(service.store, caller, stream_id)
+    require_stream(service.store, service.settings, caller, stream_id)
     mark = after or last_event_id
     if EVENTS in accept:
         told = _tell(service, stream_id, mark)

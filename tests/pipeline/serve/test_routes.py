@@ -29,7 +29,7 @@ def test_streams_are_listed_with_their_size_and_state(client):
     views = {view["stream_id"]: view for view in client.get("/v1/streams").json()["streams"]}
     assert {"walk", "other"} <= set(views)
     assert (views["walk"]["status"], views["walk"]["clips"]) == ("complete", CLIPS)
-    assert client.get("/v1/streams/walk").json() == views["walk"]
+    assert client.get("/v1/streams/walk").json() == {**views["walk"], "shared": None}
 
 
 def test_a_stream_that_is_not_there_is_not_found(client):
