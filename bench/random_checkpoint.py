@@ -50,6 +50,8 @@ class CheckpointSize:
     llm_mlp_dim: int = 128
     tie_embeddings: bool = False
     context_length: int = 32768
+    vocab_size: int | None = None
+    """Rows of the embeddings, at least the tokenizer's; None for just these."""
 
     @property
     def num_patches(self) -> int:
@@ -76,7 +78,9 @@ def write_random_checkpoint(
     tokenizer = tokenizer or _character_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlavaOnevisionForConditionalGeneration(_config(size, len(tokenizer)))
+        model = LlavaOnevisionForConditionalGeneration(
+            _config(size, size.vocab_size or len(tokenizer))
+        )
         if telling:
             widen(model)
     nn.Module.to(model, dtype=dtype)

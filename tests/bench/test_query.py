@@ -6,7 +6,7 @@ import pytest
 
 from bench.query import ReadFigures, run, summarise
 from bench.query_crowd import RANGES, measure_crowd
-from bench.query_kept import measure_kept_prompt
+from bench.query_kept import LARGE, WHOLE, expected_ratios, measure_kept_prompt, measure_windows
 from bench.query_range import measure_ranges
 from bench.random_checkpoint import CheckpointSize
 from pipeline.values.types import ClipSpan
@@ -43,6 +43,21 @@ def test_a_kept_prompt_is_measured_beside_a_text_alone():
     assert figures["kept_first_token_s"] > 0
     assert figures["kept_over_text"] > 0
     assert figures["kept_window_s"] == 24.0
+
+
+def test_several_windows_are_measured_in_turns_beside_what_is_expected():
+    figures = measure_windows(size=CheckpointSize(vocab_size=300), windows=(1, 3), rounds=1)
+    first, second = figures["windows"]
+    assert (first["tokens"], second["tokens"]) == (160, 480)
+    assert first["kept_over_text"] > 0
+    assert 1 < first["expected_arithmetic"] < second["expected_arithmetic"]
+
+
+def test_what_a_kept_window_costs_is_keys_over_weights():
+    assert expected_ratios(WHOLE, 0, 30) == {"arithmetic": 1.0, "traffic": 1.0}
+    # 24 layers of 14.9 M weights and 4 x 12,900 x 896 operations a word; 158 of 988 MB.
+    assert expected_ratios(WHOLE, 12_900, 30) == {"arithmetic": 2.53, "traffic": 1.16}
+    assert expected_ratios(LARGE, 12_900, 30) == {"arithmetic": 1.4, "traffic": 1.05}
 
 
 @pytest.mark.slow

@@ -49,9 +49,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = No
             query, key, value, attn_mask=bias, scale=scaling, enable_gqa=size > 1
         )
     if queries <= FEW and queries < keys:
-        mask = None if queries == 1 else _lower_right(queries, keys, query).repeat(size, 1)
         row = query.reshape(1, groups, size * queries, width)
-        out = scaled_dot_product_attention(row, key, value, attn_mask=mask, scale=scaling)
+        if queries == 1:
+            out = scaled_dot_product_attention(row, key, value, scale=scaling)
+        else:
+            ahead = _lower_right(queries, queries, query).repeat(size, 1)
+            out = _behind(row, key, value, ahead, scaling)
         return out.view(1, heads, queries, width)
     batch = query.view(groups, size, queries, width).transpose(0, 1)
     is_whole = queries == keys
@@ -64,6 +67,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = No
         scale=scaling,
     )
     return out.transpose(0, 1).reshape(1, heads, queries, width)
+
+
+def _behind(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
+) -> Tensor:
+    """Attention to all keys, of which `mask` is about the last alone: `[rows last]`.
+
+    A mask over all of them would be as large as the scores, and for a question behind a long window
+    a fifth of the time. Both parts are joined by the logarithms of their sums, as blocks of flash
+    attention are (arXiv 2205.14135, section 3.1).
+    """
+    before = key.shape[-2] - mask.shape[-1]
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    seen, seen_sum = flash(query, key[..., :before, :], value[..., :before, :], scale=scaling)
+    own, own_sum = flash(
+        query, key[..., before:, :], value[..., before:, :], attn_mask=mask, scale=scaling
+    )
+    return torch.lerp(own, seen, (seen_sum - own_sum).sigmoid()[..., None].to(own.dtype))
 
 
 def _lower_right(queries: int, keys: int, like: Tensor) -> Tensor:

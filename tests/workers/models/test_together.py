@@ -94,6 +94,16 @@ def test_every_query_attends_to_what_stands_before_it(queries, heads, groups):
     torch.testing.assert_close(attend(query, key, value, 0.3), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_as_exact_as_its_numbers(dtype):
+    torch.manual_seed(0)
+    query, (key, value) = torch.randn(1, 6, 9, 16), torch.randn(2, 1, 2, 700, 16)
+    expected = attend(*(one.to(dtype).float() for one in (query, key, value)))
+    got = attend(query.to(dtype), key.to(dtype), value.to(dtype))
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), expected, atol=0.02, rtol=0.02)
+
+
 def test_sequences_of_several_lengths_are_attended_to_each_by_itself():
     torch.manual_seed(0)
     query = torch.randn(3, 4, 1, 8)
