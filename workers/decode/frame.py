@@ -16,7 +16,6 @@ What is done, once and always in the same way:
 """
 
 import struct
-from typing import cast
 
 import numpy as np
 from av import VideoFrame
@@ -84,7 +83,9 @@ def read_orientation(frame: VideoFrame) -> Orientation:
     eight axis-parallel forms are honoured, others (skewed, all zero) count as not given.
     """
     try:
-        side_data = cast(SideDataContainer, frame.side_data)
+        # Not `frame.side_data`, which frame and container keep: a cycle, and so the picture stays
+        # until the collector comes, a hundred pictures later.
+        side_data = SideDataContainer(frame)
         if SideDataType.DISPLAYMATRIX not in side_data:
             return UPRIGHT
         values = struct.unpack("=9i", bytes(side_data[SideDataType.DISPLAYMATRIX])[:36])

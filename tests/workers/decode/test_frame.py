@@ -1,5 +1,6 @@
 """Pixels: against the checkpoints' image processors, turned, and from every odd pixel format."""
 
+import gc
 from pathlib import Path
 
 import av
@@ -86,6 +87,18 @@ def _write_turned(path: Path, degrees: int, mirrored: bool) -> None:
 def _inverse(pixels: np.ndarray, degrees: int, mirrored: bool) -> np.ndarray:
     """Undo "turn counter-clockwise by `degrees`, then mirror left to right"."""
     return np.rot90(pixels[:, ::-1] if mirrored else pixels, -degrees // 90)
+
+
+def test_no_picture_waits_for_the_garbage_collector(tmp_path: Path):
+    """One in a cycle of references stays until the collector comes: in each decoder a hundred."""
+    _write_turned(tmp_path / "turned.mp4", 90, mirrored=True)
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(read_all(tmp_path / "turned.mp4", fps=None)) == 3
+        assert [one for one in gc.get_objects() if type(one) is av.VideoFrame] == []
+    finally:
+        gc.enable()
 
 
 def test_turn_without_a_matrix_is_the_identity():
