@@ -25,7 +25,7 @@ from pipeline.ingest.metrics import Metrics
 from pipeline.ingest.request import request_of
 from pipeline.settings import Settings, StreamSettings
 from pipeline.settings.logs import about_stream
-from pipeline.store import StoreConfig, open_store
+from pipeline.store import StoreConfig, arrow, open_store
 from pipeline.store.roster import Roster, RosterStore, RosterView, Seat
 from pipeline.values.errors import InvalidQuery, InvalidSettings, LeaseLost
 from pipeline.values.labels import LabelSelector
@@ -133,6 +133,7 @@ class HostedStreams:
         logs = self.job.settings.stream_logs()
         if logs is not None:
             logs.keep()
+        arrow.share_one_heap()
         seat = seat_of(place, self.version)
         metrics = Metrics()
         with (

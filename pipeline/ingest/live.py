@@ -15,6 +15,7 @@ from pipeline.ingest.fleet import Fleet
 from pipeline.ingest.live_source import LiveEnd, SourcesAhead, Wanted, check_live
 from pipeline.ingest.request import IngestRequest, request_of
 from pipeline.settings import LiveSourceSettings, Settings, StreamSettings
+from pipeline.store import arrow
 from pipeline.values.errors import InvalidQuery, InvalidSettings, PipelineError
 from workers.decode.policy import is_network_url
 from workers.errors import SourceError
@@ -135,6 +136,7 @@ def _run_all(
         from pipeline.ingest.live_session import Shared, run_kept, run_one
         from workers.live.push import InlinePusher
 
+        arrow.share_one_heap()
         job = IngestJob.of(settings)
         pusher = InlinePusher(job.compress)
     with pusher:
@@ -162,7 +164,6 @@ def _wanted(settings: Settings, requests: Sequence[IngestRequest]) -> dict[str, 
     return {request.source.stream_id: Wanted(request, settings.live) for request in requests}
 
 
-NAMES_TOLD = 10
 FIXED = ("model", "ingest", "store", "spool", "ray", "tracing")
 """Groups of settings that all streams share and that are read once."""
 
@@ -180,15 +181,11 @@ def _look_again(begun: Settings, look: Callable[[], Settings | None]) -> dict[st
     except PipelineError as error:
         logger.error("the changed settings are not applied: %s", error)
         return None
-    logger.warning("settings read again: streams %s", _tell_names(requests))
+    logger.warning(
+        "settings read again: streams %s",
+        _some([one.source.stream_id for one in requests]) or "none",
+    )
     return _wanted(settings, requests)
-
-
-def _tell_names(requests: Sequence[IngestRequest]) -> str:
-    """The first of them, and how many there are besides."""
-    names = [request.source.stream_id for request in requests]
-    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
-    return ", ".join(names[:NAMES_TOLD]) + more or "none"
 
 
 def _check_source(live: LiveSourceSettings, request: IngestRequest) -> LiveEnd:

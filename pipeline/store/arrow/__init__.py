@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         same_clip,
         same_content,
     )
-    from pipeline.store.arrow.stream import record_schema
+    from pipeline.store.arrow.stream import record_schema, share_one_heap
 
 __all__ = [
     "ClipRecord",
@@ -54,6 +54,7 @@ __all__ = [
     "record_schema",
     "same_clip",
     "same_content",
+    "share_one_heap",
     "write_parquet",
 ]
 
@@ -69,7 +70,7 @@ _HOMES = {
         "same_clip",
         "same_content",
     ),
-    "stream": ("record_schema",),
+    "stream": ("record_schema", "share_one_heap"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

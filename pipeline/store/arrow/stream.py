@@ -42,6 +42,15 @@ ARROW_ERRORS = (
 )
 
 
+def share_one_heap() -> None:
+    """Have all threads of this process take Arrow's memory from one place.
+
+    Arrow's own allocator keeps a heap for each thread, in huge pages: of 500 threads, one a stream,
+    1.4 MB each for records of some kB. A process that reads many streams calls this once.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
 @lru_cache(maxsize=16)
 def record_schema(dtype: str, width: int, num_scales: int | None = None) -> pa.Schema:
     """Columns of a record without its metadata; an int8 token has one scale unless told."""

@@ -4,6 +4,8 @@ import dataclasses
 import io
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -489,3 +491,40 @@ def test_the_metadata_of_the_schema_is_what_describe_says(make_clip, batch):
     text = to_text(describe(make_clip(), fingerprint="f", dtype="bf16"))
     assert {k.encode(): v.encode() for k, v in text.items()} == batch.schema.metadata
     assert batch.schema.remove_metadata() == record_schema("bf16", 8)
+
+
+MANY_WRITERS = """
+import pyarrow as pa, threading
+from pathlib import Path
+from pipeline.store import arrow
+
+def anonymous_kb():
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return int(text.partition("Anonymous:")[2].split()[0])
+
+def write():
+    sink = pa.BufferOutputStream()
+    sink.write(bytes(10_000))
+    sink.getvalue()
+    wrote.wait(60)
+    done.wait(60)
+
+arrow.share_one_heap()
+wrote, done = threading.Barrier(101), threading.Event()
+threads = [threading.Thread(target=write) for _ in range(100)]
+before = anonymous_kb()
+for thread in threads:
+    thread.start()
+wrote.wait(60)
+print(anonymous_kb() - before)
+done.set()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_hundred_threads_that_write_records_share_one_heap():
+    """A stack and some kB each; Arrow's own allocator takes 1 MB for each of them besides."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_WRITERS], capture_output=True, text=True, timeout=100
+    )
+    assert int(done.stdout) < 40_000, done.stderr
