@@ -35,10 +35,11 @@ Place = tuple[int, int]
 """(epoch, index) of a clip."""
 
 
-def require_range(start_s: float | None, end_s: float | None) -> None:
-    """Raise `InvalidQuery` for NaN."""
+def require_range(start_s: float | None, end_s: float | None) -> tuple[float | None, float | None]:
+    """The bounds as plain floats: numpy's are written otherwise. `InvalidQuery` for NaN."""
     if any(bound is not None and math.isnan(bound) for bound in (start_s, end_s)):
         raise InvalidQuery(f"range {start_s} to {end_s} s is not a number; pass seconds or nothing")
+    return None if start_s is None else float(start_s), None if end_s is None else float(end_s)
 
 
 def require_layout(what: str, layout: int) -> None:

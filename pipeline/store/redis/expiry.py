@@ -50,7 +50,7 @@ class RedisExpiry(RedisCooling):
         self, stream_id: str, start_s: float | None, end_s: float | None, *, epoch: int | None
     ) -> tuple[DeletedCounts, list[ClipSpan]]:
         """As `base.ClipWriter.delete_range`, and those that were in the cold tier."""
-        require_range(start_s, end_s)
+        start_s, end_s = require_range(start_s, end_s)
         whole = Removal(start_s, end_s, epoch, (), is_last=False)
         counts, passed, untold = DeletedCounts(0, 0, 0), 0, ()
         cold: list[ClipSpan] = []

@@ -54,7 +54,7 @@ class RedisIndex(RedisDatabase):
         self, stream_id: str, start_s: float | None = None, end_s: float | None = None
     ) -> Iterator[ClipSpan | CorruptValue]:
         """As `VerifiedReads.iter_rows`."""
-        require_range(start_s, end_s)
+        start_s, end_s = require_range(start_s, end_s)
         info = self._keys.info(stream_id)
         with self._translated(stream_id):
             known: Any = self._client.hmget(info, "fingerprint", rows.LAYOUT_FIELD, rows.LONGEST)

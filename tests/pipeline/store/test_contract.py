@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,6 +85,15 @@ def test_a_range_gives_every_clip_that_has_a_part_in_it(
         put(store, make_clip(index), lease)
     found = [span.index for span in store.list_spans("lobby", start_s, end_s)]
     assert found == expected
+
+
+def test_bounds_may_be_numbers_of_numpy(store, lease, make_clip):
+    for index in range(3):
+        put(store, make_clip(index), lease)
+    bounds = np.float64(4.0), np.float32(8.0)
+    assert [span.index for span in store.list_spans("lobby", *bounds)] == [1]
+    store.delete_range("lobby", *bounds)
+    assert [span.index for span in store.list_spans("lobby")] == [0, 2]
 
 
 def test_a_long_clip_before_short_ones_is_found(store, lease, make_clip):
