@@ -1,13 +1,14 @@
 """Whether holding still frames changes answers: `python -m demo.quality.held`.
 
-Generated cameras in which something happens half of the time, as H.264 with a keyframe a second,
-come in by the live session, into a store: every frame encoded, and still ones held
-(`live.hold_still`). The same questions are then asked of both, by the product's own way of asking,
-about every stretch of eight seconds. What is counted is which answers differ.
+Generated cameras in which something happens half of the time (`quiet`), or on which things come to
+stay and others pass now and then (`staying`), as H.264 with a keyframe a second, come in by the
+live session, into a store: every frame encoded, and still ones held (`live.hold_still`). The same
+questions are then asked of both, by the product's own way of asking, about stretches of eight
+seconds. What is counted is which answers differ.
 
-Clips of frames that are not held begin where the stretches do, those of the other stream anywhere.
-So every frame comes in a third time, with clips that begin three seconds later: what differs there
-differs by where clips begin, and by nothing else.
+Holding moves no clip's boundaries: a stretch in which nothing was held is read from the same
+tokens, and how many those are is told. Every frame comes in a third time, with clips that begin
+three seconds later: what differs there differs by where clips begin, and by nothing else.
 """
 
 import argparse
@@ -20,11 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
+from aot.types import TOKEN_COLUMNS
 from bench.camera import encode_units, iter_units
 from bench.folders import own_folder, store_url
+from demo.quality.held_footage import FOOTAGE, Footage
 from demo.world.questions import SEEN, UNSEEN, Question, ask, open_window
 from demo.world.render import render
-from demo.world.scenes import BLOCK_S, Scene, generate_scene
+from demo.world.scenes import BLOCK_S, Scene
 from demo.world.video import iter_frames
 from pipeline import Pipeline
 from pipeline.ingest.job import IngestJob
@@ -40,9 +43,7 @@ from workers.live.stillness import StillnessGate, StillnessRule
 from workers.types import PixelFormat, VideoSource
 
 MODEL = Path(__file__).parents[1] / "weights"
-FIRST_SEED = 510_000
-"""Of scenes that nothing else is chosen or measured on; even ones are cameras."""
-DURATION_S, FPS, SIZE = 32.0, 5, 448
+FPS, SIZE = 5, 448
 MIDNIGHT_S = 1_700_006_400.0
 """Unix time at which every stream begins, so that time marks count from 0."""
 
@@ -85,6 +86,9 @@ class Tally:
     """Of the streams that hold."""
     wrongly_held: int = 0
     """Frames that show other things than the last one that was encoded."""
+    stretches: int = 0
+    same: int = 0
+    """Of them, those of which the streams that hold and that do not have the same tokens."""
     questions: int = 0
     right: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WAYS, 0))
     """Answers that are true, by way."""
@@ -115,15 +119,24 @@ class Script:
 
 
 def run(
-    *, model: str | Path = MODEL, scenes: int = 30, on_progress: Say = lambda _: None
+    *,
+    model: str | Path = MODEL,
+    footage: str = "quiet",
+    scenes: int = 30,
+    on_progress: Say = lambda _: None,
 ) -> dict[str, object]:
     """Ask, and return the part's figures."""
-    tally = measure(model, [FIRST_SEED + 2 * number for number in range(scenes)], on_progress)
+    first = FOOTAGE[footage].first_seed
+    seeds = [first + 2 * number for number in range(scenes)]
+    tally = measure(model, seeds, on_progress, FOOTAGE[footage])
     return {
+        "held_footage": footage,
         "held_scenes": scenes,
         "held_frames": tally.frames,
         "held_encoded": tally.encoded,
         "held_wrongly": tally.wrongly_held,
+        "held_stretches": tally.stretches,
+        "held_same": tally.same,
         "held_questions": tally.questions,
         "held_changed": tally.count("held"),
         "held_lost": tally.count("held", lost=True),
@@ -133,9 +146,9 @@ def run(
     }
 
 
-def measure(model: str | Path, seeds: list[int], say: Say) -> Tally:
+def measure(model: str | Path, seeds: list[int], say: Say, footage: Footage | None = None) -> Tally:
     """All scenes of these seeds, one after the other."""
-    tally = Tally()
+    tally, footage = Tally(), footage or FOOTAGE["quiet"]
     with own_folder() as folder:
         settings = {
             "model": {"id": str(model)},
@@ -149,22 +162,14 @@ def measure(model: str | Path, seeds: list[int], say: Say) -> Tally:
             InlinePusher(IngestJob.of(pipeline.settings).compress) as pusher,
         ):
             for seed in seeds:
-                _measure_scene(pipeline, pusher, seed, tally, say)
+                _measure_scene(pipeline, pusher, footage, seed, tally, say)
     return tally
 
 
-def quiet_scene(seed: int) -> Scene:
-    """A camera with things in every other stretch, and some that stay."""
-    scene = generate_scene("surveillance", seed, DURATION_S)
-    first = (seed // 2) % 2
-    items = [item for item in scene.items if int(item.start_s // BLOCK_S) % 2 == first]
-    return replace(scene, items=tuple(items))
-
-
 def _measure_scene(
-    pipeline: Pipeline, pusher: InlinePusher, seed: int, tally: Tally, say: Say
+    pipeline: Pipeline, pusher: InlinePusher, footage: Footage, seed: int, tally: Tally, say: Say
 ) -> None:
-    scene = quiet_scene(seed)
+    scene = footage.make(seed)
     pictures = list(watch(scene))
     last = {
         name: _ingest(pipeline, pusher, f"{name}-{seed}", pictures, way)
@@ -173,15 +178,18 @@ def _measure_scene(
     tally.frames += len(pictures)
     tally.encoded += last["held"].encoded
     tally.wrongly_held += _count_wrong(scene, pictures, pusher.info.pixel_format)
-    for start_s in np.arange(0.0, DURATION_S, BLOCK_S):
-        for question in _questions(scene, float(start_s)):
+    for start_s in footage.starts_s:
+        encoded, held = (_tokens_of(pipeline, f"{n}-{seed}", start_s) for n in ("encoded", "held"))
+        tally.stretches += 1
+        tally.same += encoded == held
+        for question in _questions(scene, start_s):
             given = {name: _ask(pipeline, f"{name}-{seed}", question, start_s) for name in WAYS}
             tally.questions += 1
             for name, answer in given.items():
                 tally.right[name] += answer == question.answer
             if len(set(given.values())) > 1:
                 difference = Difference(
-                    seed, float(start_s), question.kind, question.text, question.answer, **given
+                    seed, start_s, question.kind, question.text, question.answer, **given
                 )
                 tally.differences.append(difference)
                 say(json.dumps(difference.__dict__))
@@ -190,6 +198,15 @@ def _measure_scene(
         f"{seed}: {tally.encoded} of {tally.frames} encoded, {tally.wrongly_held} held wrongly; of "
         f"{tally.questions} answers {changed} differ, {moved} where clips begin elsewhere"
     )
+
+
+def _tokens_of(pipeline: Pipeline, stream: str, start_s: float) -> list[object]:
+    """All that is read of a stretch."""
+    clips = pipeline.clips(stream, start_s=start_s, end_s=start_s + BLOCK_S)
+    return [
+        (clip.pts_s, clip.end_s, [getattr(clip.tokens, name).tolist() for name in TOKEN_COLUMNS])
+        for clip in clips
+    ]
 
 
 def _count_wrong(scene: Scene, pictures: list[np.ndarray], size: PixelFormat) -> int:
@@ -246,6 +263,7 @@ def main() -> None:
     """Measure, print what changed and one last line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m demo.quality.held", description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--footage", choices=FOOTAGE, default="quiet")
     parser.add_argument("--scenes", type=int, default=30)
     options = parser.parse_args()
     print(json.dumps(run(**vars(options), on_progress=lambda line: print(line, file=sys.stderr))))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from demo.quality.held import MODEL, Difference, Script, Tally, measure, quiet_scene
+from demo.quality.held import MODEL, Difference, Script, Tally, measure
+from demo.quality.held_footage import FOOTAGE, quiet_scene, staying_scene
 from demo.world.scenes import BLOCK_S
 
 
@@ -31,6 +32,17 @@ def test_nothing_begins_in_every_other_stretch(seed):
     assert {int(item.start_s // BLOCK_S) % 2 for item in items} == {(seed // 2) % 2}
 
 
+@pytest.mark.parametrize("seed", [700_000, 700_002])
+def test_two_things_stay_and_one_passes_at_a_time(seed):
+    items = staying_scene(seed).items
+    staying = [item for item in items if item.end_s == 64.0 and item.start_s < 3.0]
+
+    assert 1 <= len(staying) <= 2
+    blocks = [int(item.start_s // BLOCK_S) for item in items if item not in staying]
+    assert len(blocks) == len(set(blocks)) > 3
+    assert FOOTAGE["staying"].starts_s[0] > max(item.start_s for item in staying)
+
+
 def test_a_cut_begins_another_connection_and_no_second_is_left_out():
     pictures = [np.zeros((4, 4, 3), np.uint8)] * 5
 
@@ -47,5 +59,6 @@ def test_held_frames_change_no_more_answers_than_where_clips_begin():
 
     assert tally.questions > 30
     assert tally.wrongly_held == 0
+    assert 0 < tally.same < tally.stretches
     assert tally.encoded < tally.frames
     assert tally.count("held") <= max(1, tally.count("moved"))

@@ -11,6 +11,28 @@ from workers.seams import Pushed
 from workers.types import PLAIN_LAYOUT, ClipStats, CompressedClip, TokenLayout
 
 
+@dataclass
+class ClipGrid:
+    """Where a stream's clips end: after so many pictures, those that are held among them.
+
+    So gating moves no boundary: clips in which nothing is held are what they are without it.
+    """
+
+    clip_frames: int
+    pictures: int = 0
+    """Since the stream began, or a clip was cut short by what is no footage."""
+
+    @property
+    def cell(self) -> int:
+        """The stretch of `clip_frames` pictures that the last one lies in."""
+        return (self.pictures - 1) // self.clip_frames
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the last picture is the last of its stretch."""
+        return self.pictures % self.clip_frames == 0
+
+
 class Waiting(NamedTuple):
     """A frame that is to be pushed with others."""
 
@@ -28,6 +50,8 @@ class OpenClip:
     stream_id: str
     index: int
     first: Place
+    cell: int = 0
+    """Of the stream's grid; frames of another one do not come into it."""
     pts_s: list[float] = field(default_factory=list)
     parts: list[ClipTokens] = field(default_factory=list)
     stats: ClipStats = field(default_factory=ClipStats)

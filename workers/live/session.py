@@ -19,7 +19,7 @@ from aot import InvalidFeatures
 from workers.decode.frame import resize
 from workers.decode.live import Picture
 from workers.errors import SinkFull, SinkWentBack
-from workers.live.clip import OpenClip
+from workers.live.clip import ClipGrid, OpenClip
 from workers.live.overload import OverloadLadder, Rung
 from workers.live.settings import LiveSettings
 from workers.live.source import LiveEvents, Outage, SourceTally
@@ -180,6 +180,7 @@ class _Session:
         self._interval_s = 1.0 / source.fps if source.fps else 0.04
         self._gate = None if settings.stillness is None else StillnessGate(settings.stillness)
         self._ladder = OverloadLadder(settings.overload)
+        self._grid = ClipGrid(info.clip_frames)
         self._open: OpenClip | None = None
         self._held: _Held | None = None
         self._told_s = self._accounted_s
@@ -231,8 +232,7 @@ class _Session:
     def _begin_epoch(self, place: Place) -> None:
         """What follows is of another clock, or another connection: nothing goes on over that."""
         self._sink.tell_clock(place.epoch, place.clock)
-        self._end_clip()
-        self._end_held()
+        self._cut()
         self._begins = True
         if self._gate is not None:
             self._gate.restart()
@@ -248,16 +248,14 @@ class _Session:
     def take_outage(self, outage: Outage) -> None:
         """The source went away: what is open ends here."""
         logger.warning("stream %s: %s: %s", self._source.stream_id, outage.reason, outage.text)
-        self._end_clip()
-        self._end_held()
+        self._cut()
         if outage.failures == 0 or self._missing in ("gap", "restart"):
             self._missing = outage.reason
         self._count(source=self._live.tally, outage=outage.text)
 
     def close(self, state: SessionState) -> None:
         """Commit what is open and tell the sink how the run ended."""
-        self._end_clip()
-        self._end_held()
+        self._cut()
         self._tell_lost(self._accounted_s)
         self._sink.finish(SessionReport(state))
         self.progress = replace(self.progress, state=state)
@@ -276,11 +274,9 @@ class _Session:
     def _compress(self, pixels: np.ndarray, place: Place, picture: Picture) -> None:
         self._end_held()
         self._account_until(place)
-        clip = self._open or OpenClip(
-            self._source.stream_id, self._index, place, layout=self._info.layout
-        )
+        clip = self._clip_for(place)
         clip.wait(pixels, place, interval_s=self._step_s, damaged=picture.damaged)
-        last = clip.num_frames == self._info.clip_frames
+        last = self._grid.is_full
         if not last and not clip.fills_patch:  # the next frame comes with it
             self._open, self._accounted_s = clip, clip.end_s
             return
@@ -292,6 +288,18 @@ class _Session:
             self._sink.put_open(clip.to_compressed())
         self._observe(picture.arrived_s)
 
+    def _clip_for(self, place: Place) -> OpenClip:
+        """The open clip, where a frame that lies there belongs to it; else a new one."""
+        if self._open is not None and self._open.cell != self._grid.cell:
+            self._end_clip()
+        return self._open or OpenClip(
+            self._source.stream_id,
+            self._index,
+            place,
+            self._grid.cell,
+            layout=self._info.layout,
+        )
+
     def _push(self, clip: OpenClip, *, last: bool) -> bool:
         """Compress the frames that wait; False where they cannot be, and are dropped."""
         pixels = np.stack([frame.pixels for frame in clip.waiting])
@@ -300,7 +308,9 @@ class _Session:
             pushed = self._pusher.push(push, timeout_s=self._settings.push_timeout_s)
         except InvalidFeatures as error:
             logger.warning("stream %s: a frame was dropped: %s", self._source.stream_id, error)
-            self._count(failed=clip.drop_waiting())
+            dropped = clip.drop_waiting()
+            self._grid.pictures -= dropped
+            self._count(failed=dropped)
             self._open = clip if clip.pts_s else None
             return False
         encoded = clip.add(pushed)
@@ -338,7 +348,7 @@ class _Session:
         """
         self._skipped += 1
         if not rung.takes_clips:
-            self._end_clip()
+            self._cut()
             self._missing = "overload"
             self._step(0.0)
             return True
@@ -369,6 +379,12 @@ class _Session:
             self.progress = replace(self.progress, rung=rung.name)
 
     # What is committed
+
+    def _cut(self) -> None:
+        """What follows is behind something that is no footage: its clips are counted anew."""
+        self._end_clip()
+        self._end_held()
+        self._grid.pictures = 0
 
     def _end_clip(self) -> None:
         """Close the open clip where it is; a short one is a clip as well."""
@@ -422,16 +438,16 @@ class _Session:
         self._put_gap(first.epoch, first.pts_s, held.end_s, "held", counted=counted)
 
     def _account_until(self, place: Place) -> None:
-        """What lies between what was accounted for and this picture is a gap."""
+        """What lies between what was accounted for and this picture, which counts, is a gap."""
         missing, self._missing = self._missing, "gap"
         if missing == "gap" and self._ladder.rung.name != "full":
             missing = "overload"  # less is read, and what is read lies further apart
         slack, self._begins = (BEGIN_SLACK if self._begins else SLACK), False
         if place.pts_s - self._accounted_s > slack * self._step_s:
-            self._end_clip()
-            self._end_held()
+            self._cut()
             self._put_gap(place.epoch, self._accounted_s, place.pts_s, missing)
             self._accounted_s = place.pts_s
+        self._grid.pictures += 1
 
     def _lose(self, epoch: int, start_s: float, error: SinkFull) -> None:
         """The sink can keep no more: from here on nothing is kept until it can."""

@@ -27,6 +27,21 @@ def picture(second, brightness=None, *, media_s=None):
     return (second if media_s is None else media_s, BEGAN_S + second, bright)
 
 
+def play(steps):
+    """Events of (seconds to the next picture, brightness) and of outages; most seconds are one."""
+    second, media_s, events = 0, 0, []
+    for step in steps:
+        if isinstance(step, str):
+            events.append(step)
+            media_s = 0
+        else:
+            jump_s, brightness = step
+            jump_s = 1 if jump_s < 30 else jump_s
+            events.append(picture(second, brightness, media_s=media_s))
+            second, media_s = second + jump_s, media_s + jump_s
+    return events
+
+
 def run(sink, *events, clock=None, info=INFO, **options):
     """The last progress of a session over these events."""
     script = Script(*events)
@@ -161,6 +176,42 @@ def test_a_place_that_has_come_to_rest_begins_a_clip_of_its_own():
     assert [clip.pts_s for clip in sink.clips] == [(0.0, 1.0, 2.0), (6.0,)]
     assert (sink.clips[0].end_s, sink.clips[1].end_s) == (6.0, 40.0)
     assert (progress.encoded, progress.held) == (4, 36)
+
+
+def test_held_frames_move_no_clips_end():
+    sink, bright = MemorySink(), [50, 50, 90, 50, 50, 50, 50, 90, 50, 90, 50, 90, 50]
+
+    run(sink, *(picture(i, b) for i, b in enumerate(bright)), stillness=StillnessRule())
+
+    assert [clip.pts_s for clip in sink.clips] == [(0, 2, 3), (7,), (8, 9, 10, 11), (12,)]
+    assert [gap.start_s for gap in sink.gaps] == [4.0]  # the clip before it was full
+    assert sink.stretches()[-1][1] == 13.0
+
+
+SCENES = st.lists(
+    st.one_of(
+        st.tuples(st.integers(1, 40), st.sampled_from([50, 50, 50, 90, 130])),
+        st.sampled_from(["disconnected", "stalled"]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SCENES)
+def test_clips_in_which_nothing_is_held_are_what_they_are_without_gating(steps):
+    gated, whole = MemorySink(), MemorySink()
+
+    run(gated, *play(steps), stillness=StillnessRule())
+    run(whole, *play(steps))
+
+    encoded = {pts_s for clip in gated.clips for pts_s in clip.pts_s}
+    same = {(clip.epoch, clip.pts_s): clip for clip in gated.clips}
+    for clip in whole.clips:
+        if encoded.issuperset(clip.pts_s):
+            found = same[clip.epoch, clip.pts_s]
+            assert found.tokens.tokens.tolist() == clip.tokens.tokens.tolist()
+            assert (found.start_s, found.end_s) == (clip.start_s, clip.end_s)
 
 
 def test_a_second_between_two_connections_is_a_gap_however_short():
@@ -355,19 +406,9 @@ def _quiet(caplog):
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EVENTS, st.booleans())
 def test_every_second_is_accounted_for_once(steps, gated):
-    second, media_s, events = 0, 0, []
-    for step in steps:
-        if isinstance(step, str):
-            events.append(step)
-            media_s = 0
-        else:
-            jump_s, brightness = step
-            jump_s = 1 if jump_s < 30 else jump_s
-            events.append(picture(second, brightness, media_s=media_s))
-            second, media_s = second + jump_s, media_s + jump_s
     sink = MemorySink()
 
-    progress, _ = run(sink, *events, stillness=StillnessRule() if gated else None)
+    progress, _ = run(sink, *play(steps), stillness=StillnessRule() if gated else None)
 
     stretches = sink.stretches()
     for (_, end_s), (start_s, _) in pairwise(stretches):
