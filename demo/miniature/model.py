@@ -179,5 +179,7 @@ def _extend_config(path: Path) -> None:
     config["relevance"] = [
         {"ask": "was {} shown ?", "of": [f"slide {letter}" for letter in LETTERS]},
         {"ask": "was there a {} ?", "of": [f"{c} {s}" for c in COLOURS for s in SHAPES]},
+        {"ask": "was there a {answer} {} ?", "of": list(SHAPES)},
+        {"ask": "was there a {} {answer} ?", "of": list(COLOURS)},
     ]
     path.write_text(json.dumps(config, indent=2) + "\n")

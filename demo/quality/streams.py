@@ -199,14 +199,31 @@ class Reader:
     def score(self, clips: Sequence[ClipTokens], question: str) -> np.ndarray:
         """How much each clip matters: as `LanguageModel.score_relevance`, all at once."""
         asked = write_relevance(question, self._rules)
-        words = [*self._vocabulary.encode(asked.text), self._vocabulary.words["<|assistant|>"]]
+        texts = [asked.text] * len(clips)
+        if asked.first is not None:
+            said = self._likely(clips, [asked.first] * len(clips)).argmax(dim=1).tolist()
+            word_of = {number: word for word, number in self._vocabulary.words.items()}
+            texts = [asked.about(word_of[number]) for number in said]
+        likely = self._likely(clips, texts)
+        if not asked.expects_yes:
+            return likely.amax(dim=1).numpy()
+        yes, no = (likely[:, self._vocabulary.words[word]] for word in ("yes", "no"))
+        return (yes - no).numpy()
+
+    def _likely(self, clips: Sequence[ClipTokens], texts: Sequence[str]) -> Tensor:
+        """Log-probabilities of an answer's first word, to a question of each clip: `[c v]`."""
+        asked = [
+            [*self._vocabulary.encode(text), self._vocabulary.words["<|assistant|>"]]
+            for text in texts
+        ]
         laid = [self._lay_out([(0, clip)], 0.0) for clip in clips]
         prefixes = [self._embed(*one) for one in laid]
-        length = max(map(len, prefixes)) + len(words)
+        length = max(len(p) + len(words) for p, words in zip(prefixes, asked, strict=True))
         embedded = torch.zeros(len(laid), length, self._words.shape[1])
         positions = torch.zeros(len(laid), length, dtype=torch.int64)
         mask = torch.zeros(len(laid), length, dtype=torch.int64)
-        for row, ((layout, _), prefix) in enumerate(zip(laid, prefixes, strict=True)):
+        rows = zip(laid, prefixes, asked, strict=True)
+        for row, ((layout, _), prefix, words) in enumerate(rows):
             begin = length - len(words) - len(prefix)
             embedded[row, begin:] = torch.cat([prefix, self._words[torch.tensor(words)]])
             place = torch.from_numpy(layout.positions)
@@ -215,11 +232,7 @@ class Reader:
         hidden = self._llava.language_model(
             inputs_embeds=embedded, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state[:, -1]
-        likely = (hidden @ self._words.T).log_softmax(dim=1)
-        if not asked.expects_yes:
-            return likely.amax(dim=1).numpy()
-        yes, no = (likely[:, self._vocabulary.words[word]] for word in ("yes", "no"))
-        return (yes - no).numpy()
+        return (hidden @ self._words.T).log_softmax(dim=1)
 
     def _embed(self, layout: Layout, tokens: Tensor) -> Tensor:
         return gather(layout, tokens, self._llava.image_newline, self._words)

@@ -43,6 +43,11 @@ def test_the_product_asks_it_what_matters_in_questions_it_knows(untrained):
     asked = write_relevance("when did the red cross come ?", rules)
     assert (asked.text, asked.expects_yes) == ("was there a red cross ?", True)
     assert write_relevance("what was on slide K ?", rules).text == "was slide K shown ?"
+    coloured = write_relevance("what colour was the cross ?", rules)
+    assert coloured.about("red") == "was there a red cross ?"
+    assert write_relevance("what shape was the red object ?", rules).about(
+        "cross"
+    ) == coloured.about("red")
 
 
 def test_a_time_mark_is_three_words_in_brackets_or_not():

@@ -67,6 +67,8 @@ def test_clips_are_scored_as_the_product_scores_them(scenes, stored):
         "when did the red circle come ?",
         "was slide K shown ?",
         "which colours were seen ?",
+        "what colour was the circle ?",
+        "what shape was the red object ?",
     ):
         ours = reader.score(clips, text)
         assert np.allclose(ours, model.score_relevance(text, parts), atol=1e-3)

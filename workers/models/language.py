@@ -31,6 +31,8 @@ from workers.types import PLAIN_LAYOUT, TokenLayout
 
 MAX_NEW_TOKENS = 512
 """Length of an answer where neither the caller nor the generation config says."""
+SAID_TOKENS = 8
+"""Of an answer that is asked back, to tell whether a part of a video matters."""
 TOKEN_TIMEOUT_S = 600.0
 """Longest wait for one token; a long prompt's prefill on a CPU takes minutes."""
 
@@ -117,7 +119,8 @@ class CachedTokensLanguageModel:
         return [self._score(asked, part) for part in parts]
 
     def _score(self, asked: RelevancePrompt, part: Sequence[VisualSegment]) -> float:
-        prompt = self._writer.write(asked.text, part)
+        text = asked.text if asked.first is None else asked.about(self._say(asked.first, part))
+        prompt = self._writer.write(text, part)
         self._answer_limit(prompt, 1)
         inputs = self._inputs(prompt, self._features(part))
         with self._turn:
@@ -127,6 +130,16 @@ class CachedTokensLanguageModel:
             return float(likely.max())
         yes, no = (likely[self._word_ids(word)].logsumexp(dim=0) for word in ("yes", "no"))
         return float(yes - no)
+
+    def _say(self, question: str, part: Sequence[VisualSegment]) -> str:
+        """A few words of an answer, of which nothing is kept."""
+        prompt = self._writer.write(question, part)
+        self._answer_limit(prompt, SAID_TOKENS)
+        inputs = self._inputs(prompt, self._features(part))
+        with self._turn:
+            ids = self._half.generate(**inputs, max_new_tokens=SAID_TOKENS, do_sample=False)[0]
+        begin = len(inputs["input_ids"][0]) if "input_ids" in inputs else 0
+        return self._writer.tokenizer.decode(ids[begin:], skip_special_tokens=True).strip()
 
     def _word_ids(self, word: str) -> list[int]:
         """First tokens of a word however it is written, without the unknown one."""

@@ -3,10 +3,13 @@
 No second model: the one that will answer says how likely it is to say yes. A model that follows
 instructions is asked in words; a checkpoint that knows few questions names its own:
 
-    "relevance": [{"ask": "was there a {} ?", "of": ["red circle", "red square"]}]
+    "relevance": [{"ask": "was there a {} ?", "of": ["red circle", "red square"]},
+                  {"ask": "was there a {answer} {} ?", "of": ["circle", "square"]}]
 
-The first rule one of whose names stands in the question is taken. Where none is, the question
-itself is put, and what counts is how sure the model is of its answer.
+The first rule one of whose names stands in the question is taken. With `{answer}` the question
+itself is put first, and what is said to it is asked again as a statement: what colour a circle had
+can be said of a clip without one, but not stood by. Where no rule is, the question itself is put,
+and what counts is how sure the model is of its answer.
 """
 
 import re
@@ -17,6 +20,8 @@ from typing import Any
 from workers.errors import InvalidCheckpoint
 
 KEY = "relevance"
+ANSWER = "{answer}"
+"""In a rule, what the model answers to the question itself."""
 IN_WORDS = (
     "Does this part of the video show what is needed to answer the following question? Answer yes "
     "or no.\n{}"
@@ -28,7 +33,7 @@ class RelevanceRule:
     """A question a checkpoint can answer with yes or no, and the names that it is about."""
 
     ask: str
-    """With one `{}` for the name."""
+    """With one `{}` for the name, and one `{answer}` at most."""
     of: tuple[str, ...]
 
 
@@ -37,8 +42,15 @@ class RelevancePrompt:
     """What is asked of each part, and how the answer is read."""
 
     text: str
+    """With `{answer}` where that to `first` belongs."""
     expects_yes: bool
     """Else how sure the model is of whatever it says."""
+    first: str | None = None
+    """What is asked before, for its answer."""
+
+    def about(self, answer: str) -> str:
+        """What is asked once `first` is answered."""
+        return self.text.replace(ANSWER, answer)
 
 
 def write_relevance(question: str, rules: Sequence[RelevanceRule]) -> RelevancePrompt:
@@ -48,7 +60,10 @@ def write_relevance(question: str, rules: Sequence[RelevanceRule]) -> RelevanceP
     for rule in rules:
         found = [(at, name) for name in rule.of if (at := _find(name, question)) is not None]
         if found:
-            return RelevancePrompt(rule.ask.format(min(found)[1]), expects_yes=True)
+            first = question if ANSWER in rule.ask else None
+            return RelevancePrompt(
+                rule.ask.replace("{}", min(found)[1]), expects_yes=True, first=first
+            )
     return RelevancePrompt(question, expects_yes=False)
 
 
@@ -62,7 +77,7 @@ def read_rules(config: Any, model_id: str) -> tuple[RelevanceRule, ...]:
     if not isinstance(given, list) or not all(_is_rule(rule) for rule in given):
         raise InvalidCheckpoint(
             f"{model_id}: got {KEY} {str(given)[:100]}, expected a list of objects with ask (text "
-            "with one {}) and of (names); mend config.json"
+            "with one {}, and {answer} once at most) and of (names); mend config.json"
         )
     return tuple(RelevanceRule(rule["ask"], tuple(rule["of"])) for rule in given)
 
@@ -71,7 +86,8 @@ def _is_rule(rule: Any) -> bool:
     if not isinstance(rule, dict) or set(rule) != {"ask", "of"}:
         return False
     ask, names = rule["ask"], rule["of"]
-    is_text = isinstance(ask, str) and ask.count("{}") == 1 == ask.count("{") == ask.count("}")
+    rest = ask.replace(ANSWER, "", 1) if isinstance(ask, str) else ""
+    is_text = rest.count("{}") == 1 == rest.count("{") == rest.count("}")
     return is_text and isinstance(names, list) and all(isinstance(n, str) and n for n in names)
 
 
