@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.ingest.job import IngestJob
@@ -12,6 +12,7 @@ from pipeline.ingest.live_source import LiveEnd, SourcesAhead, Wanted
 from pipeline.ingest.request import IngestRequest
 from pipeline.ingest.sink import StoreSinkFactory
 from pipeline.settings.logs import about_stream
+from pipeline.store.spool import SpoolUse
 from pipeline.values.types import Lease
 from workers.live.forks import Forks
 from workers.live.session import LiveProgress, run_live_session
@@ -42,6 +43,7 @@ class Shared:
     """Sources that are connected to already."""
     forks: Forks | None = None
     """Where decoders come from; None has each come from a process of its own."""
+    spool_use: SpoolUse = field(default_factory=SpoolUse)
 
 
 def run_kept(
@@ -106,7 +108,8 @@ def run_session(
         if begun is not None:
             stack.callback(begun.kill)
         writer = shared.writer or made.writer
-        sink = replace(made, writer=writer, kin=shared.kin, given=lease).open()
+        ours = replace(made, kin=shared.kin, given=lease, spool_use=shared.spool_use)
+        sink = replace(ours, writer=writer).open()
         stack.callback(sink.close)
         if shared.metrics is not None:
             shared.metrics.watch_spool(stream_id, lambda: sink.spooled_bytes)

@@ -20,7 +20,7 @@ from pipeline.ingest.fenced import FencedStream
 from pipeline.store import arrow
 from pipeline.store.checks import Place
 from pipeline.store.keys import record_id
-from pipeline.store.spool import Entry, Kind, Spool, SpoolRules
+from pipeline.store.spool import Entry, Kind, Spool, SpoolRules, SpoolUse
 from pipeline.values.errors import (
     Conflict,
     FingerprintMismatch,
@@ -55,13 +55,20 @@ def name_store(url: str, namespace: str) -> str:
 class Outbox:
     """Puts one stream's clips and gaps; opened under its lease."""
 
-    def __init__(self, stream: FencedStream, rules: SpoolRules, *, store: str) -> None:
-        """`store`: its URL, which tells stores of one machine apart."""
+    def __init__(
+        self,
+        stream: FencedStream,
+        rules: SpoolRules,
+        *,
+        store: str,
+        use: SpoolUse | None = None,
+    ) -> None:
+        """`store`: its URL, which tells stores of one machine apart; `use`: of all streams here."""
         self._stream = stream
         key = name_store(store, stream.store.config.namespace)
         lease = stream.lease
         writer = f"{lease.token:012d}-{lease.nonce}"
-        self._spool = Spool(rules, key, stream.stream_id, writer)
+        self._spool = Spool(rules, key, stream.stream_id, writer, use=use)
         self._lock = threading.Lock()
         self._delivering = threading.Lock()
         self._closed = threading.Event()

@@ -21,7 +21,7 @@ from pipeline.ingest.open_stream import StoreSink
 from pipeline.ingest.outbox import Outbox
 from pipeline.store import ClipStore, StoreConfig, open_store
 from pipeline.store.retention import RetentionRules
-from pipeline.store.spool import SpoolRules
+from pipeline.store.spool import SpoolRules, SpoolUse
 from pipeline.values.types import Lease, StreamInfo, StreamSegment
 from workers.tracing.open import TraceSettings, open_tracer
 
@@ -54,6 +54,8 @@ class StoreSinkFactory:
     """Under which the first release would have stored these tokens."""
     spool: SpoolRules | None = None
     """Where clips are kept while the store is away; without it a writer waits."""
+    spool_use: SpoolUse | None = None
+    """How full that is, as all streams of this process know it; not for another process."""
     segments: tuple[StreamSegment, ...] = ()
     """Files that become part of a joined stream."""
     tracing: TraceSettings | None = None
@@ -96,7 +98,8 @@ class StoreSinkFactory:
         """With what an earlier writer could not store any more in the store."""
         if self.spool is None:
             return None
-        outbox = Outbox(stream, self.spool, store=(self.heal or self.store).url)
+        store = (self.heal or self.store).url
+        outbox = Outbox(stream, self.spool, store=store, use=self.spool_use)
         outbox.replay()
         return outbox
 

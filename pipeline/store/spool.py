@@ -16,8 +16,10 @@ import math
 import os
 import shutil
 import struct
+import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -35,6 +37,7 @@ OPEN = "open" + SUFFIX
 _HEAD = struct.Struct("<I")
 _DIGEST_BYTES = 32
 MAX_HEAD_BYTES = 4096
+LOOK_EVERY_S = 5.0
 REMEMBERED = 4096
 """Entries that were stored whose heads are known, should the store turn out to have lost them."""
 
@@ -133,12 +136,46 @@ class Kept:
     """Monotonic time at which the store acknowledged it."""
 
 
+class SpoolUse:
+    """What lies in a spool's folder, for all streams that a process writes; any thread may ask.
+
+    Looking takes the longer the more streams there are, and each of their clips asks. So it is
+    looked at every few seconds, what this process adds is counted meanwhile, and nothing is called
+    full by what was seen earlier.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lock, self._clock = threading.Lock(), clock
+        self._looked_at_s, self._used_bytes = -math.inf, 0
+
+    def take(self, root: Path, size_bytes: int, most_bytes: int) -> int | None:
+        """Make room for so many bytes; where there is none, how many are used of the most."""
+        with self._lock:
+            for is_last in (False, True):
+                if is_last or self._clock() - self._looked_at_s > LOOK_EVERY_S:
+                    self._looked_at_s, self._used_bytes = self._clock(), measure(root)
+                if self._used_bytes + size_bytes <= most_bytes:
+                    self._used_bytes += size_bytes
+                    return None
+            return self._used_bytes
+
+
 class Spool:
     """One writer's entries in the order they were put; used by one thread at a time."""
 
-    def __init__(self, rules: SpoolRules, store: str, stream_id: str, writer: str) -> None:
-        """`store`: names the store, on this machine; `writer`: sorts behind earlier ones."""
+    def __init__(
+        self,
+        rules: SpoolRules,
+        store: str,
+        stream_id: str,
+        writer: str,
+        *,
+        use: SpoolUse | None = None,
+    ) -> None:
+        """`store`: names the store, on this machine; `writer`: sorts behind earlier ones; `use`:
+        that of all streams of this process."""
         self._rules, self._root = rules, Path(rules.folder).expanduser()
+        self._use = use or SpoolUse()
         self._stream = self._root / store / stream_id
         self._folder = self._stream / writer
         self._stored: deque[Kept] = deque()
@@ -166,8 +203,8 @@ class Spool:
             SinkFull: the bound is reached, or the disk takes no more.
         """
         blob = entry.to_bytes()
-        used_bytes = measure(self._root)
-        if used_bytes + len(blob) > self._rules.max_bytes:
+        used_bytes = self._use.take(self._root, len(blob), self._rules.max_bytes)
+        if used_bytes is not None:
             raise SinkFull(
                 f"{entry.stream_id}: the spool in {self._root} holds {used_bytes} bytes of at most "
                 f"{self._rules.max_bytes}; bring the store back, or raise spool.max_bytes"
@@ -188,7 +225,7 @@ class Spool:
     def keep_open(self, entry: Entry) -> None:
         """The open clip as it is so far, in the place of what it was; nothing where it is full."""
         blob = entry.to_bytes()
-        if measure(self._root) + len(blob) > self._rules.max_bytes:
+        if self._use.take(self._root, len(blob), self._rules.max_bytes) is not None:
             return
         try:
             self._write(OPEN, blob, flush=False)

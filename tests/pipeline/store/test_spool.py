@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.store.spool import SUFFIX, Entry, Spool, SpoolRules, measure
+from pipeline.store.spool import SUFFIX, Entry, Spool, SpoolRules, SpoolUse, measure
 from pipeline.values.types import Gap, StreamInfo
 from workers.errors import SinkFull
 
@@ -115,6 +115,25 @@ def test_the_bound_counts_all_streams(rules):
     taken = [fill(open_spool(rules, stream_id=f"cam{index}"), 1) for index in range(100)]
     assert 0 < sum(taken) < 100
     assert measure(open_spool(rules)._root) <= 2_000
+
+
+def test_streams_of_one_process_share_a_look_and_the_bound(rules, monkeypatch):
+    """However many there are: what they add is counted, and nothing is full by an old look."""
+    looks, now_s = [], [0.0]
+    look = lambda root: looks.append(root) or measure(root)  # noqa: E731
+    monkeypatch.setattr("pipeline.store.spool.measure", look)
+    rules, use = replace(rules, max_bytes=20_000), SpoolUse(clock=lambda: now_s[0])
+    spools = [Spool(rules, "store", f"cam{index}", "000000000001", use=use) for index in range(30)]
+    assert [fill(spool, 1) for spool in spools] == [1] * 30
+    assert len(looks) == 1
+    now_s[0] = 6.0
+    assert fill(spools[0], 100) < 100
+    assert len(looks) == 3  # once for the time, and once more before anything is refused
+    assert 19_000 < measure(spools[0]._root) <= 20_000
+    for at_s in (1.0, 2.0):
+        spools[0].acknowledge(at_s)
+    spools[0].forget_before(3.0)
+    spools[1].append(clip(1))  # what one has let go of is another's at once
 
 
 def test_a_disk_that_takes_no_more_is_full_and_leaves_nothing_torn(rules):
