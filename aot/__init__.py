@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         join_clips,
         keep_anchors,
         recompress,
-        take_frames,
+        split_frames,
     )
     from aot.reducers.registry import REDUCERS, check_constants, make_reducer
     from aot.seam import CausalReducer, Reducer
@@ -76,8 +76,8 @@ __all__ = [
     "recompress",
     "select_anchors",
     "sinkhorn",
+    "split_frames",
     "stack_clips",
-    "take_frames",
     "unpack",
 ]
 
@@ -91,7 +91,7 @@ _HOMES = {
     "seam": ("CausalReducer", "Reducer"),
     "recompression": (
         *("drop_empty_frames", "join_clips", "keep_anchors", "recompress"),
-        "take_frames",
+        "split_frames",
     ),
     "reducers.registry": ("REDUCERS", "check_constants", "make_reducer"),
     "spatial": ("merge_within_frame",),

@@ -102,11 +102,22 @@ def join_clips(clips: Sequence[ClipTokens], frames: Sequence[int]) -> ClipTokens
     return concatenate(moved)
 
 
-def take_frames(clip: ClipTokens, first: int, stop: int) -> ClipTokens:
-    """The tokens of the frames from `first` on and before `stop`, counted from there."""
-    inside = (clip.frame >= first) & (clip.frame < stop)
-    columns = {name: getattr(clip, name)[inside] for name in TOKEN_COLUMNS}
-    return replace(clip, **{**columns, "frame": columns["frame"] - first})
+def split_frames(clip: ClipTokens, starts: Sequence[int]) -> list[ClipTokens]:
+    """The tokens of the frames from each start on and before the next, counted from there.
+
+    Args:
+        starts: frames, rising from 0.
+    """
+    bounds = torch.tensor(starts, device=clip.frame.device)
+    part = torch.bucketize(clip.frame, bounds.to(clip.frame.dtype), right=True) - 1
+    columns = {name: getattr(clip, name) for name in TOKEN_COLUMNS}
+    columns["frame"] = clip.frame - bounds.to(clip.frame.dtype)[part]
+    if bool((part[1:] < part[:-1]).any()):
+        order = part.argsort(stable=True)
+        columns = {name: column[order] for name, column in columns.items()}
+    sizes = torch.bincount(part, minlength=len(starts)).tolist()
+    parts = zip(*(column.split(sizes) for column in columns.values()), strict=True)
+    return [ClipTokens(**dict(zip(columns, own, strict=True)), grid=clip.grid) for own in parts]
 
 
 def drop_empty_frames(clip: ClipTokens, together: int = 1) -> tuple[ClipTokens, list[int]]:
@@ -153,10 +164,10 @@ def _merge(
         """Whether what is left without some of it is what is wanted."""
         if len(left) - len(gone) > budget:
             return False
-        stays = torch.zeros(total, dtype=torch.bool, device=left.device)
-        stays[left] = True
-        stays[left[gone]] = False
-        return fits is None or fits(stays)
+        if fits is None:
+            return True
+        stays = torch.zeros(total, dtype=torch.bool, device=left.device).index_fill_(0, left, True)
+        return fits(stays.index_fill_(0, left[gone], False))
 
     while len(left) > 1 and not may_stay(left[:0]):
         order, target = _cheapest(F.normalize(tokens, dim=1), place[left], turn)
@@ -184,12 +195,18 @@ def _cheapest(
     rows = torch.arange(windows * side, device=unit.device) - before
     inside = (rows >= 0) & (rows < count)
     rows = rows.clamp(0, count - 1).view(windows, side)
-    cost, target = _best_earlier(unit[rows], POSITION_WEIGHT * place[rows], before)
+    unit, place = (_take(one, rows) for one in (unit, place))
+    cost, target = _best_earlier(unit, POSITION_WEIGHT * place, before)
     firsts = torch.arange(windows, device=unit.device)[:, None] * side - before
     cost, target = cost.flatten()[inside], (target + firsts).flatten()[inside]
     # Stable: among equals the later token goes, and the earliest stays.
     ranked = cost.flip(0).sort(stable=True)
     return (count - 1 - ranked.indices)[: int((ranked.values < math.inf).sum())], target
+
+
+def _take(table: Float[Tensor, "n k"], rows: Int[Tensor, "w s"]) -> Float[Tensor, "w s k"]:
+    """Rows of a table; by `index_select`, which copies whole rows."""
+    return table.index_select(0, rows.flatten()).view(*rows.shape, table.shape[1])
 
 
 def _merge_into(gone: Int[Tensor, " m"], target: Int[Tensor, " n"]) -> Int[Tensor, " n"]:

@@ -218,9 +218,8 @@ class RunCosts:
     def count(self, stays: Bool[Tensor, " n"] | None = None) -> int:
         """Places that tokens take, marks and newlines included; those of all by default."""
         run_of = self._run_of if stays is None else self._run_of[stays]
-        is_told = torch.zeros(len(self._prices), dtype=torch.bool)
-        is_told[run_of] = True
-        places = int(self._prices[is_told].sum())
+        is_told = torch.zeros_like(self._prices).index_fill_(0, run_of, 1)
+        places = int(torch.dot(self._prices, is_told))
         if self.style.keep_positions:
             return places
         if self._row_of is not None:

@@ -14,7 +14,7 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from aot import take_frames
+from aot import split_frames
 from pipeline.ask.loading import ClipPlace, iter_clips, place_of
 from pipeline.store.levels import FANOUT, HIGHEST, Node, node_at
 from pipeline.store.pyramid import read_levels
@@ -131,13 +131,17 @@ def split_level(told: CompressedClip, part: Part) -> list[CompressedClip]:
         return [told]
     starts_s = [span.start_s for span in part.spans]
     of_frame = [max(0, bisect_right(starts_s, pts_s + NEAR_S) - 1) for pts_s in told.pts_s]
-    clips = []
-    for number in sorted(set(of_frame)):
-        first, stop = bisect_left(of_frame, number), bisect_right(of_frame, number)
-        tokens = take_frames(told.tokens, first, stop)
-        if len(tokens):
-            clips.append(_clip_of(part.spans[number], told, told.pts_s[first:stop], tokens))
-    return clips
+    firsts = [
+        frame for frame, one in enumerate(of_frame) if not frame or one != of_frame[frame - 1]
+    ]
+    stops = [*firsts[1:], len(of_frame)]
+    return [
+        _clip_of(part.spans[of_frame[first]], told, told.pts_s[first:stop], tokens)
+        for first, stop, tokens in zip(
+            firsts, stops, split_frames(told.tokens, firsts), strict=True
+        )
+        if len(tokens)
+    ]
 
 
 def _clip_of(

@@ -72,6 +72,7 @@ def span_from_text(stream_id: str, member: bytes) -> ClipSpan:
     """The row; raises `CorruptValue`."""
     try:
         epoch, index, start_s, end_s, tokens, size, wall, *more = member.decode().split(":")
+        cold, keep = _moved_and_faded(more) if more else (None, 1.0)
         return ClipSpan(
             stream_id,
             int(epoch),
@@ -81,11 +82,17 @@ def span_from_text(stream_id: str, member: bytes) -> ClipSpan:
             int(tokens),
             int(size),
             float(wall) if wall else None,
-            more[0] if more and COLD_PLACE.fullmatch(more[0]) else None,
-            keep=next((float(x[len(FADED) :]) for x in more if x.startswith(FADED)), 1.0),
+            cold,
+            keep,
         )
     except ValueError as error:
         raise _unreadable(f"{stream_id}: an index row", error) from error
+
+
+def _moved_and_faded(more: list[str]) -> tuple[str | None, float]:
+    """`cold` and `keep` of the fields behind those that every row has."""
+    cold = more[0] if COLD_PLACE.fullmatch(more[0]) else None
+    return cold, next((float(x[len(FADED) :]) for x in more if x.startswith(FADED)), 1.0)
 
 
 def place_in(member: bytes) -> Place | None:

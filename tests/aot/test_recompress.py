@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aot import ClipTokens, InvalidFeatures, drop_empty_frames, join_clips, keep_anchors, recompress
+from aot import (
+    ClipTokens,
+    InvalidFeatures,
+    drop_empty_frames,
+    join_clips,
+    keep_anchors,
+    recompress,
+    split_frames,
+)
 from aot.recompression import WINDOW
 from aot.types import TokenKind
 
@@ -182,6 +190,25 @@ def test_joined_clips_count_frames_through(clips):
     assert joined.frame.tolist() == [
         8 * number + frame for number, clip in enumerate(clips) for frame in clip.frame.tolist()
     ]
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+@pytest.mark.parametrize("starts", [[0], [0, 3], [0, 1, 2, 6, 7]])
+def test_a_clip_in_parts_has_each_parts_tokens_in_their_order(starts, is_sorted):
+    clip = make_clip(3, 40)
+    order = clip.frame.argsort(stable=True) if is_sorted else torch.arange(len(clip))
+    columns = ("tokens", "frame", "cell", "mass", "kind")
+    clip = replace(clip, **{name: getattr(clip, name)[order] for name in columns})
+    clip = replace(clip, frame=torch.where(clip.frame == 1, 0, clip.frame))  # one has no token
+
+    parts = split_frames(clip, starts)
+
+    for part, first, stop in zip(parts, starts, [*starts[1:], 8], strict=True):
+        inside = (clip.frame >= first) & (clip.frame < stop)
+        assert torch.equal(part.frame, clip.frame[inside] - first)
+        for name in ("tokens", "cell", "mass", "kind"):
+            assert torch.equal(getattr(part, name), getattr(clip, name)[inside])
+    assert sum(map(len, parts)) == len(clip)
 
 
 def test_frames_of_which_no_token_speaks_are_not_counted():

@@ -131,13 +131,14 @@ class VisualSegment:
     def __post_init__(self) -> None:
         if (self.positions is None) != (self.num_positions is None):
             raise InvalidFeatures("got one of positions and num_positions; give both or neither")
-        if self.positions is not None and len(self.positions) != len(self.tokens):
+        num_tokens = self.tokens.shape[0]  # a prompt has hundreds: torch's own len() is slow
+        if self.positions is not None and self.positions.shape[0] != num_tokens:
             raise InvalidFeatures(
-                f"got {len(self.positions)} positions for {len(self.tokens)} tokens; give one each"
+                f"got {len(self.positions)} positions for {num_tokens} tokens; give one each"
             )
-        if self.places is not None and len(self.places.cell) != len(self.tokens):
+        if self.places is not None and self.places.cell.shape[0] != num_tokens:
             raise InvalidFeatures(
-                f"got {len(self.places.cell)} places for {len(self.tokens)} tokens; give one each"
+                f"got {len(self.places.cell)} places for {num_tokens} tokens; give one each"
             )
 
     def __repr__(self) -> str:

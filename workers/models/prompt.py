@@ -114,13 +114,13 @@ class PromptWriter:
                 "expected 1; use the template that came with the checkpoint"
             )
         # Brackets around nothing would be read as a video that shows nothing.
-        runs = (place if len(segment.tokens) else self.video_token for segment in segments)
+        runs = (place if segment.tokens.shape[0] else self.video_token for segment in segments)
         marks = (self._defuse(segment.mark) for segment in segments)
         return before + self.separator.join(map("".join, zip(marks, runs, strict=True))) + after[0]
 
     def run_length(self, segment: VisualSegment) -> int:
         """Placeholders of a run: its tokens and newlines."""
-        return len(segment.tokens) + len(self.runs.newlines(segment))
+        return segment.tokens.shape[0] + self.runs.count_newlines(segment)
 
     def _defuse(self, text: str) -> str:
         """Break up what the tokenizer would read as a special token."""

@@ -23,6 +23,10 @@ class RunFormat(Protocol):
         """How many of the run's tokens stand before each newline, rising; none in an empty run."""
         ...
 
+    def count_newlines(self, segment: VisualSegment) -> int:
+        """How many they are."""
+        ...
+
     def offsets(self, segment: VisualSegment) -> tuple[Int[Tensor, " r"], int]:
         """Where tokens and newlines stand in the run as it was before the reduction, and its
         length then.
@@ -38,6 +42,10 @@ class PlainRuns:
         """See `RunFormat.newlines`."""
         return torch.zeros(0, dtype=torch.long)
 
+    def count_newlines(self, segment: VisualSegment) -> int:
+        """See `RunFormat.count_newlines`."""
+        return 0
+
     def offsets(self, segment: VisualSegment) -> tuple[Int[Tensor, " r"], int]:
         """See `RunFormat.offsets`."""
         return _stood(segment), _span(segment)
@@ -51,6 +59,10 @@ class EndedRuns:
         """See `RunFormat.newlines`."""
         num_tokens = len(segment.tokens)
         return torch.tensor([num_tokens] if num_tokens else [], dtype=torch.long)
+
+    def count_newlines(self, segment: VisualSegment) -> int:
+        """See `RunFormat.count_newlines`."""
+        return int(segment.tokens.shape[0] > 0)
 
     def offsets(self, segment: VisualSegment) -> tuple[Int[Tensor, " r"], int]:
         """See `RunFormat.offsets`."""
@@ -87,6 +99,10 @@ class RowRuns:
             return torch.zeros(0, dtype=torch.long)
         moves = (places.row.diff() != 0) | (places.time_s.diff() != 0)
         return torch.cat([moves.nonzero()[:, 0] + 1, torch.tensor([num_tokens])])
+
+    def count_newlines(self, segment: VisualSegment) -> int:
+        """See `RunFormat.count_newlines`."""
+        return len(self.newlines(segment))
 
     def offsets(self, segment: VisualSegment) -> tuple[Int[Tensor, " r"], int]:
         """See `RunFormat.offsets`."""
