@@ -117,6 +117,8 @@ class Pushed:
     """Pooled tokens before the reduction."""
     encode_s: float
     reduce_s: float
+    away_s: float = 0.0
+    """Seconds that it waited while no worker was there that could take it."""
 
 
 @runtime_checkable

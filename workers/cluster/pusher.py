@@ -7,6 +7,7 @@ again elsewhere; frames that cost `LONE_TRIES` workers are given up.
 import itertools
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -44,27 +45,30 @@ class ClusterPusher:
     def push(self, push: Push, *, timeout_s: float) -> Pushed:
         """See `Pusher.push`; raises WorkerLost also for frames that cost several workers."""
         stored = ray.put(push)
-        return self._call("push", (stored, self._digest), timeout_s)
+        pushed, away_s = self._call("push", (stored, self._digest), timeout_s)
+        return replace(pushed, away_s=away_s)
 
     def finish(self, state: Any, dtype: torch.dtype, *, timeout_s: float = 60.0) -> ClipTokens:
         """See `Pusher.finish`."""
-        return self._call("finish", (state, dtype, self._digest), timeout_s)
+        return self._call("finish", (state, dtype, self._digest), timeout_s)[0]
 
     def close(self) -> None:
         """Ask the workers no more; the pool belongs to whoever opened it."""
         self._health.close()
 
-    def _call(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
-        """The result of a method of any worker."""
-        until_s, deaths, avoid = time.monotonic() + timeout_s, 0, None
+    def _call(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> tuple[Any, float]:
+        """The result of a method of any worker; after how many seconds one took it that gave it."""
+        began_s, deaths, avoid = time.monotonic(), 0, None
+        until_s = began_s + timeout_s
         while time.monotonic() < until_s and deaths < LONE_TRIES:
             number = self._choose(avoid)
             if number is None:
                 time.sleep(POLL_S)
                 continue
+            away_s = time.monotonic() - began_s
             call = getattr(self._pool.handles[number], method).remote(*arguments)
             try:
-                return self._wait(call, number, until_s)
+                return self._wait(call, number, until_s), away_s
             except (*DIED, WorkerLost, ModelError, RayTaskError) as error:
                 cause = original_error(error)
                 if not isinstance(cause, (*DIED, WorkerLost, ModelError)):

@@ -2,8 +2,9 @@
 
 A ladder with hysteresis: down when frames have waited too long for some time, up again only after
 a longer calm. Frames that piled up, while a model was loaded or a store was away, are no overload
-as long as they are caught up with. Every step is told, so that it can be written into the record.
-Files are never shed: they wait. A pure rule over a clock that is given to it.
+as long as they are caught up with: slowly, where no worker was there meanwhile. Every step is told,
+so that it can be written into the record. Files are never shed: they wait. A pure rule over a clock
+that is given to it.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,11 @@ LADDER = (
 
 CATCHING_UP = 0.5
 """Seconds that the wait shrinks by in a second: twenty are caught up with in forty."""
+CATCHING_UP_AWAY = 0.1
+"""The same, of what piled up while no worker was there, which says nothing of how fast they are."""
+
+MOST_EXCUSED_S = 30.0
+"""Of that; beyond it, as where workers die all the time, frames are late."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +65,23 @@ class OverloadLadder:
         self._late: tuple[float, float] | None = None
         """Since when, and how long frames had waited then."""
         self._calm_since_s: float | None = None
+        self._away: tuple[float, float] = 0.0, 0.0
+        """Until when, and how long, no worker was there the last time."""
 
     @property
     def rung(self) -> Rung:
         """How much of the source is decoded and encoded now."""
         return self._ladder[self._at]
 
-    def observe(self, waited_s: float, now_s: float) -> bool:
-        """Take note of a frame's wait; whether that changed the rung."""
+    def observe(self, waited_s: float, now_s: float, *, away_s: float = 0.0) -> bool:
+        """Take note of a frame's wait, for `away_s` of which no worker was there; whether that
+        changed the rung."""
         before = self._at
-        if waited_s > self._rule.down_wait_s:
+        if away_s:
+            self._away = now_s, min(MOST_EXCUSED_S, away_s + self._excused_s(now_s))
+        if self._rule.down_wait_s < waited_s <= self._rule.down_wait_s + self._excused_s(now_s):
+            self._late = None  # neither late nor calm: it is caught up with
+        elif waited_s > self._rule.down_wait_s:
             self._calm_since_s = None
             since_s, had_waited_s = self._late = self._late or (now_s, waited_s)
             if now_s - since_s >= self._rule.down_after_s:
@@ -82,6 +95,11 @@ class OverloadLadder:
                 self._calm_since_s = now_s
                 self._move(-1)
         return self._at != before
+
+    def _excused_s(self, now_s: float) -> float:
+        """What a frame may wait longer, since no worker was there."""
+        until_s, away_s = self._away
+        return max(0.0, away_s - CATCHING_UP_AWAY * (now_s - until_s))
 
     def _move(self, step: int) -> None:
         self._at = min(max(self._at + step, 0), len(self._ladder) - 1)

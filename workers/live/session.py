@@ -189,6 +189,8 @@ class _Session:
         """Epoch and second since when the sink could keep nothing."""
         self._begins = False
         self._skipped = 0
+        self._away_s = 0.0
+        """For which no worker was there, since a frame was observed."""
         self._taken_s = float("-inf")
         self.progress = LiveProgress(
             source.stream_id, state="running", position_s=self._accounted_s
@@ -314,6 +316,7 @@ class _Session:
             self._open = clip if clip.pts_s else None
             return False
         encoded = clip.add(pushed)
+        self._away_s += pushed.away_s
         self._open, self._accounted_s = clip, clip.end_s
         self._count(encoded=encoded, tokens_in=pushed.tokens_in, tokens_out=len(pushed.tokens))
         return True
@@ -372,7 +375,8 @@ class _Session:
         self._step(fresh_s)
 
     def _step(self, waited_s: float) -> None:
-        if self._ladder.observe(waited_s, self._clock()):
+        away_s, self._away_s = self._away_s, 0.0
+        if self._ladder.observe(waited_s, self._clock(), away_s=away_s):
             rung = self._ladder.rung
             logger.warning("stream %s reads at %r from now on", self._source.stream_id, rung.name)
             self._live.set_pace(rung.pace)

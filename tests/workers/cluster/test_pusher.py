@@ -11,7 +11,7 @@ from tests.checkpoints import write_tiny_checkpoint
 from tests.workers.session_support import make_clip
 from workers.cluster.cluster import ClusterSettings, open_cluster
 from workers.cluster.pool import PoolSettings, ask_workers, close_pool, open_pool
-from workers.cluster.pusher import ClusterPusher
+from workers.cluster.pusher import POLL_S, ClusterPusher
 from workers.compress import CompressSettings
 from workers.compress.inline import InlineWorkers
 from workers.seams import Push
@@ -101,6 +101,13 @@ def test_a_push_whose_worker_is_killed_is_made_by_another(pusher, whole):
     for _ in range(4):
         again = pusher.push(Push(clip.pixels[:4]), timeout_s=60.0)
         assert torch.equal(again.tokens.tokens, expected.tokens.tokens)
+
+
+def test_a_push_tells_how_long_no_worker_was_there(pusher, whole, monkeypatch):
+    clip, _ = whole
+    choose, none = pusher._choose, [None] * 3
+    monkeypatch.setattr(pusher, "_choose", lambda avoid: none.pop() if none else choose(avoid))
+    assert pusher.push(Push(clip.pixels[:2]), timeout_s=60.0).away_s >= 3 * POLL_S
 
 
 def test_an_error_of_one_push_is_its_own(pusher, whole):

@@ -346,6 +346,36 @@ def test_overload_gives_up_step_by_step_and_is_recorded():
     assert "keyframes" in script.paces
 
 
+class _Away(Canned):
+    """Its worker is away for six seconds at the fifth frame; any takes it 0.85 s, and its clock."""
+
+    def __init__(self, tells):
+        self._tells, self._frames, self.now_s = tells, 0, BEGAN_S
+
+    def push(self, push, *, timeout_s):
+        self._frames += 1
+        away_s = 6.0 if self._frames == 5 else 0.0
+        self.now_s += away_s + 0.85
+        pushed = super().push(push, timeout_s=timeout_s)
+        return replace(pushed, away_s=away_s) if self._tells else pushed
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_worker_that_was_away_costs_no_picture(tells):
+    """Were it not told, catching up so slowly would be overload."""
+    sink, pusher, rungs = MemorySink(), _Away(tells), []
+    script = Script(*(picture(second) for second in range(80)))
+    session = run_live_session(
+        SOURCE, LiveSettings(), INFO, pusher, sink, script, clock=lambda: pusher.now_s
+    )
+    for number, progress in enumerate(session):
+        pusher.now_s = max(pusher.now_s, BEGAN_S + number)
+        rungs.append(progress.rung)
+
+    assert (set(rungs) == {"full"}) == tells
+    assert (sum(len(clip.pts_s) for clip in sink.clips) == 80) == tells
+
+
 def test_what_is_not_read_under_overload_is_its_gap():
     sink = MemorySink()
     rule = OverloadRule(down_wait_s=2.0, down_after_s=3.0, up_after_s=1e9)
