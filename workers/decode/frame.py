@@ -85,7 +85,7 @@ def read_orientation(frame: VideoFrame) -> Orientation:
     try:
         # Not `frame.side_data`, which frame and container keep: a cycle, and so the picture stays
         # until the collector comes, a hundred pictures later.
-        side_data = SideDataContainer(frame)
+        side_data = SideDataContainer(frame)  # pyright: ignore[reportCallIssue]: its stub is bare
         if SideDataType.DISPLAYMATRIX not in side_data:
             return UPRIGHT
         values = struct.unpack("=9i", bytes(side_data[SideDataType.DISPLAYMATRIX])[:36])
