@@ -140,19 +140,24 @@ class SpoolUse:
     """What lies in a spool's folder, for all streams that a process writes; any thread may ask.
 
     Looking takes the longer the more streams there are, and each of their clips asks. So it is
-    looked at every few seconds, what this process adds is counted meanwhile, and nothing is called
-    full by what was seen earlier.
+    looked at every few seconds, what this process adds is counted meanwhile, and nothing that would
+    be lost is refused by what was seen earlier.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock, self._clock = threading.Lock(), clock
         self._looked_at_s, self._used_bytes = -math.inf, 0
 
-    def take(self, root: Path, size_bytes: int, most_bytes: int) -> int | None:
-        """Make room for so many bytes; where there is none, how many are used of the most."""
+    def take(
+        self, root: Path, size_bytes: int, most_bytes: int, *, is_needed: bool = True
+    ) -> int | None:
+        """Make room for so many bytes; where there is none, how many are used of the most.
+
+        What is not needed may be refused although there has been room for some seconds.
+        """
         with self._lock:
-            for is_last in (False, True):
-                if is_last or self._clock() - self._looked_at_s > LOOK_EVERY_S:
+            for looks_again in (False, True) if is_needed else (False,):
+                if looks_again or self._clock() - self._looked_at_s > LOOK_EVERY_S:
                     self._looked_at_s, self._used_bytes = self._clock(), measure(root)
                 if self._used_bytes + size_bytes <= most_bytes:
                     self._used_bytes += size_bytes
@@ -225,7 +230,8 @@ class Spool:
     def keep_open(self, entry: Entry) -> None:
         """The open clip as it is so far, in the place of what it was; nothing where it is full."""
         blob = entry.to_bytes()
-        if self._use.take(self._root, len(blob), self._rules.max_bytes) is not None:
+        most_bytes = self._rules.max_bytes
+        if self._use.take(self._root, len(blob), most_bytes, is_needed=False) is not None:
             return
         try:
             self._write(OPEN, blob, flush=False)

@@ -175,3 +175,23 @@ def start(tmp_path: Path) -> Iterator[Callable[..., redis.Redis]]:
     for process in running:
         process.kill()
         process.wait(timeout=120)
+
+
+@pytest.fixture
+def watch_primary(tmp_path: Path) -> Iterator[Callable[[int, int, str], redis.Redis]]:
+    """`watch_primary(port, primary_port, lines)`: a Sentinel of "main" that ends with the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def run(port: int, primary_port: int, lines: str) -> redis.Redis:
+        settings = tmp_path / "sentinel.conf"
+        settings.write_text(f"sentinel monitor main 127.0.0.1 {primary_port} 1\n{lines}\n")
+        command = [str(find_server().path), str(settings), "--sentinel", "--port", str(port)]
+        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        client = redis.Redis(port=port)
+        wait_until(client.ping)
+        return client
+
+    yield run
+    for process in running:
+        process.kill()
+        process.wait(timeout=120)

@@ -2,13 +2,11 @@
 
 import random
 import socket
-import subprocess
 
 import pytest
 import redis
 
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.embedded import find_server
 from pipeline.values.errors import InvalidSettings, StoreRefused, StoreUnavailable
 from pipeline.values.types import Gap
 from tests.pipeline.store.test_redis import fill
@@ -107,36 +105,24 @@ def test_a_cluster_without_a_node_left_is_away(cluster_url, start, info):
                 store.get_info(info.stream_id)
 
 
-def test_sentinels_name_the_primary_also_after_a_failover(start, tmp_path, info, make_clip):
-    first, second, sentinel = free_ports(3)
+def test_sentinels_name_the_primary_also_after_a_failover(start, watch_primary, info, make_clip):
+    first, second, port = free_ports(3)
     start(first)
     replica = start(second, "--replicaof", "127.0.0.1", str(first))
-    settings = tmp_path / "sentinel.conf"
-    settings.write_text(
-        f"sentinel monitor main 127.0.0.1 {first} 1\nsentinel down-after-milliseconds main 500\n"
-    )
-    watcher = subprocess.Popen(
-        [str(find_server().path), str(settings), "--sentinel", "--port", str(sentinel)],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        asked = redis.Redis(port=sentinel)
-        wait_until(lambda: asked.execute_command("SENTINEL", "REPLICAS", "main"))
-        wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
-        url = f"sentinel://127.0.0.1:{sentinel}/main/0"
-        with open_store(StoreConfig(url)) as store:
-            lease, spans = fill(store, info, [make_clip(0)])
-            redis.Redis(port=first).execute_command("WAIT", 1, 5000)
-            wait_until(lambda: asked.execute_command("SENTINEL", "FAILOVER", "main"))
-            wait_until(lambda: replica.info("replication")["role"] == "master")
-            wait_until(lambda: asked.sentinel_get_master_addr_by_name("main")[1] == second)
-        with open_store(StoreConfig(url)) as store:
-            assert store.list_spans("lobby") == spans
-            assert [clip.index for clip in store.iter_clips(spans)] == [0]
-            store.put_clip(make_clip(1), lease, fingerprint="f1")
-    finally:
-        watcher.kill()
-        watcher.wait(timeout=120)
+    asked = watch_primary(port, first, "sentinel down-after-milliseconds main 500")
+    wait_until(lambda: asked.execute_command("SENTINEL", "REPLICAS", "main"))
+    wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
+    url = f"sentinel://127.0.0.1:{port}/main/0"
+    with open_store(StoreConfig(url)) as store:
+        lease, spans = fill(store, info, [make_clip(0)])
+        redis.Redis(port=first).execute_command("WAIT", 1, 5000)
+        wait_until(lambda: asked.execute_command("SENTINEL", "FAILOVER", "main"))
+        wait_until(lambda: replica.info("replication")["role"] == "master")
+        wait_until(lambda: asked.sentinel_get_master_addr_by_name("main")[1] == second)
+    with open_store(StoreConfig(url)) as store:
+        assert store.list_spans("lobby") == spans
+        assert [clip.index for clip in store.iter_clips(spans)] == [0]
+        store.put_clip(make_clip(1), lease, fingerprint="f1")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 """A password in a file: read where the store is opened, anew for each connection, never sent on."""
 
 import pickle
-import subprocess
 
 import pytest
 import redis
 
 from pipeline.settings import load_settings
 from pipeline.store import StoreConfig, open_store
-from pipeline.store.embedded import find_server
 from pipeline.values.errors import StoreRefused
 from tests.pipeline.store.test_flavours import free_ports, wait_until
 
@@ -68,25 +66,11 @@ def test_a_cluster_takes_it_too(start, password, info):
         assert store.list_streams() == ["lobby"]
 
 
-def test_the_primary_that_sentinels_name_takes_it_too(start, password, tmp_path, info):
-    first, sentinel = free_ports(2)
-    start(first)
-    redis.Redis(port=first).config_set("requirepass", "hunter2/@#")
-    settings = tmp_path / "sentinel.conf"
-    settings.write_text(
-        f"sentinel monitor main 127.0.0.1 {first} 1\nsentinel auth-pass main hunter2/@#\n"
-    )
-    watcher = subprocess.Popen(
-        [str(find_server().path), str(settings), "--sentinel", "--port", str(sentinel)],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        asked = redis.Redis(port=sentinel)
-        wait_until(lambda: asked.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"))
-        url = f"sentinel://127.0.0.1:{sentinel}/main/0"
-        with open_store(StoreConfig(url, password_file=str(password))) as store:
-            store.put_info(info)
-            assert store.list_streams() == ["lobby"]
-    finally:
-        watcher.kill()
-        watcher.wait(timeout=120)
+def test_the_primary_that_sentinels_name_takes_it_too(start, watch_primary, password, info):
+    primary, port = free_ports(2)
+    start(primary).config_set("requirepass", "hunter2/@#")
+    watch_primary(port, primary, "sentinel auth-pass main hunter2/@#")
+    url = f"sentinel://127.0.0.1:{port}/main/0"
+    with open_store(StoreConfig(url, password_file=str(password))) as store:
+        store.put_info(info)
+        assert store.list_streams() == ["lobby"]

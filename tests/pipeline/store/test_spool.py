@@ -129,6 +129,8 @@ def test_streams_of_one_process_share_a_look_and_the_bound(rules, monkeypatch):
     now_s[0] = 6.0
     assert fill(spools[0], 100) < 100
     assert len(looks) == 3  # once for the time, and once more before anything is refused
+    spools[0].keep_open(clip(200, b"x" * 5_000))
+    assert len(looks) == 3  # that one may be left out, and comes with every frame
     assert 19_000 < measure(spools[0]._root) <= 20_000
     for at_s in (1.0, 2.0):
         spools[0].acknowledge(at_s)
