@@ -44,6 +44,7 @@ class Shared:
     forks: Forks | None = None
     """Where decoders come from; None has each come from a process of its own."""
     spool_use: SpoolUse = field(default_factory=SpoolUse)
+    """How full the spool is."""
 
 
 def run_kept(
