@@ -103,6 +103,9 @@ class Push:
     """What the push before gave; None opens a clip."""
     last: bool = False
     """Nothing comes behind these frames: the clip ends."""
+    recurring: str | None = None
+    """Whose frames they are, where the last one may come again, as where a camera is still: a
+    worker that can tells it from its pixels, and does not encode it again."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Pushed:
     """Pooled tokens before the reduction."""
     encode_s: float
     reduce_s: float
+    recalled: int = 0
+    """Frames that were not encoded, since the same ones were before."""
     away_s: float = 0.0
     """Seconds that it waited while no worker was there that could take it."""
 

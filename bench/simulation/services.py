@@ -73,7 +73,7 @@ class Fleet:
     fps: float = 1.0
     retention: float = 0.10
     encoded: float = 1.0
-    """Share of the sampled frames that is encoded; the rest is held still (`live.hold_still`)."""
+    """Share of the clips that is encoded; the rest is held still (`live.hold_still`)."""
     clip_frames: int = 8
     hot_s: float = 3600.0
     """How long a clip stays in Redis before it goes to the cold tier."""

@@ -120,17 +120,18 @@ class StreamPart:
     def within(self, clip: CompressedClip) -> tuple[float, float] | None:
         """The range in a clip's own seconds; None where all of the clip speaks of it.
 
-        Where its last picture was held into the range, that picture speaks of it, and not what went
-        before. Where nothing else does, all of the clip is read: what is in its last picture may
-        have come in an earlier one, and is not told again.
+        The clip before a held stretch shows a place at rest: all of it speaks of the range. In
+        records of earlier versions a clip's own last picture may have been held into the range:
+        that picture speaks of it, and not what went before, unless nothing else is read.
         """
         shift_s = self.timeline.shift_of(clip.epoch)
         start_s, end_s = self.start_s - shift_s, self.end_s - shift_s
         held_s = clip.pts_s[-1]
         step_s = (held_s - clip.pts_s[0]) / max(1, len(clip.pts_s) - 1)
-        if self._is_before(clip) or 0 < 2 * step_s < start_s - held_s:
-            return None if len(self.to_read) == 1 else (held_s, end_s)
-        return start_s, end_s
+        is_held = 0 < 2 * step_s < start_s - held_s
+        if self._is_before(clip) or (is_held and len(self.to_read) == 1):
+            return None
+        return (held_s, end_s) if is_held else (start_s, end_s)
 
     def _is_before(self, clip: CompressedClip) -> bool:
         before = self.before and self.before.span

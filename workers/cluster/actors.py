@@ -373,9 +373,10 @@ class CompressActor:
             del self._begun[id(batch)]
 
     def _count(self, batch: Sequence[Clip | Push], results: Sequence[Any]) -> None:
-        done = [result for result in results if isinstance(result, Pushed)]
-        done += [result.stats for result in results if isinstance(result, CompressedClip)]
-        self._tally = self._tally.plus(_count_frames(batch), done)
+        pushed = [result for result in results if isinstance(result, Pushed)]
+        clips = [result.stats for result in results if isinstance(result, CompressedClip)]
+        frames = _count_frames(batch) - sum(result.recalled for result in pushed)
+        self._tally = self._tally.plus(frames, [*pushed, *clips])
 
     def _counted(self) -> PushTally:
         waiting = [item for item, _ in (*self._pushes, *self._waiting)]

@@ -7,6 +7,7 @@ again elsewhere; frames that cost `LONE_TRIES` workers are given up.
 import itertools
 import logging
 import time
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +46,8 @@ class ClusterPusher:
     def push(self, push: Push, *, timeout_s: float) -> Pushed:
         """See `Pusher.push`; raises WorkerLost also for frames that cost several workers."""
         stored = ray.put(push)
-        pushed, away_s = self._call("push", (stored, self._digest), timeout_s)
+        turn = None if push.recurring is None else zlib.crc32(push.recurring.encode())
+        pushed, away_s = self._call("push", (stored, self._digest), timeout_s, turn)
         return replace(pushed, away_s=away_s)
 
     def finish(self, state: Any, dtype: torch.dtype, *, timeout_s: float = 60.0) -> ClipTokens:
@@ -56,12 +58,18 @@ class ClusterPusher:
         """Ask the workers no more; the pool belongs to whoever opened it."""
         self._health.close()
 
-    def _call(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> tuple[Any, float]:
+    def _call(
+        self,
+        method: str,
+        arguments: tuple[Any, ...],
+        timeout_s: float,
+        turn: int | None = None,
+    ) -> tuple[Any, float]:
         """The result of a method of any worker; after how many seconds one took it that gave it."""
         began_s, deaths, avoid = time.monotonic(), 0, None
         until_s = began_s + timeout_s
         while time.monotonic() < until_s and deaths < LONE_TRIES:
-            number = self._choose(avoid)
+            number = self._choose(avoid, next(self._turns) if turn is None else turn)
             if number is None:
                 time.sleep(POLL_S)
                 continue
@@ -82,13 +90,15 @@ class ClusterPusher:
             f"{self._health.explain()}; take fewer frames a second, or more workers"
         )
 
-    def _choose(self, avoid: int | None) -> int | None:
-        """A worker that is well: another than the last one, with little to do, in turn."""
+    def _choose(self, avoid: int | None, turn: int) -> int | None:
+        """A worker that is well: another than the one to avoid, with little to do, by turns.
+
+        Whose pictures may come again is given the same turn always: the worker may know them.
+        """
         ready = self._health.ready()
         others = [number for number in ready if number != avoid] or ready
         if not others:
             return None
-        turn = next(self._turns)
         return min(
             others,
             key=lambda n: (self._health.workers[n].waiting, (n - turn) % len(self._pool.handles)),

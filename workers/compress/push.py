@@ -7,29 +7,35 @@ from typing import Any
 import numpy as np
 
 from aot import InvalidFeatures, concatenate
-from workers.compress.features import fill_patches, split_features, to_host
+from workers.compress.features import split_features, to_host
+from workers.compress.recurring import Recurring
 from workers.models import VisionEncoder
 from workers.seams import Push, Pushed
 
 
 def push_each(
-    encoder: VisionEncoder, reducer: Any, pushes: Sequence[Push], *, together: bool
+    encoder: VisionEncoder,
+    reducer: Any,
+    pushes: Sequence[Push],
+    *,
+    together: bool,
+    recurring: Recurring | None = None,
 ) -> list[Pushed | InvalidFeatures]:
     """Several pushes as one batch, or one after the other."""
+    recurring = recurring or Recurring()
     if not together or len({p.pixels.shape[1:] for p in pushes}) > 1:
-        return [_push_together(encoder, reducer, [push])[0] for push in pushes]
-    return _push_together(encoder, reducer, pushes)
+        return [_push_together(encoder, reducer, [push], recurring)[0] for push in pushes]
+    return _push_together(encoder, reducer, pushes, recurring)
 
 
 def _push_together(
-    encoder: VisionEncoder, reducer: Any, pushes: Sequence[Push]
+    encoder: VisionEncoder, reducer: Any, pushes: Sequence[Push], recurring: Recurring
 ) -> list[Pushed | InvalidFeatures]:
     began_s = time.perf_counter()
-    layout = encoder.layout
-    steps = [layout.steps(len(push.pixels)) for push in pushes]
-    features = encoder.encode(
-        np.concatenate(fill_patches([push.pixels for push in pushes], layout))
-    )
+    patches = recurring.sort(pushes, encoder.layout)
+    steps, new = patches.steps, patches.new
+    features = patches.join(encoder.encode(np.concatenate(new)) if new else None)
+    recurring.keep(pushes, patches, features)
     parts = split_features(features, steps)
     encoded_s = time.perf_counter()
     try:
@@ -37,10 +43,12 @@ def _push_together(
     except InvalidFeatures as error:
         if len(pushes) == 1:
             return [error]
-        return [_push_together(encoder, reducer, [push])[0] for push in pushes]
+        return [_push_together(encoder, reducer, [push], recurring)[0] for push in pushes]
     dtype = features.tokens.dtype
     results = []
-    for push, num_steps, (tokens, state) in zip(pushes, steps, pushed, strict=True):
+    for row, (push, num_steps, (tokens, state)) in enumerate(
+        zip(pushes, steps, pushed, strict=True)
+    ):
         kept = to_host(tokens, dtype)
         if push.last:
             kept = concatenate([kept, to_host(reducer.finish(state, dtype), dtype)])
@@ -53,6 +61,7 @@ def _push_together(
                 tokens_in=num_steps * cells,
                 encode_s=(encoded_s - began_s) * share,
                 reduce_s=(time.perf_counter() - encoded_s) * share,
+                recalled=patches.count_recalled(row, len(push.pixels)),
             )
         )
     return results

@@ -23,6 +23,7 @@ from workers.compress.device import fixed_threads, give_memory_back, raise_if_br
 from workers.compress.features import to_host
 from workers.compress.push import push_each
 from workers.compress.recall import Recall
+from workers.compress.recurring import Recurring
 from workers.errors import InvalidSettings, one_line
 from workers.models import VisionEncoder, open_vision_encoder
 from workers.seams import Push, Pushed, WorkerInfo
@@ -84,11 +85,13 @@ class CompressWorker:
             dtype=settings.dtype,
         )
         self._reducer = reducer_for(self._encoder, settings)
-        self._recall = Recall()
+        self._recall, self._recurring = Recall(), Recurring()
         self._launching = threading.RLock()
         self._lanes = open_lanes(self._device)
         self._conveyor = (
-            None if self._on_cpu else open_conveyor(self._encoder, self._reducer, self._lanes)
+            None
+            if self._on_cpu
+            else open_conveyor(self._encoder, self._reducer, self._lanes, self._recurring)
         )
 
     @property
@@ -195,6 +198,7 @@ class CompressWorker:
             raise_if_broken(error)
             logger.warning("a batch of %d is taken apart: %s", len(pushes), one_line(error))
         with self._launching:
+            self._recurring.forget()
             give_memory_back()
         return nothing
 
@@ -207,12 +211,19 @@ class CompressWorker:
         try:
             with self._launching, self._lanes.entered():
                 there = [_with_state_on(self._device, push) for push in pushes]
-                done = push_each(self._encoder, self._reducer, there, together=together)
+                done = push_each(
+                    self._encoder,
+                    self._reducer,
+                    there,
+                    together=together,
+                    recurring=self._recurring,
+                )
                 return [_with_state_on(HOST, result) for result in done]
         except Exception as error:
             raise_if_broken(error)
             if len(pushes) == 1:
                 return [error]
+        self._recurring.forget()
         give_memory_back()
         return [result for push in pushes for result in self._push_apart([push], together=together)]
 

@@ -13,19 +13,12 @@ from workers.types import PLAIN_LAYOUT, ClipStats, CompressedClip, TokenLayout
 
 @dataclass
 class ClipGrid:
-    """Where a stream's clips end: after so many pictures, those that are held among them.
-
-    So gating moves no boundary: clips in which nothing is held are what they are without it.
-    """
+    """Where a stream's clips end: after so many pictures, those that are held among them, so that
+    gating moves no boundary."""
 
     clip_frames: int
     pictures: int = 0
     """Since the stream began, or a clip was cut short by what is no footage."""
-
-    @property
-    def cell(self) -> int:
-        """The stretch of `clip_frames` pictures that the last one lies in."""
-        return (self.pictures - 1) // self.clip_frames
 
     @property
     def is_full(self) -> bool:
@@ -50,8 +43,6 @@ class OpenClip:
     stream_id: str
     index: int
     first: Place
-    cell: int = 0
-    """Of the stream's grid; frames of another one do not come into it."""
     pts_s: list[float] = field(default_factory=list)
     parts: list[ClipTokens] = field(default_factory=list)
     stats: ClipStats = field(default_factory=ClipStats)
@@ -59,21 +50,18 @@ class OpenClip:
     """The reducer's, for the clip's next frame."""
     layout: TokenLayout = PLAIN_LAYOUT
     end_s: float = 0.0
-    """Stream time up to which it speaks for the stream; held frames move it on."""
+    """Stream time up to which it speaks for the stream."""
     waiting: list[Waiting] = field(default_factory=list)
     """Frames that do not fill a temporal patch yet."""
 
     @property
-    def num_frames(self) -> int:
-        """Frames that came, those that wait included."""
-        return len(self.pts_s) + len(self.waiting)
-
-    @property
     def fills_patch(self) -> bool:
-        """Whether the frames that wait are as many as a token speaks of."""
-        return len(self.waiting) == self.layout.frames
+        """Whether each of the frames that wait is of as many as a token speaks of."""
+        return len(self.waiting) % self.layout.frames == 0
 
-    def wait(self, pixels: np.ndarray, place: Place, *, interval_s: float, damaged: bool) -> None:
+    def wait(
+        self, pixels: np.ndarray, place: Place, *, interval_s: float, damaged: bool = False
+    ) -> None:
         """Take a frame that is to be pushed."""
         self.waiting.append(Waiting(pixels, place.pts_s, damaged, self.end_s))
         self.end_s = place.pts_s + interval_s

@@ -138,8 +138,9 @@ class InlinePusher:
             return
         finally:
             self._busy.end()
-        frames = sum(len(item.push.pixels) for item in batch)
         done = [result for result in results if isinstance(result, Pushed)]
+        frames = sum(len(item.push.pixels) for item in batch)
+        frames -= sum(result.recalled for result in done)
         self._tally = self._tally.plus(frames, done)
         for item, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):

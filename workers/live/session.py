@@ -9,7 +9,7 @@ nor a store, and no clock but the one it is given.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -183,6 +183,12 @@ class _Session:
         self._grid = ClipGrid(info.clip_frames)
         self._open: OpenClip | None = None
         self._held: _Held | None = None
+        self._shown = np.empty(0, np.uint8)
+        """The last picture that was new; still ones are taken to look like it."""
+        self._still: list[Place] = []
+        """Still pictures of this stretch of the grid, in which nothing new has come yet."""
+        self._rests = False
+        """Whether the last clip shows nothing but that picture."""
         self._told_s = self._accounted_s
         self._missing: GapReason = "restart" if cursor else "gap"
         self._lost: tuple[int, float] | None = None
@@ -215,21 +221,13 @@ class _Session:
         if self._skips(self._ladder.rung, place) or self._is_accounted(place):
             return
         pixels = resize(picture.rgb, self._info.pixel_format)
-        if self._gate is None or not self._gate.is_still(pixels):
-            self._compress(pixels, place, picture)
-        elif self._gate.has_settled and self._may_settle:
-            self._end_clip()
-            self._compress(pixels, place, picture)
-        else:
+        is_still = self._gate is not None and self._gate.is_still(pixels)
+        self._account_until(place)
+        if is_still:
             self._hold(place)
             self._step(self._clock() - picture.arrived_s)
-
-    @property
-    def _may_settle(self) -> bool:
-        """Whether the place at rest is to begin a clip of its own: which one frame can be, and
-        which the open clip is not yet."""
-        is_alone = self._open is not None and self._open.num_frames == 1
-        return self._info.layout.frames == 1 and not is_alone
+        elif self._show(pixels, place, damaged=picture.damaged):
+            self._observe(picture.arrived_s)
 
     def _begin_epoch(self, place: Place) -> None:
         """What follows is of another clock, or another connection: nothing goes on over that."""
@@ -273,76 +271,105 @@ class _Session:
 
     # Frames
 
-    def _compress(self, pixels: np.ndarray, place: Place, picture: Picture) -> None:
+    def _show(self, pixels: np.ndarray, place: Place, *, damaged: bool) -> bool:
+        """Something is new: a frame of the open clip, or of one that begins with the still
+        pictures of its stretch of the grid. Whether its tokens can be read."""
+        still, self._still = self._still, []
+        clip, rests = self._open, self._open is None and not still
+        if clip is None:
+            clip = self._begin_clip([*still, place][0], still)
+        if still and clip.fills_patch:  # apart: what is wrong with this frame costs it alone
+            self._push(clip, last=False)
+        self._shown, self._rests = pixels, rests
+        return self._add(clip, pixels, place, damaged=damaged)
+
+    def _hold(self, place: Place) -> None:
+        """Nothing is new: the open clip shows its last picture again; where none is open, none is
+        made unless something comes."""
+        self._count(held=1)
+        if self._open is not None:
+            self._add(self._open, self._shown, place, damaged=False)
+            return
+        self._still.append(place)
+        self._accounted_s = place.pts_s + self._step_s
+        if self._grid.is_full:
+            self._end_still()
+
+    def _end_still(self) -> None:
+        """A stretch of the grid in which nothing was new.
+
+        The first one is a clip, so that the place at rest can be read by itself; those that follow
+        are a held stretch.
+        """
+        still, self._still = self._still, []
+        if not still:
+            return
+        if not self._rests:
+            self._rests = True
+            clip = self._begin_clip(still[0], still)
+            if self._push(clip, last=True):
+                self._commit(clip)
+            return
+        self._held = self._held or _Held(still[0])
+        self._held.end_s = self._accounted_s
+        if self._accounted_s - self._told_s >= self._settings.tell_held_s:
+            self._told_s = self._accounted_s
+            self._put_held(self._held)
+
+    def _begin_clip(self, first: Place, still: Sequence[Place]) -> OpenClip:
         self._end_held()
-        self._account_until(place)
-        clip = self._clip_for(place)
-        clip.wait(pixels, place, interval_s=self._step_s, damaged=picture.damaged)
+        clip = OpenClip(
+            self._source.stream_id,
+            self._index,
+            first,
+            layout=self._info.layout,
+            end_s=first.pts_s,
+        )
+        for place in still:
+            clip.wait(self._shown, place, interval_s=self._step_s)
+        return clip
+
+    def _add(self, clip: OpenClip, pixels: np.ndarray, place: Place, *, damaged: bool) -> bool:
+        """A frame of a clip, pushed with those that wait; whether its tokens can be read."""
+        clip.wait(pixels, place, interval_s=self._step_s, damaged=damaged)
+        self._open, self._accounted_s = clip, clip.end_s
         last = self._grid.is_full
         if not last and not clip.fills_patch:  # the next frame comes with it
-            self._open, self._accounted_s = clip, clip.end_s
-            return
+            return False
         if not self._push(clip, last=last):
-            return
+            return False
         if last:
             self._commit(clip)
         else:
             self._sink.put_open(clip.to_compressed())
-        self._observe(picture.arrived_s)
-
-    def _clip_for(self, place: Place) -> OpenClip:
-        """The open clip, where a frame that lies there belongs to it; else a new one."""
-        if self._open is not None and self._open.cell != self._grid.cell:
-            self._end_clip()
-        return self._open or OpenClip(
-            self._source.stream_id,
-            self._index,
-            place,
-            self._grid.cell,
-            layout=self._info.layout,
-        )
+        return True
 
     def _push(self, clip: OpenClip, *, last: bool) -> bool:
         """Compress the frames that wait; False where they cannot be, and are dropped."""
         pixels = np.stack([frame.pixels for frame in clip.waiting])
-        push = Push(pixels, clip.state, last=last)
+        recurring = None if self._gate is None else self._source.stream_id
+        push = Push(pixels, clip.state, last=last, recurring=recurring)
         try:
             pushed = self._pusher.push(push, timeout_s=self._settings.push_timeout_s)
         except InvalidFeatures as error:
             logger.warning("stream %s: a frame was dropped: %s", self._source.stream_id, error)
-            dropped = clip.drop_waiting()
-            self._grid.pictures -= dropped
-            self._count(failed=dropped)
-            self._open = clip if clip.pts_s else None
+            self._drop_waiting(clip)
             return False
-        encoded = clip.add(pushed)
+        encoded = clip.add(pushed) - pushed.recalled
         self._away_s += pushed.away_s
         self._open, self._accounted_s = clip, clip.end_s
         self._count(encoded=encoded, tokens_in=pushed.tokens_in, tokens_out=len(pushed.tokens))
         return True
 
-    def _hold(self, place: Place) -> None:
-        """Nothing is new: the open clip lasts longer, or the held stretch does."""
-        end_s = place.pts_s + self._step_s
-        self._count(held=1)
-        self._account_until(place)
-        clip, self._accounted_s = self._open, end_s
-        if clip is not None and end_s - clip.first.pts_s <= self._settings.longest_clip_s:
-            clip.end_s = end_s
-        else:
-            self._end_clip()
-            self._held = self._held or _Held(place)
-            self._held.end_s = end_s
-        if end_s - self._told_s >= self._settings.tell_held_s:
-            self._tell()
-
-    def _tell(self) -> None:
-        """Show how far the open clip or the held stretch reaches."""
-        self._told_s = self._accounted_s
-        if self._open is not None:
-            self._sink.put_open(self._open.to_compressed())
-        elif self._held is not None:
-            self._put_held(self._held)
+    def _drop_waiting(self, clip: OpenClip) -> None:
+        """As if its frames that wait had not come: the next picture is new whatever it shows."""
+        dropped = clip.drop_waiting()
+        self._grid.pictures -= dropped
+        self._accounted_s = clip.end_s
+        self._open = clip if clip.pts_s else None
+        if self._gate is not None:
+            self._gate.restart()
+        self._count(failed=dropped)
 
     def _skips(self, rung: Rung, place: Place) -> bool:
         """Whether overload leaves this picture out; what is missing is then its gap.
@@ -386,8 +413,10 @@ class _Session:
 
     def _cut(self) -> None:
         """What follows is behind something that is no footage: its clips are counted anew."""
+        self._end_still()
         self._end_clip()
         self._end_held()
+        self._rests = False
         self._grid.pictures = 0
 
     def _end_clip(self) -> None:

@@ -16,12 +16,10 @@ class LiveSettings:
     overload: OverloadRule = field(default_factory=OverloadRule)
     push_timeout_s: float = 30.0
     """For one frame's tokens, its wait for a turn included."""
-    longest_clip_s: float = 60.0
-    """A clip with held frames in it ends after so long; what is held on is a held stretch."""
     tell_held_s: float = 10.0
-    """How often a clip or a stretch that grows by held frames is told anew."""
+    """How often a held stretch that grows is told anew."""
 
     def __post_init__(self) -> None:
-        for name in ("push_timeout_s", "longest_clip_s", "tell_held_s"):
+        for name in ("push_timeout_s", "tell_held_s"):
             if getattr(self, name) <= 0:
                 raise InvalidSettings(f"{name} must be above 0, got {getattr(self, name)}")

@@ -43,9 +43,6 @@ class StillnessRule:
     known: int = 4
     """With fewer steps than this all blocks are taken to be as noisy as most of them are: what
     moves in a camera's first seconds is no noise."""
-    settled_frames: int = 6
-    """After so many held frames the picture is worth being encoded by itself: the clip before it
-    also shows what went in the meantime."""
     longest_frames: int = 600
     """Held frames in a row before one is encoded in any case."""
 
@@ -75,11 +72,6 @@ class StillnessGate:
             self._steps.append(_differ(cells, self._before)[0])
         self._before = cells
         return still
-
-    @property
-    def has_settled(self) -> bool:
-        """Whether the frame looked at last is the one that shows a place come to rest."""
-        return self._held == self.rule.settled_frames
 
     def restart(self) -> None:
         """Forget the picture: the next frame is new whatever it shows."""

@@ -93,6 +93,14 @@ def test_workers_tell_what_they_have_done(pool, pusher, whole):
     assert {tally.waiting for tally in after.values()} == {0}
 
 
+def test_a_stream_whose_pictures_come_again_keeps_to_the_worker_that_knows_them(pusher, whole):
+    clip, _ = whole
+    frame = clip.pixels[:1]
+    pushed = [pusher.push(Push(frame, recurring="cam"), timeout_s=60.0) for _ in range(4)]
+    assert [one.recalled for one in pushed] == [0, 1, 1, 1]
+    assert all(torch.equal(one.tokens.tokens, pushed[0].tokens.tokens) for one in pushed)
+
+
 def test_a_push_whose_worker_is_killed_is_made_by_another(pusher, whole):
     clip, _ = whole
     expected = pusher.push(Push(clip.pixels[:4]), timeout_s=60.0)
@@ -106,7 +114,7 @@ def test_a_push_whose_worker_is_killed_is_made_by_another(pusher, whole):
 def test_a_push_tells_how_long_no_worker_was_there(pusher, whole, monkeypatch):
     clip, _ = whole
     choose, none = pusher._choose, [None] * 3
-    monkeypatch.setattr(pusher, "_choose", lambda avoid: none.pop() if none else choose(avoid))
+    monkeypatch.setattr(pusher, "_choose", lambda *at: none.pop() if none else choose(*at))
     assert pusher.push(Push(clip.pixels[:2]), timeout_s=60.0).away_s >= 3 * POLL_S
 
 

@@ -55,7 +55,7 @@ def run(sink, *events, clock=None, info=INFO, **options):
         SOURCE,
         LiveSettings(**options),
         info,
-        Canned(),
+        Canned(info.layout.frames),
         sink,
         script,
         clock=clock or arrival_clock,
@@ -154,38 +154,61 @@ def test_another_run_goes_on_behind_the_first_and_tells_of_the_time_between():
 
 def test_still_frames_are_held_and_count_as_footage():
     sink = MemorySink()
-    events = [picture(i, 50) for i in range(200)]
 
-    progress, _ = run(sink, *events, stillness=StillnessRule(), longest_clip_s=20.0)
+    progress, _ = run(sink, *(picture(i, 50) for i in range(200)), stillness=StillnessRule())
 
-    assert progress.encoded == 1
-    assert {gap.reason for gap in sink.gaps} == {"held"}
-    assert sink.stretches()[0][0] == 0.0
-    assert sink.stretches()[-1][1] == 200.0
+    assert (progress.encoded, progress.held) == (1, 199)
+    assert [clip.pts_s for clip in sink.clips] == [(0.0, 1.0, 2.0, 3.0)]
+    assert [(gap.reason, gap.start_s, gap.end_s) for gap in sink.gaps] == [("held", 4.0, 200.0)]
 
 
-def test_a_place_that_has_come_to_rest_begins_a_clip_of_its_own():
+def test_a_place_that_has_come_to_rest_is_a_clip_of_its_own_once():
     sink = MemorySink()
-    events = [
-        *(picture(i, 50 + 60 * (i % 2)) for i in range(3)),
-        *(picture(i, 50) for i in range(3, 40)),
-    ]
+    events = [*(picture(i, 50 + 40 * (i % 2)) for i in range(3)), *still(3, 40)]
 
-    progress, _ = run(sink, *events, stillness=StillnessRule(settled_frames=4))
+    progress, _ = run(sink, *events, stillness=StillnessRule())
 
-    assert [clip.pts_s for clip in sink.clips] == [(0.0, 1.0, 2.0), (6.0,)]
-    assert (sink.clips[0].end_s, sink.clips[1].end_s) == (6.0, 40.0)
-    assert (progress.encoded, progress.held) == (4, 36)
+    assert [clip.pts_s for clip in sink.clips] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert sink.clips[1].tokens.tokens.flatten().tolist() == [50.0] * 4
+    assert [gap.start_s for gap in sink.gaps] == [8.0]
+    assert (progress.encoded, progress.held) == (3, 37)
 
 
-def test_held_frames_move_no_clips_end():
-    sink, bright = MemorySink(), [50, 50, 90, 50, 50, 50, 50, 90, 50, 90, 50, 90, 50]
+def still(first, end):
+    return [picture(i, 50) for i in range(first, end)]
 
-    run(sink, *(picture(i, b) for i, b in enumerate(bright)), stillness=StillnessRule())
 
-    assert [clip.pts_s for clip in sink.clips] == [(0, 2, 3), (7,), (8, 9, 10, 11), (12,)]
-    assert [gap.start_s for gap in sink.gaps] == [4.0]  # the clip before it was full
-    assert sink.stretches()[-1][1] == 13.0
+def test_a_clip_in_which_something_comes_begins_with_the_still_frames_before_it():
+    sink = MemorySink()
+
+    run(sink, *still(0, 14), picture(14, 90), picture(15, 90), stillness=StillnessRule())
+
+    assert [clip.pts_s for clip in sink.clips] == [(0, 1, 2, 3), (12, 13, 14, 15)]
+    assert sink.clips[1].tokens.tokens.flatten().tolist() == [50.0, 50.0, 90.0, 90.0]
+    assert sink.stretches() == [(0, 4), (4, 12), (12, 16)]
+
+
+def test_a_frame_that_cannot_be_used_leaves_the_still_ones_before_it():
+    sink = MemorySink()
+
+    run(sink, *still(0, 14), picture(14, 0), picture(15, 90), stillness=StillnessRule())
+
+    assert [clip.pts_s for clip in sink.clips] == [(0, 1, 2, 3), (12, 13, 15)]
+
+
+def test_a_frame_that_cannot_be_used_is_not_what_later_ones_are_taken_to_show():
+    sink = MemorySink()
+    run(sink, picture(0, 0), picture(1, 0), picture(2, 50), stillness=StillnessRule())
+    assert [clip.pts_s for clip in sink.clips] == [(2,)]
+
+
+def test_a_still_patch_of_several_frames_is_encoded_once():
+    sink = MemorySink()
+
+    progress, _ = run(sink, *still(0, 20), info=PAIRS, stillness=StillnessRule())
+
+    assert [(clip.pts_s, len(clip.tokens)) for clip in sink.clips] == [((0, 1, 2, 3), 2)]
+    assert (progress.encoded, progress.held) == (2, 19)
 
 
 SCENES = st.lists(
@@ -199,19 +222,21 @@ SCENES = st.lists(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SCENES)
-def test_clips_in_which_nothing_is_held_are_what_they_are_without_gating(steps):
+def test_holding_changes_no_clip_and_what_is_held_shows_one_picture(steps):
     gated, whole = MemorySink(), MemorySink()
 
     run(gated, *play(steps), stillness=StillnessRule())
     run(whole, *play(steps))
 
-    encoded = {pts_s for clip in gated.clips for pts_s in clip.pts_s}
-    same = {(clip.epoch, clip.pts_s): clip for clip in gated.clips}
-    for clip in whole.clips:
-        if encoded.issuperset(clip.pts_s):
-            found = same[clip.epoch, clip.pts_s]
-            assert found.tokens.tokens.tolist() == clip.tokens.tokens.tolist()
-            assert (found.start_s, found.end_s) == (clip.start_s, clip.end_s)
+    shown = {
+        (clip.epoch, clip.pts_s): clip.tokens.tokens.flatten().tolist() for clip in whole.clips
+    }
+    for clip in gated.clips:
+        assert clip.tokens.tokens.flatten().tolist() == shown.pop((clip.epoch, clip.pts_s))
+    for (epoch, pts_s), pictures in shown.items():
+        before = max((c for c in gated.clips if c.start_s < pts_s[0]), key=lambda c: c.start_s)
+        assert (before.epoch, {*pictures}) == (epoch, {*before.tokens.tokens.flatten().tolist()})
+        assert any(gap.start_s <= pts_s[0] and pts_s[-1] < gap.end_s for gap in gated.gaps)
 
 
 def test_a_second_between_two_connections_is_a_gap_however_short():
@@ -223,24 +248,28 @@ def test_a_second_between_two_connections_is_a_gap_however_short():
     assert gaps == [("crashed", 2.0, 2.4)]
 
 
-def test_a_held_stretch_is_one_row_that_grows_and_a_clip_that_grows_is_shown():
-    sink = MemorySink()
-    still = [picture(i, 50) for i in range(500)]
+def test_a_held_stretch_is_one_row_that_grows():
+    class Telling(MemorySink):
+        def put_gap(self, gap):
+            ends_s.append(gap.end_s)
+            super().put_gap(gap)
 
-    progress, _ = run(sink, *still, stillness=StillnessRule(), longest_clip_s=60.0)
+    sink, ends_s = Telling(), []
 
-    assert [(gap.reason, gap.start_s, gap.end_s) for gap in sink.gaps] == [("held", 60.0, 500.0)]
+    progress, _ = run(sink, *still(0, 50), stillness=StillnessRule())
+
+    assert ends_s == [12.0, 24.0, 36.0, 48.0, 50.0]
+    assert [(gap.reason, gap.start_s, gap.end_s) for gap in sink.gaps] == [("held", 4.0, 50.0)]
     assert progress.gaps == {"held": 1}
-    assert [clip.end_s for clip in sink.opened] == [1.0, *(10.0 * n for n in range(1, 7))]
 
 
 def test_another_run_goes_on_behind_what_was_held():
     sink = MemorySink()
-    run(sink, *(picture(i, 50) for i in range(100)), stillness=StillnessRule())
+    run(sink, *still(0, 100), stillness=StillnessRule())
 
     run(sink, picture(130, media_s=0))
 
-    assert sink.stretches() == [(0.0, 60.0), (60.0, 100.0), (100.0, 130.0), (130.0, 131.0)]
+    assert sink.stretches() == [(0.0, 4.0), (4.0, 100.0), (100.0, 130.0), (130.0, 131.0)]
 
 
 def test_a_frame_without_usable_features_costs_itself_alone():
@@ -350,11 +379,12 @@ class _Away(Canned):
     """Its worker is away for six seconds at the fifth frame; any takes it 0.85 s, and its clock."""
 
     def __init__(self, tells):
-        self._tells, self._frames, self.now_s = tells, 0, BEGAN_S
+        super().__init__()
+        self._tells, self._pushes, self.now_s = tells, 0, BEGAN_S
 
     def push(self, push, *, timeout_s):
-        self._frames += 1
-        away_s = 6.0 if self._frames == 5 else 0.0
+        self._pushes += 1
+        away_s = 6.0 if self._pushes == 5 else 0.0
         self.now_s += away_s + 0.85
         pushed = super().push(push, timeout_s=timeout_s)
         return replace(pushed, away_s=away_s) if self._tells else pushed

@@ -33,7 +33,7 @@ from workers.compress.accelerator.graphs import (
 )
 from workers.compress.accelerator.lanes import CudaLanes, Lanes, Mark
 from workers.compress.accelerator.parcel import Parcel, pack_on_host
-from workers.compress.features import fill_patches
+from workers.compress.recurring import Recurring, SortedPatches
 from workers.models import VisionEncoder
 from workers.seams import Push, Pushed
 
@@ -43,8 +43,8 @@ class Underway:
     """A batch that was launched."""
 
     pushes: Sequence[Push]
-    steps: Sequence[int]
-    """Temporal patches of each."""
+    patches: SortedPatches
+    """Of each, and which of them were encoded for it."""
     parcel: Parcel
     """What comes out, in memory of the host; filled once `done` is reached."""
     template: ClipState
@@ -76,14 +76,16 @@ class Underway:
         if len(good) < len(parts):
             return None
         push, (rows, columns) = self.pushes[row], self.template.grid
-        share = self.steps[row] / sum(self.steps)
+        steps = self.patches.steps
+        share = steps[row] / sum(steps)
         keeps = not push.last
         return Pushed(
             tokens=concatenate(good),
             state=_take_state(self.parcel.columns, self.template, row) if keeps else None,
-            tokens_in=self.steps[row] * rows * columns,
+            tokens_in=steps[row] * rows * columns,
             encode_s=self.encoded.seconds_since(self.began) * share,
             reduce_s=self.reduced.seconds_since(self.encoded) * share,
+            recalled=self.patches.count_recalled(row, len(push.pixels)),
         )
 
 
@@ -91,12 +93,18 @@ class Conveyor:
     """An encoder and a causal reducer on one device; one thread at a time may launch."""
 
     def __init__(
-        self, encoder: VisionEncoder, reducer: CausalReducer, lanes: Lanes, graphs: StepGraphs
+        self,
+        encoder: VisionEncoder,
+        reducer: CausalReducer,
+        lanes: Lanes,
+        graphs: StepGraphs,
+        recurring: Recurring | None = None,
     ) -> None:
         self._encoder = encoder
         self._reducer = reducer
         self._lanes = lanes
         self._graphs = graphs
+        self._recurring = recurring or Recurring()
 
     def launch(self, pushes: Sequence[Push]) -> Underway:
         """Start a batch of pushes whose frames are of one size; states lie on the host.
@@ -108,18 +116,20 @@ class Conveyor:
             return self._launch(pushes)
 
     def _launch(self, pushes: Sequence[Push]) -> Underway:
-        lengths = [self._encoder.layout.steps(len(push.pixels)) for push in pushes]
+        patches = self._recurring.sort(pushes, self._encoder.layout)
+        lengths = patches.steps
         bucket, template = self._bucket(pushes, lengths), self._open_state()
-        sent = self._send(pushes, bucket, lengths, template)
+        sent = self._send(pushes, patches, bucket, template)
         began = self._lanes.mark()
-        features = self._encoder.encode(sent["pixels"])
+        features = patches.join(self._encoder.encode(sent["pixels"]) if patches.new else None)
+        self._recurring.keep(pushes, patches, features)
         encoded = self._lanes.mark()
         state = None if bucket.opens else _take_state(sent, template)
         parcel = self._graphs.run(bucket, features, lengths, sent["active"], state)
         reduced = self._lanes.mark()
         data, done = self._lanes.download(parcel.data)
         return Underway(
-            pushes, lengths, parcel.moved(data), template, began, encoded, reduced, done
+            pushes, patches, parcel.moved(data), template, began, encoded, reduced, done
         )
 
     def _bucket(self, pushes: Sequence[Push], lengths: Sequence[int]) -> Bucket:
@@ -132,13 +142,17 @@ class Conveyor:
         )
 
     def _send(
-        self, pushes: Sequence[Push], bucket: Bucket, lengths: Sequence[int], template: ClipState
+        self,
+        pushes: Sequence[Push],
+        patches: SortedPatches,
+        bucket: Bucket,
+        template: ClipState,
     ) -> dict[str, Tensor]:
-        """Pixels, marks and a state for every clip, unless all are opened; by one copy."""
-        columns: dict[str, Sequence[np.ndarray | Tensor]] = {
-            "pixels": fill_patches([push.pixels for push in pushes], self._encoder.layout),
-            "active": [bucket.mark(lengths)],
-        }
+        """Pixels that have to be encoded, marks and a state for every clip, unless all are opened;
+        by one copy."""
+        columns: dict[str, Sequence[np.ndarray | Tensor]] = {"active": [bucket.mark(patches.steps)]}
+        if patches.new:
+            columns["pixels"] = patches.new
         if not bucket.opens:
             states = [template if push.state is None else push.state for push in pushes]
             _require_kind(states, template)
@@ -157,13 +171,15 @@ class Conveyor:
         return self._reducer.open_state(1, grid, encoder.dim, dtype, host)
 
 
-def open_conveyor(encoder: VisionEncoder, reducer: Reducer, lanes: Lanes) -> Conveyor | None:
+def open_conveyor(
+    encoder: VisionEncoder, reducer: Reducer, lanes: Lanes, recurring: Recurring | None = None
+) -> Conveyor | None:
     """What carries batches over a device; None for a reducer that runs clip by clip."""
     if not isinstance(reducer, CausalReducer):
         return None
     with lanes.entered():
         capture = CudaCapture() if isinstance(lanes, CudaLanes) else None
-    return Conveyor(encoder, reducer, lanes, StepGraphs(reducer, capture))
+    return Conveyor(encoder, reducer, lanes, StepGraphs(reducer, capture), recurring)
 
 
 def _require_kind(states: Sequence[ClipState], template: ClipState) -> None:
