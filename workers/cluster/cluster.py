@@ -68,6 +68,8 @@ class Cluster:
         self._settings = settings
         self._own_name = uuid.uuid4().hex[:8]
         self._pools: dict[str, Pool] = {}
+        self._created: list[Any] = []
+        """Handles that keep workers alive."""
         self._sessions: list[SessionHandle] = []
         self._answers: list[ClusterAnswer] = []
 
@@ -100,9 +102,11 @@ class Cluster:
             open_compressor=open_compressor,
         )
         if not detached:
-            # Only the handles of creation keep an actor alive; those found by name do not.
+            # Of openings side by side the one that made a worker may end after others, and a later
+            # one may have made it anew.
+            self._created += opened.created
             mine = self._pools.setdefault(name, opened).handles
-            mine.extend(opened.handles[len(mine) :])
+            mine[: len(opened.handles)] = opened.handles
         return name, opened.info
 
     def check_source(self, check: CheckSource, source: VideoSource) -> Any:

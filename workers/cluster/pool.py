@@ -139,6 +139,9 @@ class Pool:
     ready: tuple[int, ...]
     """Numbers of the actors that were ready when it was opened."""
     maker: Maker
+    created: tuple[Any, ...] = ()
+    """Handles of those that this opening made; such an actor lives as long as its maker keeps that
+    handle, unless it is detached. Handles that are found by name keep none alive."""
 
 
 @dataclass
@@ -191,7 +194,9 @@ def open_pool(
         opening.undo()
         raise
     ready = tuple(number for number, member in enumerate(opening.members) if member.info)
-    return Pool([member.handle for member in opening.members], infos[0], ready, maker)
+    handles = [member.handle for member in opening.members]
+    created = tuple(member.handle for member in opening.members if member.created)
+    return Pool(handles, infos[0], ready, maker, created)
 
 
 class _Opening:

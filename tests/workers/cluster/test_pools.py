@@ -1,5 +1,7 @@
 """Pools by their names: who is served, who is left alone, and that none is left behind."""
 
+import gc
+import os
 import threading
 import time
 from collections import deque
@@ -55,6 +57,32 @@ def opened(name, *, workers=1, model="standin:", detached=True, tenant="me", cpu
         open_compressor=StandIn,
         **options,
     )
+
+
+def test_workers_live_on_where_the_opening_that_made_them_ends_after_another(cluster, monkeypatch):
+    """Two sessions are started side by side; the maker's handle is all that keeps a worker."""
+    settings, pool = CompressSettings(model="standin:slow"), PoolSettings(1, worker_cpus=0.1)
+    ended = []
+
+    def open_twice(*args, **options):
+        if not ended:
+            made = open_pool(*args, **options)
+            ended.append(made)
+            return open_pool(*args, **options)
+        return ended.pop()
+
+    monkeypatch.setattr("workers.cluster.cluster.open_pool", open_twice)
+    name, _ = cluster.open_pool(settings, pool, open_compressor=StandIn)
+    pid = worker_pid(name)
+    cluster.open_pool(settings, pool, open_compressor=StandIn)
+    gc.collect()
+    time.sleep(2.0)  # one without its maker's handle ends within a tenth of that
+    assert worker_pid(name) == pid
+
+
+def worker_pid(pool: str) -> int:
+    handle = ray.get_actor(f"{pool}-0")
+    return ray.get(handle.__ray_call__.remote(lambda self: os.getpid()), timeout=10)
 
 
 def actors(name: str = "") -> list[str]:
