@@ -96,6 +96,16 @@ def iter_decode_all(
                 next_target_s = (picture.time * fps // 1 + 1) / fps
 
 
+def iter_rgb(path: Path, *, every: int) -> Iterator[UInt8[np.ndarray, "rows cols 3"]]:
+    """Every n-th picture of a file as RGB, all of them decoded on one thread."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for index, picture in enumerate(container.decode(stream)):
+            if index % every == 0:
+                yield picture.to_ndarray(format="rgb24")
+
+
 def iter_live_pictures(url: str, *, every: int) -> Iterator[UInt8[np.ndarray, "rows cols 3"]]:
     """Every n-th picture of an RTSP URL as RGB, all of them decoded on one thread, without end."""
     options = {"rtsp_transport": "tcp", "fflags": "nobuffer", "analyzeduration": "100000"}

@@ -1,10 +1,10 @@
 """An endless track in, sampled pictures out as they arrive, with the epoch each one belongs to.
 
-Everything is decoded, for nothing can be sought. A camera's clock is not trusted: a step back, a
-step ahead that the arrival does not show, or a new codec starts a new epoch, whose media time
-counts from its own first picture; within an epoch media time rises. What time it is in the world
-and where an epoch lies on the stream's own line is decided by who reads this. Nothing is kept:
-memory is the decoder's.
+Nothing can be sought, so all is decoded but the ends of GOPs in which no sample lies
+(`workers.decode.spare`). A camera's clock is not trusted: a step back, a step ahead that the
+arrival does not show, or a new codec starts a new epoch, whose media time counts from its own first
+picture; within an epoch media time rises. What time it is in the world and where an epoch lies on
+the stream's own line is decided by who reads this. No picture is kept: memory is the decoder's.
 """
 
 import importlib
@@ -25,6 +25,7 @@ from av.video.reformatter import VideoReformatter
 
 from workers.decode.frame import read_orientation, turn
 from workers.decode.sampling import Sampler, SamplingGrid
+from workers.decode.spare import SparedPackets
 from workers.decode.track import OpenTrack
 from workers.errors import NoKeyframe, SourceBroken, SourceError, SourceStalled, TooLarge
 
@@ -70,6 +71,8 @@ class LiveTally:
 
     packets: int = 0
     decoded: int = 0
+    spared: int = 0
+    """Packets that no sample needed."""
     refused_packets: int = 0
     before_keyframe: int = 0
     """Packets that came before the first keyframe and were passed over."""
@@ -89,6 +92,7 @@ class LiveDecoder:
         self._reformatter = VideoReformatter()
         self._epochs = _Epochs(track.time_base)
         self._sampler: Sampler | None = None
+        self._spared = SparedPackets(track.bitstream, track.interval, round(1 / track.time_base))
         self._sent: tuple[int, float] | None = None
         """A tick of this epoch, and the Unix time that the sender gives for it."""
         self._opens_epoch = True
@@ -115,6 +119,8 @@ class LiveDecoder:
             if self._begin(packet, waiting_since_s):
                 for timed in self._time(packet):
                     yield from self._decode(timed)
+        self._spared.restart()
+        self.tally.spared = self._spared.count
         for frame in self._send(None):
             yield from self._choose(frame, self._clock())
         if self._failure is not None:
@@ -167,12 +173,20 @@ class LiveDecoder:
             self.track.stream.codec_context.flush_buffers()
             self._epochs.open()
             self._sampler, self._sent, self._opens_epoch = None, None, True
+            self._spared.restart()
         self._read_senders_clock(packet)
-        if self.pace == "keyframes" and not packet.is_keyframe:
-            return
-        self._damaged = self._damaged or packet.is_corrupt
-        for frame in self._send(packet):
-            yield from self._choose(frame, arrived_s)
+        if self.pace == "keyframes":
+            self._spared.restart()
+            if not packet.is_keyframe:
+                return
+        for due in self._spared.take(packet, self._is_wanted):
+            self._damaged = self._damaged or due.is_corrupt
+            for frame in self._send(due):
+                yield from self._choose(frame, arrived_s)
+        self.tally.spared = self._spared.count
+
+    def _is_wanted(self, ticks: int) -> bool:
+        return self._sampler is None or self._sampler.is_wanted(ticks)
 
     def _send(self, packet: Packet | None) -> list[VideoFrame]:
         try:

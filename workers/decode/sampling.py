@@ -119,6 +119,10 @@ class Sampler:
         held = () if until is None else self.grid.held_targets(ticks, until, last)
         return [*own, *held]
 
+    def is_wanted(self, ticks: int) -> bool:
+        """Whether a picture of this time would be a sample, if it were the next that is shown."""
+        return self._is_next(ticks, self.last)
+
     def _is_next(self, ticks: int, last: int | None) -> bool:
         slot = self.grid.slot(ticks)
         if slot is None:
