@@ -218,8 +218,14 @@ def _filtered(
     return texture / texture.std()
 
 
-def encode_units(pictures: Iterator[UInt8[np.ndarray, "rows cols 3"]], fps: int) -> list[bytes]:
-    """H.264 access units (Annex B, no B-frames, a keyframe a second) as a camera sends them."""
+def encode_units(
+    pictures: Iterator[UInt8[np.ndarray, "rows cols 3"]],
+    fps: int,
+    *,
+    keyframe_every: int | None = None,
+) -> list[bytes]:
+    """H.264 access units (Annex B, no B-frames) as a camera sends them; keyframes are a second, or
+    so many pictures, apart."""
     units: list[bytes] = []
     encoder: VideoCodecContext | None = None
     for index, picture in enumerate(pictures):
@@ -227,7 +233,8 @@ def encode_units(pictures: Iterator[UInt8[np.ndarray, "rows cols 3"]], fps: int)
             encoder = cast(VideoCodecContext, av.CodecContext.create("libx264", "w"))
             encoder.height, encoder.width, encoder.pix_fmt = *picture.shape[:2], "yuv420p"
             encoder.time_base, encoder.framerate = Fraction(1, fps), Fraction(fps)
-            encoder.gop_size, encoder.max_b_frames, encoder.thread_count = fps, 0, 1
+            encoder.gop_size = fps if keyframe_every is None else keyframe_every
+            encoder.max_b_frames, encoder.thread_count = 0, 1
             encoder.options = {"preset": "veryfast", "tune": "zerolatency", "crf": "26"}
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts = index

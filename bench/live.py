@@ -8,7 +8,8 @@ all, an embedded store. Measured are:
   in the store; CPU of all processes but the camera's, as a share of one core;
 - how many streams hold: no step down, no picture dropped, every sample encoded;
 - supervision: CPU of the decoder's process, the pipe and the session over that of the bare parts in
-  one process (PyAV decoding the same URL, the same encoder and reducer), in turns;
+  one process (PyAV decoding all of the same URL, the same encoder and reducer), in turns; what the
+  decoder spares (`workers.decode.spare`) counts for it;
 - what holding still frames saves: frames encoded of a generated camera and of a recorded one.
 """
 
@@ -163,9 +164,9 @@ def measure_loads(
 
 
 def make_recording(fps: int) -> Recording:
-    """The generated scene as a camera's substream."""
+    """The generated scene as a camera's substream, however fast it plays."""
     pictures = draw_street(SCENE_S * fps, fps, height=HEIGHT, width=WIDTH)
-    return Recording(encode_units(pictures, fps), fps)
+    return Recording(encode_units(pictures, fps, keyframe_every=CAMERA_FPS), fps)
 
 
 @contextmanager
