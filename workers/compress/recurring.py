@@ -78,7 +78,7 @@ class Recurring:
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
         self._known: OrderedDict[str, Known] = OrderedDict()
-        self._room = kept_bytes
+        self._size_bytes, self._room = 0, kept_bytes
 
     def sort(self, pushes: Sequence[Push], layout: TokenLayout) -> SortedPatches:
         """Which patches of these pushes have to be encoded."""
@@ -101,14 +101,19 @@ class Recurring:
                 columns = [column[end - 1 : end].clone() for column in _columns(features)]
                 known = FrameFeatures(*columns, grid=features.grid)
                 last = Known(patches.patches[row][-1].copy(), known)
-            self._known[push.recurring] = last
-            self._known.move_to_end(push.recurring)
-        while sum(known.size_bytes for known in self._known.values()) > self._room:
-            self._known.popitem(last=False)
+            self._put(push.recurring, last)
 
     def forget(self) -> None:
         """Give the memory back."""
         self._known.clear()
+        self._size_bytes = 0
+
+    def _put(self, stream: str, known: Known) -> None:
+        before = self._known.pop(stream, None)
+        self._size_bytes += known.size_bytes - (before.size_bytes if before else 0)
+        self._known[stream] = known
+        while self._size_bytes > self._room:
+            self._size_bytes -= self._known.popitem(last=False)[1].size_bytes
 
     def _place(
         self, stream: str | None, patches: Sequence[Patch], new: list[Patch]

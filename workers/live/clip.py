@@ -56,7 +56,7 @@ class OpenClip:
 
     @property
     def fills_patch(self) -> bool:
-        """Whether each of the frames that wait is of as many as a token speaks of."""
+        """Whether the frames that wait fill whole temporal patches."""
         return len(self.waiting) % self.layout.frames == 0
 
     def wait(

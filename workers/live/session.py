@@ -278,8 +278,11 @@ class _Session:
         clip, rests = self._open, self._open is None and not still
         if clip is None:
             clip = self._begin_clip([*still, place][0], still)
-        if still and clip.fills_patch:  # apart: what is wrong with this frame costs it alone
-            self._push(clip, last=False)
+        # Apart: what is wrong with this frame costs it alone. What cannot be pushed is a gap.
+        if still and clip.fills_patch and not self._push(clip, last=False):
+            self._grid.pictures -= 1
+            self._account_until(place)
+            clip, rests = self._begin_clip(place, ()), True
         self._shown, self._rests = pixels, rests
         return self._add(clip, pixels, place, damaged=damaged)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aot import InvalidFeatures
 from tests.workers.live.stand_ins import Canned, MemorySink, Script
 from tests.workers.session_support import INFO
 from workers.errors import SinkFull, SinkWentBack, SourceRefused
@@ -194,6 +195,28 @@ def test_a_frame_that_cannot_be_used_leaves_the_still_ones_before_it():
     run(sink, *still(0, 14), picture(14, 0), picture(15, 90), stillness=StillnessRule())
 
     assert [clip.pts_s for clip in sink.clips] == [(0, 1, 2, 3), (12, 13, 15)]
+
+
+def test_still_frames_that_cannot_be_pushed_again_are_a_gap():
+    class Fails(Canned):
+        """At the still pictures that a clip would begin with."""
+
+        def push(self, push, *, timeout_s):
+            if len(push.pixels) == 2:
+                raise InvalidFeatures("not finite")
+            return super().push(push, timeout_s=timeout_s)
+
+    sink, events = MemorySink(), [*still(0, 14), picture(14, 90), picture(15, 90)]
+    settings_ = LiveSettings(stillness=StillnessRule())
+
+    list(run_live_session(SOURCE, settings_, INFO, Fails(), sink, Script(*events)))
+
+    assert [clip.pts_s for clip in sink.clips] == [(0, 1, 2, 3), (14, 15)]
+    assert sink.clips[1].wall_start_s == BEGAN_S + 14
+    assert [(gap.reason, gap.start_s, gap.end_s) for gap in sink.gaps] == [
+        ("held", 4, 12),
+        ("gap", 12, 14),
+    ]
 
 
 def test_a_frame_that_cannot_be_used_is_not_what_later_ones_are_taken_to_show():
