@@ -155,43 +155,43 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., redis.Redis]]:
-    """`start(port, *options)`: a server on loopback that ends with the test."""
+def run_process() -> Iterator[Callable[[list[str]], None]]:
+    """`run_process(command)`: started in silence, and killed with the test."""
     running: list[subprocess.Popen[bytes]] = []
-
-    def run(port: int, *options: str) -> redis.Redis:
-        folder = tmp_path / str(port)
-        folder.mkdir()
-        command = [str(find_server().path), *options, "--port", str(port), "--dir", str(folder)]
-        process = subprocess.Popen(
-            [*command, "--bind", "127.0.0.1", "--save", ""], stdout=subprocess.DEVNULL
-        )
-        running.append(process)
-        client = redis.Redis(port=port)
-        wait_until(client.ping)
-        return client
-
-    yield run
+    yield lambda command: running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
     for process in running:
         process.kill()
         process.wait(timeout=120)
 
 
 @pytest.fixture
-def watch_primary(tmp_path: Path) -> Iterator[Callable[[int, int, str], redis.Redis]]:
-    """`watch_primary(port, primary_port, lines)`: a Sentinel of "main" that ends with the test."""
-    running: list[subprocess.Popen[bytes]] = []
+def start(tmp_path: Path, run_process: Callable[[list[str]], None]) -> Callable[..., redis.Redis]:
+    """`start(port, *options)`: a server on loopback that ends with the test."""
 
-    def run(port: int, primary_port: int, lines: str) -> redis.Redis:
-        settings = tmp_path / "sentinel.conf"
-        settings.write_text(f"sentinel monitor main 127.0.0.1 {primary_port} 1\n{lines}\n")
-        command = [str(find_server().path), str(settings), "--sentinel", "--port", str(port)]
-        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    def run(port: int, *options: str) -> redis.Redis:
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        command = [str(find_server().path), *options, "--port", str(port), "--dir", str(folder)]
+        run_process([*command, "--bind", "127.0.0.1", "--save", ""])
         client = redis.Redis(port=port)
         wait_until(client.ping)
         return client
 
-    yield run
-    for process in running:
-        process.kill()
-        process.wait(timeout=120)
+    return run
+
+
+@pytest.fixture
+def watch_primary(
+    tmp_path: Path, run_process: Callable[[list[str]], None]
+) -> Callable[[int, int, str], redis.Redis]:
+    """`watch_primary(port, primary_port, lines)`: a Sentinel of "main" that ends with the test."""
+
+    def run(port: int, primary_port: int, lines: str) -> redis.Redis:
+        settings = tmp_path / "sentinel.conf"
+        settings.write_text(f"sentinel monitor main 127.0.0.1 {primary_port} 1\n{lines}\n")
+        run_process([str(find_server().path), str(settings), "--sentinel", "--port", str(port)])
+        client = redis.Redis(port=port)
+        wait_until(client.ping)
+        return client
+
+    return run
