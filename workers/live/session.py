@@ -326,7 +326,7 @@ class _Session:
             self._index,
             first,
             layout=self._info.layout,
-            end_s=first.pts_s,
+            end_s=min(self._accounted_s, first.pts_s),  # where none of its frames can be used
         )
         for place in still:
             clip.wait(self._shown, place, interval_s=self._step_s)

@@ -197,6 +197,12 @@ def test_a_frame_that_cannot_be_used_leaves_the_still_ones_before_it():
     assert [clip.pts_s for clip in sink.clips] == [(0, 1, 2, 3), (12, 13, 15)]
 
 
+def test_seconds_before_a_clip_whose_first_frame_cannot_be_used_are_told():
+    sink = MemorySink()
+    run(sink, *map(picture, range(FRAMES)), picture(FRAMES + 1, 0), picture(FRAMES + 2))
+    assert sink.stretches() == [(0, FRAMES), (FRAMES, FRAMES + 2), (FRAMES + 2, FRAMES + 3)]
+
+
 def test_still_frames_that_cannot_be_pushed_again_are_a_gap():
     class Fails(Canned):
         """At the still pictures that a clip would begin with."""
